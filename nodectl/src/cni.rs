@@ -1,0 +1,57 @@
+//! The two CNIs that a node can be on, and the names under which each is known.
+
+use serde::{Deserialize, Serialize};
+
+/// One of the two CNIs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Cni {
+    /// flannel.
+    Flannel,
+    /// Calico.
+    Calico,
+}
+
+/// Label on a Node that says which agent its DaemonSet pods are wanted of: `flannel`, `none` or `calico`.
+pub const NODE_LABEL: &str = "nodectl.io/cni";
+
+/// Annotation on a Node that holds what `cluster prepare` wrote.
+pub const PREPARED_ANNOTATION: &str = "nodectl.io/prepared";
+
+/// Calico's own label; any value but `calico` keeps its garbage collector from giving away empty blocks of the node.
+pub const CALICO_MIGRATION_LABEL: &str = "projectcalico.org/node-network-during-migration";
+
+impl Cni {
+    /// The name used in labels, flags and the shim's state.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cni::Flannel => "flannel",
+            Cni::Calico => "calico",
+        }
+    }
+
+    /// The other CNI.
+    pub fn other(self) -> Cni {
+        match self {
+            Cni::Flannel => Cni::Calico,
+            Cni::Calico => Cni::Flannel,
+        }
+    }
+
+    /// Base name of the agent's process on the node.
+    pub fn process(self) -> &'static str {
+        match self {
+            Cni::Flannel => "flanneld",
+            Cni::Calico => "calico-node",
+        }
+    }
+}
+
+impl std::fmt::Display for Cni {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Cni::Flannel => "flannel",
+            Cni::Calico => "Calico",
+        })
+    }
+}

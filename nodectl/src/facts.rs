@@ -1,0 +1,454 @@
+//! What a node looks like: plain data in normal form, with devices by name and never by index, so that the same type
+//! is the output of `status --output json`, the input of every decision, and a test's fixture.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::cni::Cni;
+use crate::prepared::Prepared;
+
+/// Version of the serialised form of [`Facts`].
+pub const FACTS_VERSION: u32 = 1;
+
+/// Everything that was observed about this node, at one time.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// Version of this form, [`FACTS_VERSION`].
+    pub schema_version: u32,
+    /// The machine: kernel, identity, room on disk.
+    pub machine: Machine,
+    /// Links, addresses, routes, rules, neighbours and forwarding entries.
+    pub network: Network,
+    /// Packet filter state, per backend and family.
+    pub firewall: Firewall,
+    /// Sysctls that matter here, by dotted name.
+    pub sysctls: BTreeMap<String, String>,
+    /// Directories and files of CNI, flannel and Calico.
+    pub files: Files,
+    /// Processes of the agents and of kubelet.
+    pub processes: Vec<Process>,
+    /// Units known to systemd; empty where there is no systemd.
+    pub units: BTreeMap<String, Unit>,
+    /// The container runtime, seen through CRI; `None` where its socket does not answer.
+    pub runtime: Option<Runtime>,
+    /// The API server's view of this node; `None` where it does not answer.
+    pub cluster: Option<ClusterView>,
+    /// Why a part could not be observed, by the part's name ("cluster", "runtime", ...).
+    pub unobserved: BTreeMap<String, String>,
+    /// The shim's state and records on this node.
+    pub shim: Shim,
+    /// Runs of nodectl on this node.
+    pub runs: Runs,
+}
+
+/// The machine under the node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Machine {
+    /// Host name.
+    pub hostname: String,
+    /// Kernel release, as in `uname -r`.
+    pub kernel: String,
+    /// Boot identity, /proc/sys/kernel/random/boot_id.
+    pub boot_id: String,
+    /// Effective user id of nodectl.
+    pub uid: u32,
+    /// Free bytes by directory.
+    pub free_bytes: BTreeMap<String, u64>,
+    /// Directories that cannot be written, with the reason.
+    pub unwritable: BTreeMap<String, String>,
+}
+
+/// The kernel's network objects in this network namespace.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Network {
+    /// Every link, found by one full dump (a look-up of `tunl0` by name would load a module).
+    pub links: Vec<Link>,
+    /// Every address.
+    pub addresses: Vec<Address>,
+    /// Routes of every table but `local`.
+    pub routes: Vec<Route>,
+    /// Policy rules.
+    pub rules: Vec<Rule>,
+    /// Permanent neighbour entries (ARP and NDP).
+    pub neighbours: Vec<Neighbour>,
+    /// Permanent forwarding entries of VXLAN devices (`bridge fdb ... self permanent`).
+    pub fdb: Vec<FdbEntry>,
+}
+
+/// A network device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Link {
+    /// Interface name.
+    pub name: String,
+    /// `veth`, `bridge`, `vxlan`, ...; empty for a physical device.
+    pub kind: String,
+    /// MAC address, lower case with colons; empty where there is none.
+    pub mac: String,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Carrier is there (operational state up or unknown).
+    pub running: bool,
+    /// Name of the master (bridge) device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master: Option<String>,
+    /// For a veth whose peer is in another namespace: that peer's index there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_index: Option<u32>,
+    /// VXLAN attributes, for a device of that kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vxlan: Option<Vxlan>,
+}
+
+/// Attributes of a VXLAN device that felix and flanneld compare before they keep one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Vxlan {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP destination port.
+    pub port: u16,
+    /// Local outer address.
+    pub local: Option<IpAddr>,
+    /// Name of the underlying device.
+    pub parent: Option<String>,
+    /// Whether the device learns forwarding entries (`nolearning` is false).
+    pub learning: bool,
+    /// Group-policy extension.
+    pub gbp: bool,
+}
+
+/// An address of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// Interface name.
+    pub link: String,
+    /// Address with its prefix length.
+    pub address: IpNet,
+}
+
+/// What a route does with a packet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteKind {
+    /// Forward or deliver.
+    #[default]
+    Unicast,
+    /// Drop silently.
+    Blackhole,
+    /// Drop and tell the sender.
+    Unreachable,
+    /// Go on with the next rule.
+    Throw,
+    /// Drop, administratively forbidden.
+    Prohibit,
+    /// Anything else (local, broadcast, ...).
+    Other,
+}
+
+/// A route, in the form in which it can be put back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Destination; `0.0.0.0/0` is the default route.
+    pub dst: IpNet,
+    /// Output device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<String>,
+    /// Gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
+    /// Preferred source address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub src: Option<IpAddr>,
+    /// Table id; 254 is main.
+    pub table: u32,
+    /// rtm_protocol: 2 kernel, 3 boot, 4 static, 12 bird, 80 felix.
+    pub proto: u8,
+    /// rtm_scope: 0 universe, 253 link, 254 host.
+    pub scope: u8,
+    /// What the route does.
+    pub kind: RouteKind,
+    /// Metric; 0 where none is set.
+    pub metric: u32,
+    /// The gateway is taken to be on the link.
+    pub onlink: bool,
+    /// MTU attribute of the route, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+/// A policy rule.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rule {
+    /// 4 or 6.
+    pub family: u8,
+    /// Priority.
+    pub priority: u32,
+    /// Table it points to.
+    pub table: u32,
+    /// fwmark and mask.
+    pub fwmark: Option<(u32, u32)>,
+    /// rtprot of the rule.
+    pub proto: u8,
+}
+
+/// A permanent neighbour entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Interface name.
+    pub link: String,
+    /// Protocol address.
+    pub address: IpAddr,
+    /// MAC address.
+    pub mac: String,
+}
+
+/// A permanent forwarding entry of a VXLAN device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbEntry {
+    /// Interface name.
+    pub link: String,
+    /// Inner MAC address.
+    pub mac: String,
+    /// Outer address it is sent to.
+    pub dst: IpAddr,
+}
+
+/// Packet filter state.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Firewall {
+    /// The backend that kubelet and kube-proxy write to (`nft` or `legacy`), by their KUBE- chains; `None` where neither has any.
+    pub active: Option<Backend>,
+    /// `iptables-save` output per backend and family, only for backends that have tables.
+    pub saved: Vec<Saved>,
+    /// Native nft tables as `family name`, those of the iptables-nft compatibility layer left out.
+    pub nft_tables: Vec<String>,
+    /// Names of ipsets.
+    pub sets: Vec<String>,
+}
+
+/// An iptables variant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// iptables over nf_tables.
+    Nft,
+    /// The x_tables original.
+    Legacy,
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+/// One `iptables-save` output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Which iptables.
+    pub backend: Backend,
+    /// Which family.
+    pub family: Family,
+    /// The text, without counters and comments lines.
+    pub text: String,
+}
+
+/// Files of the CNIs on this node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Files {
+    /// The CNI configuration directory that the runtime reads.
+    pub conf_dir: String,
+    /// The CNI binary directory that the runtime uses.
+    pub bin_dir: String,
+    /// Names in the configuration directory, sorted by bytes as the runtime does.
+    pub conf_names: Vec<String>,
+    /// Parsed network configurations by file name; a file that does not parse maps to null.
+    pub confs: BTreeMap<String, serde_json::Value>,
+    /// SHA-256 of each plugin binary by name.
+    pub binaries: BTreeMap<String, String>,
+    /// The variables of /run/flannel/subnet.env.
+    pub subnet_env: BTreeMap<String, String>,
+    /// Which of the paths that the CNIs are known to leave behind exist.
+    pub present: Vec<String>,
+}
+
+/// A process that matters here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Process {
+    /// Process id.
+    pub pid: u32,
+    /// Base name of argv[0], or of the executable.
+    pub name: String,
+    /// Arguments.
+    pub args: Vec<String>,
+}
+
+/// A systemd unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unit {
+    /// ActiveState.
+    pub active: String,
+    /// UnitFileState.
+    pub enabled: String,
+}
+
+/// The container runtime.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Runtime {
+    /// `containerd`, `cri-o`, ...
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Name of the CNI network it has loaded, where it tells.
+    pub network: Option<String>,
+    /// The CNI network is ready.
+    pub network_ready: bool,
+    /// Image references and digests it holds.
+    pub images: Vec<String>,
+    /// Pod sandboxes.
+    pub sandboxes: Vec<Sandbox>,
+}
+
+/// A pod sandbox of the runtime.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sandbox {
+    /// Sandbox id (the CNI container id).
+    pub id: String,
+    /// Pod namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub name: String,
+    /// Pod uid.
+    pub uid: String,
+    /// Uses the host's network.
+    pub host_network: bool,
+    /// Ready, in CRI's sense.
+    pub ready: bool,
+    /// Address CRI reports.
+    pub ip: Option<IpAddr>,
+    /// Path of its network namespace, where CRI tells.
+    pub netns: Option<String>,
+}
+
+/// What the API server says about this node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterView {
+    /// The node's name, from the kubelet's certificate.
+    pub node: String,
+    /// The Node's uid.
+    pub uid: String,
+    /// Labels of the Node.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the Node, `nodectl.io/prepared` left out.
+    pub annotations: BTreeMap<String, String>,
+    /// spec.podCIDRs.
+    pub pod_cidrs: Vec<IpNet>,
+    /// spec.unschedulable.
+    pub unschedulable: bool,
+    /// InternalIP addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Conditions: type -> (status, reason).
+    pub conditions: BTreeMap<String, (String, String)>,
+    /// What prepare wrote, if it parses; the error text otherwise.
+    pub prepared: Option<Result<Prepared, String>>,
+    /// Pods bound to this node.
+    pub pods: Vec<Pod>,
+}
+
+/// A pod bound to this node, as far as decisions need it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+    /// Uses the host's network.
+    pub host_network: bool,
+    /// Kind and name of the controlling owner.
+    pub controller: Option<(String, String)>,
+    /// A static pod's mirror.
+    pub mirror: bool,
+    /// Has emptyDir volumes.
+    pub local_storage: bool,
+    /// status.phase.
+    pub phase: String,
+    /// Is being deleted.
+    pub terminating: bool,
+    /// Addresses in status.
+    pub ips: Vec<IpAddr>,
+    /// Container ports bound on the host.
+    pub host_ports: Vec<u16>,
+    /// Images of its containers.
+    pub images: Vec<String>,
+    /// Ready condition.
+    pub ready: bool,
+    /// Answer of the server to a dry-run eviction: `None` where not asked, `Some(None)` where allowed, else why not.
+    pub eviction: Option<Option<String>>,
+}
+
+/// The shim on this node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Shim {
+    /// The shim's mode (`flannel`, `calico`, `hold`); `None` where it is not installed.
+    pub mode: Option<String>,
+    /// Attachments by the CNI that made them.
+    pub attachments: BTreeMap<Cni, Vec<String>>,
+    /// DELs that still have to be done.
+    pub pending: Vec<String>,
+    /// The packaged binary is there.
+    pub packaged: bool,
+}
+
+/// Runs of nodectl on this node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Runs {
+    /// Id of the open run.
+    pub open: Option<String>,
+    /// Ids of closed runs, oldest first.
+    pub closed: Vec<String>,
+}
+
+impl Network {
+    /// The link of this name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|l| l.name == name)
+    }
+
+    /// The VXLAN device with this identifier and port.
+    pub fn overlay(&self, vni: u32, port: u16) -> Option<&Link> {
+        self.links.iter().find(|l| l.vxlan.as_ref().is_some_and(|v| v.vni == vni && v.port == port))
+    }
+}
+
+impl Facts {
+    /// Whether a process with this base name runs.
+    pub fn runs(&self, name: &str) -> bool {
+        self.processes.iter().any(|p| p.name == name)
+    }
+}

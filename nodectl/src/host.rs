@@ -1,0 +1,1 @@
+//! The adapters: the only door to the machine. They hold no policy.

@@ -1,0 +1,3 @@
+//! nodectl.
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! x
+pub mod cri { tonic::include_proto!("runtime.v1"); }
