@@ -1,0 +1,1 @@
+//! A small blocking API client for the lab and its tests.

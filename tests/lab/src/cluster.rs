@@ -1,0 +1,1 @@
+//! A whole cluster: started, used, and gone when dropped.

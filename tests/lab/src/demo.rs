@@ -1,0 +1,1 @@
+//! The demonstration: three nodes moved one by one under traffic.

@@ -1,0 +1,1 @@
+//! Calico's init container that installs its CNI files.

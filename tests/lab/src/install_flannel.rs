@@ -1,0 +1,1 @@
+//! Flannel's init container that installs its CNI files.

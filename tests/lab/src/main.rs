@@ -1,0 +1,50 @@
+//! One binary, many programs: `nodectl-lab PROGRAM ARGS`, or a copy of it under a CNI plugin's name.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+/// A program of the lab: takes the arguments after its own name.
+type Program = fn(&[String]) -> anyhow::Result<ExitCode>;
+
+/// Every program, by the name it is called with.
+const PROGRAMS: &[(&str, Program)] = &[("apiserver", nodectl_lab::apiserver::main)];
+
+/// Programs that a container runtime starts by their file name, as it does with CNI plugins.
+const BY_FILE_NAME: &[(&str, Program)] = &[];
+
+fn main() -> ExitCode {
+    let argv: Vec<String> = std::env::args().collect();
+    match dispatch(&argv) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("nodectl-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Finds the program by argv[0]'s file name first, then by the first argument.
+fn dispatch(argv: &[String]) -> anyhow::Result<ExitCode> {
+    let file_name = argv
+        .first()
+        .and_then(|path| Path::new(path).file_name())
+        .and_then(|name| name.to_str());
+    if let Some((_, program)) = BY_FILE_NAME
+        .iter()
+        .find(|(name, _)| Some(*name) == file_name)
+    {
+        return program(argv.get(1..).unwrap_or_default());
+    }
+    let wanted = argv.get(1).map(String::as_str);
+    match PROGRAMS.iter().find(|(name, _)| Some(*name) == wanted) {
+        Some((_, program)) => program(argv.get(2..).unwrap_or_default()),
+        None => {
+            let names: Vec<&str> = PROGRAMS.iter().map(|(name, _)| *name).collect();
+            eprintln!(
+                "usage: nodectl-lab PROGRAM [ARGS...]; programs: {}",
+                names.join(", ")
+            );
+            Ok(ExitCode::from(64))
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The objects that the lab creates, as JSON.

@@ -1,0 +1,1 @@
+//! Keys, certificates and kubeconfig files of a lab cluster.

@@ -1,0 +1,1 @@
+//! Probes between pods: loss and longest gap per pair.
