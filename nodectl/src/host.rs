@@ -1,1 +1,46 @@
-//! The adapters: the only door to the machine. They hold no policy.
+//! The adapters: the only door to the machine. They hold no policy: a typed request becomes one batch of system calls,
+//! and a typed answer comes back.
+
+use std::path::{Path, PathBuf};
+
+pub mod files;
+pub mod machine;
+pub mod process;
+pub mod run;
+pub mod sysctl;
+
+/// A node as seen through its file-system root.
+///
+/// The root concerns files and sockets alone. What the kernel shows (links, routes, /proc) is always that of the
+/// namespaces this process runs in.
+#[derive(Debug, Clone)]
+pub struct Host {
+    root: PathBuf,
+}
+
+impl Host {
+    /// The node whose files lie under `root`; `/` for the running one.
+    pub fn new(root: impl Into<PathBuf>) -> Host {
+        Host { root: root.into() }
+    }
+
+    /// The file-system root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where an absolute path of the node lies as seen from here.
+    pub fn path(&self, absolute: impl AsRef<Path>) -> PathBuf {
+        let absolute = absolute.as_ref();
+        match absolute.strip_prefix("/") {
+            Ok(relative) => self.root.join(relative),
+            Err(_) => self.root.join(absolute),
+        }
+    }
+}
+
+impl Default for Host {
+    fn default() -> Host {
+        Host::new("/")
+    }
+}

@@ -1,0 +1,237 @@
+//! Files. What is written is either all there or not at all, also after a power cut.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::{AccessFlags, access};
+use sha2::{Digest, Sha256};
+
+use crate::fault;
+
+/// Prefix of temporary files. No runtime reads a configuration of such a name: it has no known suffix.
+pub const TEMPORARY_PREFIX: &str = ".nodectl-";
+
+/// The bytes of a file; `None` where there is none.
+pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
+    optional(fs::read(path), path, "read")
+}
+
+/// The text of a file; `None` where there is none.
+pub fn read_text_optional(path: &Path) -> Result<Option<String>> {
+    optional(fs::read_to_string(path), path, "read")
+}
+
+/// Whether anything is there, a dangling symbolic link included.
+pub fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Permission bits of a file; `None` where there is none.
+pub fn mode(path: &Path) -> Result<Option<u32>> {
+    Ok(optional(fs::metadata(path), path, "look at")?.map(|m| m.permissions().mode() & 0o7777))
+}
+
+/// Names in a directory, sorted by bytes; none where there is no directory.
+pub fn list(directory: &Path) -> Result<Vec<String>> {
+    let Some(entries) = optional(fs::read_dir(directory), directory, "list")? else {
+        return Ok(Vec::new());
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("could not list {}", directory.display()))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// SHA-256 of a file, in hex; `None` where there is none.
+pub fn sha256(path: &Path) -> Result<Option<String>> {
+    let Some(mut file) = optional(File::open(path), path, "open")? else {
+        return Ok(None);
+    };
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
+    loop {
+        let read = file
+            .read(&mut buffer)
+            .with_context(|| format!("could not read {}", path.display()))?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+    }
+    Ok(Some(
+        hash.finalize().iter().map(|b| format!("{b:02x}")).collect(),
+    ))
+}
+
+/// Bytes free to root on the file system of `path`, or of its nearest ancestor that exists.
+pub fn free_bytes(path: &Path) -> Result<u64> {
+    let there = nearest(path);
+    let stat = nix::sys::statvfs::statvfs(&there).with_context(|| {
+        format!(
+            "could not ask how much room there is in {}",
+            there.display()
+        )
+    })?;
+    Ok(stat.blocks_free().saturating_mul(stat.fragment_size()))
+}
+
+/// An error unless something can be created in the directory, or in its nearest ancestor that exists. Nothing is written.
+pub fn writable(directory: &Path) -> Result<()> {
+    let there = nearest(directory);
+    // access(2) also answers EROFS, which permission bits alone would not show to root.
+    access(&there, AccessFlags::W_OK | AccessFlags::X_OK)
+        .with_context(|| format!("{} cannot be written", there.display()))
+}
+
+/// Creates a directory and its ancestors, the last one with this mode; nothing is changed where it is there already.
+pub fn create_directory(path: &Path, mode: u32) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fault::point("files.create_directory");
+    let context = || format!("could not create the directory {}", path.display());
+    fs::create_dir_all(path).with_context(context)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(context)?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// Replaces a file: a temporary file in the same directory, fsync, rename, fsync of the directory. The owner of a file that
+/// was there is kept.
+///
+/// The same directory matters beyond atomicity: containerd takes no notice of a network configuration that is renamed into
+/// its directory from another one (its watch ignores CREATE events), but it sees the temporary name leave.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    fault::point("files.write");
+    let temporary = temporary_beside(path)?;
+    let written = write_new(&temporary, bytes, mode, owner(path)).and_then(|()| {
+        fault::point("files.write.rename");
+        fs::rename(&temporary, path).context("rename")
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.with_context(|| format!("could not write {}", path.display()))?;
+    sync_parent(path)
+}
+
+/// Removes the temporary files that a killed nodectl left in a directory; returns their names.
+pub fn remove_temporaries(directory: &Path) -> Result<Vec<String>> {
+    let mut names = list(directory)?;
+    names.retain(|name| name.starts_with(TEMPORARY_PREFIX));
+    for name in &names {
+        remove(&directory.join(name))?;
+    }
+    Ok(names)
+}
+
+/// Copies a file over another in the same manner; `mode` replaces the source's permission bits.
+pub fn copy_atomic(from: &Path, to: &Path, mode: Option<u32>) -> Result<()> {
+    let bytes = fs::read(from).with_context(|| format!("could not read {}", from.display()))?;
+    let mode = match mode {
+        Some(mode) => mode,
+        None => self::mode(from)?.unwrap_or(0o600),
+    };
+    write_atomic(to, &bytes, mode)
+}
+
+/// Renames a file within its file system and makes it last.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fault::point("files.rename");
+    fs::rename(from, to)
+        .with_context(|| format!("could not rename {} to {}", from.display(), to.display()))?;
+    sync_parent(from)?;
+    sync_parent(to)
+}
+
+/// Removes a file; true if there was one.
+pub fn remove(path: &Path) -> Result<bool> {
+    fault::point("files.remove");
+    let removed = optional(fs::remove_file(path), path, "remove")?.is_some();
+    if removed {
+        sync_parent(path)?;
+    }
+    Ok(removed)
+}
+
+/// Removes a directory with all that is in it; true if there was one.
+pub fn remove_directory(path: &Path) -> Result<bool> {
+    fault::point("files.remove_directory");
+    let removed = optional(fs::remove_dir_all(path), path, "remove")?.is_some();
+    if removed {
+        sync_parent(path)?;
+    }
+    Ok(removed)
+}
+
+/// Flushes a directory, so that what was created, renamed or removed in it lasts.
+pub fn sync_directory(directory: &Path) -> Result<()> {
+    File::open(directory)
+        .and_then(|d| d.sync_all())
+        .with_context(|| format!("could not flush the directory {}", directory.display()))
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => sync_directory(Path::new(".")),
+        Some(parent) => sync_directory(parent),
+        None => Ok(()),
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
+    // A process of the same id may have been killed here before.
+    let _ = fs::remove_file(path);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    // The umask has taken bits from the mode given to open(2).
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+    }
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(())
+}
+
+fn owner(path: &Path) -> Option<(u32, u32)> {
+    fs::metadata(path).ok().map(|m| (m.uid(), m.gid()))
+}
+
+fn temporary_beside(path: &Path) -> Result<PathBuf> {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let Some(name) = path.file_name() else {
+        bail!("{} names no file", path.display())
+    };
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    // Its last part is the process id, never a suffix that a runtime looks for.
+    let temporary = format!(
+        "{TEMPORARY_PREFIX}{}-{number}-{}",
+        name.to_string_lossy(),
+        std::process::id()
+    );
+    Ok(path.with_file_name(temporary))
+}
+
+fn nearest(path: &Path) -> PathBuf {
+    path.ancestors()
+        .find(|p| p.exists())
+        .unwrap_or(Path::new("/"))
+        .to_owned()
+}
+
+fn optional<T>(result: std::io::Result<T>, path: &Path, what: &str) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("could not {what} {}", path.display())),
+    }
+}
