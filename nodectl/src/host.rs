@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod files;
+pub mod kube;
 pub mod machine;
 pub mod process;
 pub mod run;

@@ -56,28 +56,20 @@ pub fn sha256(path: &Path) -> Result<Option<String>> {
     };
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
-        let read = file
-            .read(&mut buffer)
-            .with_context(|| format!("could not read {}", path.display()))?;
+        let read = file.read(&mut buffer).with_context(|| format!("could not read {}", path.display()))?;
         if read == 0 {
             break;
         }
         hash.update(&buffer[..read]);
     }
-    Ok(Some(
-        hash.finalize().iter().map(|b| format!("{b:02x}")).collect(),
-    ))
+    Ok(Some(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()))
 }
 
 /// Bytes free to root on the file system of `path`, or of its nearest ancestor that exists.
 pub fn free_bytes(path: &Path) -> Result<u64> {
     let there = nearest(path);
-    let stat = nix::sys::statvfs::statvfs(&there).with_context(|| {
-        format!(
-            "could not ask how much room there is in {}",
-            there.display()
-        )
-    })?;
+    let stat = nix::sys::statvfs::statvfs(&there)
+        .with_context(|| format!("could not ask how much room there is in {}", there.display()))?;
     Ok(stat.blocks_free().saturating_mul(stat.fragment_size()))
 }
 
@@ -143,8 +135,7 @@ pub fn copy_atomic(from: &Path, to: &Path, mode: Option<u32>) -> Result<()> {
 /// Renames a file within its file system and makes it last.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fault::point("files.rename");
-    fs::rename(from, to)
-        .with_context(|| format!("could not rename {} to {}", from.display(), to.display()))?;
+    fs::rename(from, to).with_context(|| format!("could not rename {} to {}", from.display(), to.display()))?;
     sync_parent(from)?;
     sync_parent(to)
 }
@@ -187,11 +178,7 @@ fn sync_parent(path: &Path) -> Result<()> {
 fn write_new(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
     // A process of the same id may have been killed here before.
     let _ = fs::remove_file(path);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     // The umask has taken bits from the mode given to open(2).
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     if let Some((uid, gid)) = owner {
@@ -208,24 +195,15 @@ fn owner(path: &Path) -> Option<(u32, u32)> {
 
 fn temporary_beside(path: &Path) -> Result<PathBuf> {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
-    let Some(name) = path.file_name() else {
-        bail!("{} names no file", path.display())
-    };
+    let Some(name) = path.file_name() else { bail!("{} names no file", path.display()) };
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     // Its last part is the process id, never a suffix that a runtime looks for.
-    let temporary = format!(
-        "{TEMPORARY_PREFIX}{}-{number}-{}",
-        name.to_string_lossy(),
-        std::process::id()
-    );
+    let temporary = format!("{TEMPORARY_PREFIX}{}-{number}-{}", name.to_string_lossy(), std::process::id());
     Ok(path.with_file_name(temporary))
 }
 
 fn nearest(path: &Path) -> PathBuf {
-    path.ancestors()
-        .find(|p| p.exists())
-        .unwrap_or(Path::new("/"))
-        .to_owned()
+    path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/")).to_owned()
 }
 
 fn optional<T>(result: std::io::Result<T>, path: &Path, what: &str) -> Result<Option<T>> {

@@ -37,22 +37,17 @@ pub fn observe(directories: &[(String, std::path::PathBuf)]) -> Result<Machine> 
                 machine.free_bytes.insert(name.clone(), bytes);
             }
             Err(error) => {
-                machine
-                    .unwritable
-                    .insert(name.clone(), format!("{error:#}"));
+                machine.unwritable.insert(name.clone(), format!("{error:#}"));
             }
         }
         if let Err(error) = files::writable(path) {
-            machine
-                .unwritable
-                .insert(name.clone(), format!("{error:#}"));
+            machine.unwritable.insert(name.clone(), format!("{error:#}"));
         }
     }
     Ok(machine)
 }
 
 fn read(path: &str) -> Result<String> {
-    let text = std::fs::read_to_string(Path::new(path))
-        .with_context(|| format!("could not read {path}"))?;
+    let text = std::fs::read_to_string(Path::new(path)).with_context(|| format!("could not read {path}"))?;
     Ok(text.trim().to_owned())
 }

@@ -71,15 +71,13 @@ impl Run {
 
     /// Adds arguments.
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Run {
-        self.args
-            .extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self.args.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
         self
     }
 
     /// Sets a variable of its environment.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Run {
-        self.env
-            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -108,8 +106,7 @@ impl Run {
         if !output.status.success() {
             bail!("`{shown}` {}", output.failure());
         }
-        String::from_utf8(output.stdout)
-            .with_context(|| format!("`{shown}` wrote something that is not UTF-8"))
+        String::from_utf8(output.stdout).with_context(|| format!("`{shown}` wrote something that is not UTF-8"))
     }
 
     /// Runs it; an error only if it could not be started or overran its time limit, in which case its whole process group
@@ -125,21 +122,11 @@ impl Run {
             // Not reaped yet (`watch` leaves it waitable), so the group id cannot belong to anyone else.
             let _ = killpg(pid_of(&child), Signal::SIGKILL);
         }
-        let status = child
-            .wait()
-            .with_context(|| format!("could not wait for `{shown}`"))?;
+        let status = child.wait().with_context(|| format!("could not wait for `{shown}`"))?;
         if !in_time {
-            bail!(
-                "`{shown}` did not end within {} s and was killed{}",
-                self.timeout.as_secs(),
-                tail(&stderr)
-            );
+            bail!("`{shown}` did not end within {} s and was killed{}", self.timeout.as_secs(), tail(&stderr));
         }
-        Ok(Output {
-            status,
-            stdout,
-            stderr,
-        })
+        Ok(Output { status, stdout, stderr })
     }
 
     fn spawn(&self, shown: &str) -> Result<Child> {
@@ -152,29 +139,21 @@ impl Run {
             .env("PATH", PATH)
             .env("LC_ALL", "C")
             .envs(self.env.iter().map(|(k, v)| (k, v)))
-            .stdin(if self.stdin.is_empty() {
-                Stdio::null()
-            } else {
-                Stdio::piped()
-            })
+            .stdin(if self.stdin.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
         command.spawn().map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => anyhow!(
-                "could not run `{shown}`: {} is not installed (looked in {PATH})",
-                self.program.display()
-            ),
+            std::io::ErrorKind::NotFound => {
+                anyhow!("could not run `{shown}`: {} is not installed (looked in {PATH})", self.program.display())
+            }
             _ => anyhow!("could not run `{shown}`: {e}"),
         })
     }
 
     fn shown(&self) -> String {
         let words = std::iter::once(&self.program).chain(&self.args);
-        words
-            .map(|w| w.to_string_lossy())
-            .collect::<Vec<_>>()
-            .join(" ")
+        words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -193,11 +172,7 @@ impl Output {
 /// Whether a program of this name can be found.
 pub fn installed(program: &str) -> bool {
     PATH.split(':').any(|dir| {
-        nix::unistd::access(
-            &std::path::Path::new(dir).join(program),
-            nix::unistd::AccessFlags::X_OK,
-        )
-        .is_ok()
+        nix::unistd::access(&std::path::Path::new(dir).join(program), nix::unistd::AccessFlags::X_OK).is_ok()
     })
 }
 
@@ -251,20 +226,12 @@ fn collect(events: &Receiver<Event>, deadline: Instant) -> (Vec<u8>, Vec<u8>, bo
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         }
     }
-    (
-        stdout.unwrap_or_default(),
-        stderr.unwrap_or_default(),
-        exited,
-    )
+    (stdout.unwrap_or_default(), stderr.unwrap_or_default(), exited)
 }
 
 fn tail(stderr: &[u8]) -> String {
     let start = stderr.len().saturating_sub(STDERR_SHOWN);
     let text = String::from_utf8_lossy(&stderr[start..]);
     let text = text.trim();
-    if text.is_empty() {
-        String::new()
-    } else {
-        format!(": {text}")
-    }
+    if text.is_empty() { String::new() } else { format!(": {text}") }
 }

@@ -12,10 +12,7 @@ use crate::fault;
 
 /// The name of a parameter of an interface, e.g. `("ipv4", "flannel.1", "rp_filter")`.
 pub fn of_interface(family: &str, interface: &str, parameter: &str) -> String {
-    format!(
-        "net.{family}.conf.{}.{parameter}",
-        interface.replace('.', "/")
-    )
+    format!("net.{family}.conf.{}.{parameter}", interface.replace('.', "/"))
 }
 
 /// The value; `None` where the kernel has no such parameter.
@@ -30,8 +27,7 @@ pub fn read(name: &str) -> Result<Option<String>> {
 /// Sets the value.
 pub fn write(name: &str, value: &str) -> Result<()> {
     fault::point("sysctl.write");
-    std::fs::write(path(name), value)
-        .with_context(|| format!("could not set the sysctl {name} to {value}"))
+    std::fs::write(path(name), value).with_context(|| format!("could not set the sysctl {name} to {value}"))
 }
 
 /// Sets the value unless it is set already; returns what it was.
@@ -44,9 +40,7 @@ pub fn ensure(name: &str, value: &str) -> Result<Option<String>> {
 }
 
 fn path(name: &str) -> PathBuf {
-    let slashed = name
-        .find(['.', '/'])
-        .is_some_and(|i| name.as_bytes()[i] == b'/');
+    let slashed = name.find(['.', '/']).is_some_and(|i| name.as_bytes()[i] == b'/');
     let relative: String = match slashed {
         true => name.to_owned(),
         false => name

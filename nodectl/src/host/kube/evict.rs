@@ -1,0 +1,108 @@
+//! Evictions: the only way to end a pod that respects disruption budgets.
+
+use serde_json::{Value, json};
+
+use super::http::{Call, Method};
+use super::{Kube, KubeError, Write, target};
+use crate::fault;
+
+/// A pod to evict.
+#[derive(Debug, Clone, Copy)]
+pub struct Evictee<'a> {
+    /// Namespace.
+    pub namespace: &'a str,
+    /// Name.
+    pub name: &'a str,
+    /// Uid: without it a StatefulSet's next pod of the same name could be hit.
+    pub uid: &'a str,
+    /// Seconds to end in, instead of the pod's own.
+    pub grace_seconds: Option<u32>,
+}
+
+/// What the server said to an eviction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Eviction {
+    /// The pod ends, or would.
+    Accepted,
+    /// That pod is not there any more.
+    Gone,
+    /// Not now, or never; the sentence names the budget.
+    Blocked(String),
+}
+
+impl Kube {
+    /// Evicts a pod. A budget that does not allow it now is an answer, not an error, and is not tried again here.
+    pub fn evict(&self, pod: Evictee<'_>, write: Write) -> Result<Eviction, KubeError> {
+        if !write.dry_run {
+            fault::point("kube.evict");
+        }
+        let known = self.inner.eviction.get().copied();
+        let mut answer = self.send_eviction(pod, write, known.unwrap_or("policy/v1"));
+        if known.is_none() && matches!(&answer, Err(e) if e.code == Some(400)) {
+            // Servers before 1.22 take this body alone.
+            answer = self.send_eviction(pod, write, "policy/v1beta1");
+            if !matches!(&answer, Err(e) if e.code == Some(400)) {
+                let _ = self.inner.eviction.set("policy/v1beta1");
+            }
+        }
+        outcome(answer)
+    }
+
+    /// Asks whether a pod may be evicted now: `None` if it may (or has gone), else why not. Nothing is changed.
+    pub fn may_evict(&self, namespace: &str, name: &str, uid: &str) -> Result<Option<String>, KubeError> {
+        // A dry run evaluates the budgets and does not use them up.
+        let pod = Evictee { namespace, name, uid, grace_seconds: None };
+        match self.evict(pod, Write::DRY)? {
+            Eviction::Accepted | Eviction::Gone => Ok(None),
+            Eviction::Blocked(why) => Ok(Some(why)),
+        }
+    }
+
+    fn send_eviction(&self, pod: Evictee<'_>, write: Write, version: &str) -> Result<Value, KubeError> {
+        let mut options = json!({"preconditions": {"uid": pod.uid}});
+        if let Some(seconds) = pod.grace_seconds {
+            options["gracePeriodSeconds"] = seconds.into();
+        }
+        if write.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        let body = json!({
+            "apiVersion": version,
+            "kind": "Eviction",
+            "metadata": {"namespace": pod.namespace, "name": pod.name},
+            "deleteOptions": options,
+        });
+        let path = format!("/api/v1/namespaces/{}/pods/{}/eviction", pod.namespace, pod.name);
+        let query: &[(&str, &str)] = if write.dry_run { &[("dryRun", "All")] } else { &[] };
+        self.send(&Call {
+            method: Method::Post,
+            target: target(&path, query),
+            content_type: "application/json",
+            body: Some(body.to_string().into_bytes()),
+            // The uid makes a second one harmless.
+            idempotent: true,
+        })
+    }
+}
+
+fn outcome(answer: Result<Value, KubeError>) -> Result<Eviction, KubeError> {
+    let error = match answer {
+        Ok(_) => return Ok(Eviction::Accepted),
+        Err(error) => error,
+    };
+    let blocked = match error.code {
+        // Another pod has the name now.
+        Some(404 | 409) => return Ok(Eviction::Gone),
+        Some(429) => true,
+        // Two budgets on one pod: the server never allows it and gives no reason.
+        Some(500) => error.message.contains("more than one PodDisruptionBudget"),
+        Some(403) => error.has_cause("NamespaceTerminating"),
+        _ => false,
+    };
+    if !blocked {
+        return Err(error);
+    }
+    let causes: Vec<&str> = error.causes.iter().map(|(_, m)| m.as_str()).filter(|m| !m.is_empty()).collect();
+    let detail = if causes.is_empty() { error.message.clone() } else { causes.join("; ") };
+    Ok(Eviction::Blocked(detail))
+}

@@ -1,0 +1,324 @@
+//! Requests to the API server: one connection pool with credentials in it, and what is tried again when something fails.
+
+use std::hash::{BuildHasher, Hasher};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use ureq::unversioned::resolver::{ArrayVec, DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::{Agent, Proxy};
+
+use super::config::{Settings, Unsettled};
+use super::exec::Credential;
+use super::status::{Kind, KubeError};
+use super::tls;
+
+/// The longest that one attempt waits for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The longest that one attempt may take in all.
+const ATTEMPT: Duration = Duration::from_secs(60);
+/// The longest pause between attempts that we choose ourselves.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The largest answer that is read: a list of everything on a large node is some MiB.
+const BODY_LIMIT: u64 = 128 << 20;
+/// client-go reads token files again about as often.
+const TOKEN_FILE_AGE: Duration = Duration::from_secs(60);
+
+/// A request method, by what it does to the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+/// A request.
+pub(super) struct Call {
+    pub method: Method,
+    /// Path with its query.
+    pub target: String,
+    pub content_type: &'static str,
+    pub body: Option<Vec<u8>>,
+    /// Sending it twice does the same as sending it once.
+    pub idempotent: bool,
+}
+
+/// A connection pool with one state of the credentials.
+pub(super) struct Session {
+    agent: Agent,
+    base: String,
+    server: String,
+    headers: Vec<(String, String)>,
+    made: Instant,
+    token_file: bool,
+    exec: Option<Credential>,
+    /// Common name of the client certificate.
+    pub common_name: Option<String>,
+}
+
+impl Session {
+    /// Makes a session. `exec` is what a credential plugin gave, where the settings ask for one.
+    pub fn new(settings: &Settings, exec: Option<Credential>) -> Result<Session> {
+        let given = exec.as_ref().and_then(|e| e.certificate.as_ref());
+        let certificate = settings.certificate.as_ref().or(given);
+        let tls = tls::build(settings, certificate)?;
+        let proxy = settings.proxy.as_deref().map(Proxy::new).transpose();
+        let proxy = proxy.context("the kubeconfig's proxy-url cannot be used")?;
+        let (base, resolver) = address(settings)?;
+        let config = Agent::config_builder()
+            .tls_config(tls)
+            // Not from the environment: NO_PROXY as ureq reads it knows no CIDRs, and a node reaches its own API server.
+            .proxy(proxy)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(user_agent())
+            .accept("application/json")
+            .build();
+        let mut headers = settings.headers.clone();
+        let token = exec.as_ref().and_then(|e| e.token.as_ref()).map(|t| format!("Bearer {t}"));
+        if let Some(value) = settings.authorization.clone().or(token) {
+            headers.push(("Authorization".to_owned(), value));
+        }
+        Ok(Session {
+            agent: Agent::with_parts(config, DefaultConnector::default(), resolver),
+            base,
+            server: settings.server.clone(),
+            headers,
+            made: Instant::now(),
+            token_file: settings.token_file,
+            common_name: certificate.and_then(|(chain, _)| tls::common_name(chain)),
+            exec,
+        })
+    }
+
+    /// Whether the credentials in it are still the ones to use.
+    pub fn fresh(&self) -> bool {
+        let aged = self.token_file && self.made.elapsed() > TOKEN_FILE_AGE;
+        !aged && self.exec.as_ref().is_none_or(Credential::fresh)
+    }
+
+    /// Sends the request once.
+    pub fn send(&self, call: &Call, limit: Duration) -> Result<Value, KubeError> {
+        let answer = self.transmit(call, limit).map_err(|e| self.failure(call, &e))?;
+        let (parts, body) = answer.into_parts();
+        for warning in parts.headers.get_all("warning") {
+            tracing::info!(warning = %String::from_utf8_lossy(warning.as_bytes()), "the API server warns");
+        }
+        let bytes = body.into_with_config().limit(BODY_LIMIT).read_to_vec();
+        let bytes = bytes.map_err(|e| self.failure(call, &e))?;
+        if !parts.status.is_success() {
+            let retry_after = parts.headers.get("retry-after");
+            let retry_after = retry_after.and_then(|v| v.to_str().ok()?.trim().parse().ok());
+            let (what, code) = (describe(call), parts.status.as_u16());
+            return Err(KubeError::answered(&self.server, &what, code, retry_after, &bytes));
+        }
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        // /healthz and its like answer in plain text.
+        Ok(serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())))
+    }
+
+    fn transmit(&self, call: &Call, limit: Duration) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+        let url = format!("{}{}", self.base, call.target);
+        let body = call.body.as_deref().unwrap_or_default();
+        let bodiless = match call.method {
+            Method::Get => self.agent.get(url),
+            Method::Delete => self.agent.delete(url),
+            Method::Post => return self.prepare(self.agent.post(url), call, limit).send(body),
+            Method::Put => return self.prepare(self.agent.put(url), call, limit).send(body),
+            Method::Patch => return self.prepare(self.agent.patch(url), call, limit).send(body),
+        };
+        let request = self.prepare(bodiless, call, limit);
+        if body.is_empty() { request.call() } else { request.force_send_body().send(body) }
+    }
+
+    fn prepare<B>(
+        &self,
+        mut request: ureq::RequestBuilder<B>,
+        call: &Call,
+        limit: Duration,
+    ) -> ureq::RequestBuilder<B> {
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        if call.body.is_some() {
+            request = request.header("Content-Type", call.content_type);
+        }
+        let limit = limit.clamp(Duration::from_millis(100), ATTEMPT);
+        request.config().timeout_global(Some(limit)).timeout_connect(Some(limit.min(CONNECT))).build()
+    }
+
+    fn failure(&self, call: &Call, error: &ureq::Error) -> KubeError {
+        let kind = kind(error);
+        let why = match error {
+            ureq::Error::Io(e) => e.to_string(),
+            ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection came about in time".to_owned(),
+            ureq::Error::Timeout(_) => "it did not answer in time".to_owned(),
+            other => other.to_string(),
+        };
+        let server = &self.server;
+        let message = match kind {
+            Kind::Tls => format!(
+                "no secure connection to the API server {server}: {why}. To fix it: check the server and the certificate authority in the kubeconfig"
+            ),
+            _ => format!("the API server {server} cannot be reached to {}: {why}", describe(call)),
+        };
+        KubeError::new(kind, message)
+    }
+}
+
+/// How long to wait before the request is sent again; `None` if that would not help or might do harm.
+pub(super) fn pause(error: &KubeError, call: &Call, attempt: u32) -> Option<Duration> {
+    let asked = error.retry_after.map(Duration::from_secs);
+    let ours = backoff(attempt);
+    match (error.kind, error.code) {
+        (Kind::NotSent, _) => Some(ours),
+        (Kind::Broken, _) if call.idempotent => Some(ours),
+        // A disruption budget answers 429 too; it is not the server that is busy.
+        (_, Some(429)) if error.has_cause("DisruptionBudget") => None,
+        (_, Some(429)) => Some(asked.map_or(ours, |a| a + ours / 10)),
+        (_, Some(503)) if asked.is_some() => asked.map(|a| a + ours / 10),
+        (_, Some(502..=504)) if call.idempotent => Some(asked.unwrap_or(ours)),
+        // A 500 without Retry-After lasts: two disruption budgets on one pod, a broken webhook.
+        (_, Some(500..)) if call.idempotent => asked,
+        _ => None,
+    }
+}
+
+/// Percent-encodes all but the unreserved characters.
+pub(super) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(byte as char),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// Full jitter: the many nodes of a cluster must not knock at the same moments.
+fn backoff(attempt: u32) -> Duration {
+    let ceiling = LONGEST_PAUSE.min(Duration::from_millis(100) * 2u32.saturating_pow(attempt.min(10)));
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    ceiling / 2 + (ceiling / 2).mul_f64((random % 1000) as f64 / 1000.0)
+}
+
+fn describe(call: &Call) -> String {
+    let verb = match call.method {
+        Method::Get => "read",
+        Method::Post => "create",
+        Method::Put => "replace",
+        Method::Patch => "change",
+        Method::Delete => "delete",
+    };
+    let path = call.target.split('?').next().unwrap_or_default();
+    format!("{verb} {path}")
+}
+
+fn kind(error: &ureq::Error) -> Kind {
+    use ureq::{Error, Timeout};
+    match error {
+        Error::Io(e) if tls_error(e) => Kind::Tls,
+        Error::Io(e) => match e.kind() {
+            ErrorKind::ConnectionRefused
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+            | ErrorKind::AddrNotAvailable => Kind::NotSent,
+            _ => Kind::Broken,
+        },
+        Error::HostNotFound
+        | Error::ConnectionFailed
+        | Error::ConnectProxyFailed(_)
+        | Error::Timeout(Timeout::Connect | Timeout::Resolve) => Kind::NotSent,
+        Error::Timeout(_) | Error::Protocol(_) => Kind::Broken,
+        Error::Rustls(_) | Error::Tls(_) => Kind::Tls,
+        _ => Kind::Local,
+    }
+}
+
+fn tls_error(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+fn user_agent() -> String {
+    // The part before the slash becomes the name in managedFields where no fieldManager is given.
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("nodectl/{} (linux/{arch})", env!("CARGO_PKG_VERSION"))
+}
+
+/// The URL to use, and how its host is found. With tls-server-name the URL names that host, since ureq verifies the
+/// certificate by the URL, and the resolver leads it to the real address.
+fn address(settings: &Settings) -> Result<(String, Redirect)> {
+    let Some(name) = &settings.server_name else {
+        return Ok((settings.server.clone(), Redirect { to: None }));
+    };
+    anyhow::ensure!(
+        settings.proxy.is_none(),
+        "the kubeconfig has both tls-server-name and proxy-url, which is not supported together"
+    );
+    let (scheme, rest) = settings.server.split_once("://").unwrap_or(("https", &settings.server));
+    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let to = if has_port { authority.to_owned() } else { format!("{authority}:443") };
+    let port = to.rsplit_once(':').map_or("443", |(_, port)| port);
+    Ok((format!("{scheme}://{name}:{port}{path}"), Redirect { to: Some(to) }))
+}
+
+/// Resolves every name to one address, if there is one.
+#[derive(Debug)]
+struct Redirect {
+    to: Option<String>,
+}
+
+impl Resolver for Redirect {
+    fn resolve(
+        &self,
+        uri: &ureq::http::Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let known = self.to.clone().or_else(|| uri.authority().map(ToString::to_string));
+        if let Some(address) = known.and_then(|k| k.parse::<SocketAddr>().ok()) {
+            // No thread for what needs no looking up.
+            let mut found = ArrayVec::from_fn(|_| address);
+            found.push(address);
+            return Ok(found);
+        }
+        match &self.to {
+            Some(to) => {
+                let uri = ureq::http::Uri::builder().scheme("https").authority(to.as_str());
+                let uri = uri.path_and_query("/").build()?;
+                DefaultResolver::default().resolve(&uri, config, timeout)
+            }
+            None => DefaultResolver::default().resolve(uri, config, timeout),
+        }
+    }
+}
+
+/// Makes something from files that may just be rotating: kubelet takes `kubelet-client-current.pem` away for an instant when
+/// it swaps it, and certificate and key may be read on different sides of the swap.
+pub(super) fn settled<T>(mut make: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..5 {
+        match make() {
+            Err(error) if error.downcast_ref::<Unsettled>().is_some() => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            other => return other,
+        }
+    }
+    make()
+}
