@@ -1,2 +1,62 @@
-//! x
-fn main() {}
+//! cni-shim: the CNI plugin that runs, for each pod, one of two other CNIs, and remembers which.
+
+mod add;
+mod del;
+mod request;
+mod watch;
+
+use cni_shim::{Error, convert, error};
+use request::{Request, Verb};
+use serde_json::Value;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let Ok(verb) = std::env::var("CNI_COMMAND") else {
+        let about = format!("cni-shim {}: a CNI plugin; CNI versions", env!("CARGO_PKG_VERSION"));
+        let _ = writeln!(std::io::stderr(), "{about} {}", convert::SUPPORTED.join(", "));
+        return ExitCode::SUCCESS;
+    };
+    let mut version = "1.1.0".to_owned();
+    match answer(&verb, &mut version) {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(document)) => print(&document),
+        Err(error) => {
+            let mut document = serde_json::to_value(&error).unwrap_or_default();
+            if let Value::Object(fields) = &mut document {
+                fields.insert("cniVersion".to_owned(), version.into());
+            }
+            print(&document);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes the one document that the runtime gets, at once. If it does not take it, it will send a DEL.
+fn print(document: &Value) -> ExitCode {
+    match std::io::stdout().write_all(format!("{document}\n").as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Does what CNI_COMMAND says. `version` becomes the runtime's as soon as that is known.
+fn answer(verb: &str, version: &mut String) -> Result<Option<Value>, Error> {
+    let verb = match verb {
+        "VERSION" => return Ok(Some(request::version())),
+        "ADD" => Verb::Add,
+        "DEL" => Verb::Del,
+        "CHECK" => Verb::Check,
+        "GC" => Verb::Gc,
+        "STATUS" => Verb::Status,
+        other => return Err(Error::new(error::ENVIRONMENT, format!("unknown CNI_COMMAND: {other}"), "")),
+    };
+    let request = Request::read(verb, version)?;
+    match verb {
+        Verb::Add => add::run(&request).map(Some),
+        Verb::Del => del::run(&request).map(|()| None).map_err(Error::unswallowed),
+        Verb::Check => watch::check(&request).map(|()| None),
+        Verb::Gc => watch::gc(&request).map(|()| None),
+        Verb::Status => watch::status(&request).map(|()| None),
+    }
+}

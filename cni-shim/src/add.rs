@@ -1,0 +1,238 @@
+//! ADD: wait out a hold, write down what is going to happen, run the backend's chain, and undo it if it fails.
+
+use crate::request::Request;
+use cni_shim::chain::{self, Failure};
+use cni_shim::conflist::List;
+use cni_shim::delete::{self, Terms};
+use cni_shim::holds::Hold;
+use cni_shim::lock::{self, Lock};
+use cni_shim::pending::Pending;
+use cni_shim::record::{FORMAT, Phase, Pod, Record};
+use cni_shim::state::{Backend, Route, State};
+use cni_shim::{Error, convert, error, file, scratch};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use serde_json::Value;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+/// How often a waiting ADD looks whether the hold's owner still lives: a death changes no file.
+const OWNER_TICK: Duration = Duration::from_secs(1);
+/// How often, and with what pauses, to read a conflist that is missing or half written before its copy is used.
+const READS: u32 = 4;
+const READ_PAUSE: Duration = Duration::from_millis(50);
+
+/// Attaches the sandbox and gives the result in the runtime's version.
+pub fn run(request: &Request) -> Result<Value, Error> {
+    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let mut waiting: Option<Waiting<'_>> = None;
+    let mut reads = 0;
+    loop {
+        // Nothing is locked while waiting, so that a DEL can come meanwhile.
+        let lock = lock::attachment(&request.paths, id, ifname, request.limits.lock())?.ok_or_else(|| busy(request))?;
+        if let Some(waiting) = &waiting
+            && !waiting.marker.is_wanted(&request.paths)
+        {
+            return Err(Error::new(
+                error::TRY_LATER,
+                "a DEL for this sandbox came while its ADD waited",
+                "nothing was done",
+            ));
+        }
+        let lock = clear(request, lock)?;
+        reads += 1;
+        match begin(request, reads >= READS)? {
+            Begin::Attach(record) => {
+                drop(waiting);
+                return attach(request, *record, lock);
+            }
+            Begin::ReadAgain => {
+                drop(lock);
+                std::thread::sleep(READ_PAUSE);
+            }
+            Begin::Wait(state) => {
+                drop(lock);
+                match &waiting {
+                    // The state may have changed before the watch began: look again first.
+                    None => waiting = Some(Waiting::start(request)?),
+                    Some(waiting) => waiting.sleep(&state)?,
+                }
+            }
+        }
+    }
+}
+
+fn busy(request: &Request) -> Error {
+    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let why = format!("a process holds {}", request.paths.attachment_lock(id, ifname).display());
+    Error::new(error::TRY_LATER, format!("another call for {ifname} of {id} is still at work"), why)
+}
+
+/// Deals with what an earlier call for the same attachment has left.
+fn clear(request: &Request, lock: Lock) -> Result<Lock, Error> {
+    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let record = Record::load(&request.paths, id, ifname);
+    if let Ok(Some(Record { phase: Phase::Added, backend, .. })) = &record {
+        // Not undone: that would tear down a live attachment.
+        let why = format!("{backend} made it. The runtime must send a DEL first");
+        return Err(Error::new(error::ATTACHED, format!("{ifname} of {id} is attached already"), why));
+    }
+    let pending = Pending::load(&request.paths, id, ifname);
+    if matches!((&record, &pending), (Ok(None), Ok(None))) {
+        return Ok(lock);
+    }
+    drop(lock);
+    crate::del::run(request)?;
+    match Pending::load(&request.paths, id, ifname) {
+        Ok(None) => lock::attachment(&request.paths, id, ifname, request.limits.lock())?.ok_or_else(|| busy(request)),
+        _ => Err(Error::new(
+            error::TRY_LATER,
+            format!("an earlier {ifname} of {id} is not cleaned up yet"),
+            "To fix it: run \"nodectl shim reap\" on this node",
+        )),
+    }
+}
+
+enum Begin {
+    Attach(Box<Record>),
+    ReadAgain,
+    Wait(Box<State>),
+}
+
+/// Chooses the backend, once, and writes the intent: all under the shared state lock, so that a change of the state sees
+/// either this ADD's record or none of it.
+fn begin(request: &Request, last_read: bool) -> Result<Begin, Error> {
+    let paths = &request.paths;
+    let _lock = lock::state(paths, false, request.limits.lock())?;
+    let backend = match State::load(paths)? {
+        // No state yet: never a guess from the files that happen to be there.
+        None => request.default,
+        Some(state) => match state.route(request.run(), file::now_ms()) {
+            Route::To(backend) => backend,
+            Route::Wait => return Ok(Begin::Wait(Box::new(state))),
+        },
+    };
+    let list = match List::of_backend(paths, &request.backends, backend, last_read) {
+        Err(_) if !last_read => return Ok(Begin::ReadAgain),
+        list => list?,
+    };
+    if backend == Backend::Flannel {
+        crate::watch::subnet_file(request, &list)?;
+    }
+    let mut run = list.resolve(&request.invocation.cni_path)?;
+    run.runtime_config.clone_from(&request.runtime_config);
+    run.args.clone_from(&request.invocation.args);
+    let mut record = Record::new(&request.invocation.container_id, &request.invocation.ifname, backend, vec![run]);
+    record.netns.clone_from(&request.invocation.netns);
+    record.cni_path.clone_from(&request.invocation.cni_path);
+    record.store(paths, false).map_err(|cause| Error {
+        details: format!("{}. Nothing was done. To fix it: see whether the disk is full", cause.details),
+        ..cause
+    })?;
+    Ok(Begin::Attach(Box::new(record)))
+}
+
+/// Runs the chain. The attachment lock goes to the delegates, so that whoever comes after a killed shim waits for them.
+fn attach(request: &Request, mut record: Record, lock: Lock) -> Result<Value, Error> {
+    let done = lock.inherit().and_then(|()| chained(request, &record));
+    match done {
+        Ok((result, answer)) => {
+            record.phase = Phase::Added;
+            record.result = Some(result);
+            scratch::save(&request.paths, &mut record);
+            // The intent is enough for a DEL: a full disk is no reason to fail a pod that is attached.
+            if let Err(cause) = record.store(&request.paths, false) {
+                file::log(&cause.to_string());
+            }
+            match Pending::load(&request.paths, &record.container_id, &record.ifname) {
+                Ok(None) => Ok(answer),
+                _ => {
+                    let late = "a DEL for this sandbox came while its ADD was at work; it is undone";
+                    undo(request, record, lock);
+                    Err(Error::new(error::TRY_LATER, late, ""))
+                }
+            }
+        }
+        Err(cause) => {
+            undo(request, record, lock);
+            Err(cause)
+        }
+    }
+}
+
+/// The chain's result in the list's version, to keep, and in the runtime's, to answer.
+fn chained(request: &Request, record: &Record) -> Result<(Value, Value), Error> {
+    let deadline = Instant::now() + request.limits.add();
+    let list = record.del.first().ok_or_else(|| Error::new(error::CONFIG, "the record has no list", ""))?;
+    let result = chain::add(list, &request.invocation, request.previous.as_ref(), deadline)?;
+    Ok((convert::result(&result, &list.cni_version)?, convert::result(&result, &request.version)?))
+}
+
+/// DEL over the whole chain, also over the plugins that were never reached. The runtime gets the ADD's error; what could
+/// not be undone stays recorded, and pending.
+fn undo(request: &Request, record: Record, lock: Lock) {
+    let terms = Terms { request_name: &request.name, within: request.limits.undo(), defer: false };
+    let undone: Result<(), Vec<Failure>> = delete::finish(&request.paths, record, &request.invocation, terms, lock);
+    chain::log("undoing the failed ADD", &undone.err().unwrap_or_default());
+}
+
+/// An ADD in a hold.
+struct Waiting<'a> {
+    request: &'a Request,
+    watch: Inotify,
+    marker: Hold,
+    until: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    fn start(request: &'a Request) -> Result<Self, Error> {
+        let dir = request.paths.state_dir();
+        let watched = || -> nix::Result<Inotify> {
+            let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+            let changes = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_DELETE;
+            watch.add_watch(dir, changes)?;
+            Ok(watch)
+        };
+        let watch = watched().map_err(Error::io("watch", dir))?;
+        let (pid, now) = (std::process::id(), file::now_ms());
+        let marker = Hold {
+            format: FORMAT,
+            container_id: request.invocation.container_id.clone(),
+            ifname: request.invocation.ifname.clone(),
+            pod: Pod::from_args(&request.invocation.args),
+            since_ms: now,
+            deadline_ms: now.saturating_add(u64::try_from(request.limits.hold().as_millis()).unwrap_or(u64::MAX)),
+            pid,
+            started: file::process_start(pid),
+        };
+        marker.store(&request.paths)?;
+        Ok(Self { request, watch, marker, until: Instant::now() + request.limits.hold() })
+    }
+
+    /// Returns when the state may have changed or the hold may have ended by itself; code 11 at the deadline.
+    fn sleep(&self, state: &State) -> Result<(), Error> {
+        let now = Instant::now();
+        if now >= self.until {
+            let run = state.owner.as_ref().map_or("", |owner| owner.run.as_str());
+            let why =
+                format!("new pods of this node wait for the nodectl run \"{run}\". The kubelet tries again by itself");
+            return Err(Error::new(error::TRY_LATER, "the node is being switched to another CNI", why));
+        }
+        let left =
+            state.deadline_ms.map_or(u64::MAX, |deadline| deadline.saturating_sub(file::now_ms()).saturating_add(1));
+        let nap = OWNER_TICK.min(self.until - now).min(Duration::from_millis(left));
+        let mut fds = [PollFd::new(self.watch.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::try_from(nap).unwrap_or(PollTimeout::ZERO));
+        // One wake-up takes all events; that there are none is fine too.
+        let _ = self.watch.read_events();
+        Ok(())
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.marker.is_wanted(&self.request.paths) {
+            let _ = Hold::remove(&self.request.paths, &self.marker.container_id, &self.marker.ifname);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A list's plugins, called as libcni calls them (libcni/api.go).
+
+use crate::error::{self, Error};
+use crate::record::{DelList, PluginCall};
+use crate::{convert, exec, file};
+use serde_json::{Map, Value};
+use std::io::Write as _;
+use std::time::Instant;
+
+/// What the runtime said about the attachment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Invocation {
+    /// CNI_CONTAINERID.
+    pub container_id: String,
+    /// CNI_IFNAME.
+    pub ifname: String,
+    /// CNI_NETNS.
+    pub netns: String,
+    /// CNI_ARGS.
+    pub args: String,
+    /// CNI_PATH.
+    pub cni_path: String,
+}
+
+/// A delegate that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its type.
+    pub plugin: String,
+    /// The network whose list it is in.
+    pub network: String,
+    /// Its error.
+    pub error: Error,
+}
+
+/// One error for all failures: a single one unchanged, several joined under the first one's code.
+pub fn join(failures: &[Failure]) -> Error {
+    match failures {
+        [] => Error::new(error::INTERNAL, "nothing failed", ""),
+        [only] => only.error.clone(),
+        [first, ..] => {
+            let one = |f: &Failure| format!("plugin \"{}\" of network \"{}\": {}", f.plugin, f.network, f.error);
+            let all: Vec<_> = failures.iter().map(one).collect();
+            Error::new(first.error.code, format!("{} plugins failed", all.len()), all.join("; "))
+        }
+    }
+}
+
+/// What a plugin gets on standard input: its entry, the list's name and version, and `more`; and of the list's capability
+/// arguments those that the plugin declares (libcni/api.go, buildOneConfig and injectRuntimeConfig).
+fn input(list: &DelList, call: &PluginCall, more: Map<String, Value>) -> Vec<u8> {
+    let mut config = call.config.clone();
+    config.insert("name".to_owned(), list.network.as_str().into());
+    config.insert("cniVersion".to_owned(), list.cni_version.as_str().into());
+    config.extend(more);
+    let declares =
+        |key: &String| call.config.get("capabilities").and_then(|all| all.get(key)) == Some(&Value::Bool(true));
+    let given: Map<_, _> =
+        list.runtime_config.iter().filter(|(key, _)| declares(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    if !given.is_empty() {
+        config.insert("runtimeConfig".to_owned(), given.into());
+    }
+    Value::Object(config).to_string().into_bytes()
+}
+
+/// Calls one plugin; gives what it wrote to standard output.
+pub fn call(
+    verb: &str,
+    list: &DelList,
+    call: &PluginCall,
+    invocation: &Invocation,
+    more: Map<String, Value>,
+    deadline: Instant,
+) -> Result<Vec<u8>, Error> {
+    let environment = [
+        ("CNI_COMMAND", verb),
+        ("CNI_CONTAINERID", &invocation.container_id),
+        ("CNI_NETNS", &invocation.netns),
+        ("CNI_ARGS", &invocation.args),
+        ("CNI_IFNAME", &invocation.ifname),
+        ("CNI_PATH", &invocation.cni_path),
+    ];
+    let outcome = exec::run(&call.path, &environment, &input(list, call, more), deadline)?;
+    let _ = std::io::stderr().write_all(&outcome.stderr);
+    outcome.result()
+}
+
+fn previous(result: Option<&Value>) -> Map<String, Value> {
+    result.map(|result| ("prevResult".to_owned(), result.clone())).into_iter().collect()
+}
+
+/// ADD: forward, each plugin with the result of the one before, up to the first error. Gives the last result.
+pub fn add(list: &DelList, invocation: &Invocation, first: Option<&Value>, deadline: Instant) -> Result<Value, Error> {
+    let mut result = first.cloned();
+    for plugin in &list.plugins {
+        let output = call("ADD", list, plugin, invocation, previous(result.as_ref()), deadline)?;
+        result = Some(read_result(&output, list, plugin)?);
+    }
+    result.ok_or_else(|| Error::new(error::CONFIG, format!("network \"{}\" has no plugins", list.network), ""))
+}
+
+fn read_result(output: &[u8], list: &DelList, plugin: &PluginCall) -> Result<Value, Error> {
+    let unusable = |why: String| {
+        let start = exec::beginning(output, 200);
+        let details = format!("{why}; its output begins {start:?}");
+        Error::new(error::DECODE, format!("plugin \"{}\" succeeded without a usable result", plugin.kind), details)
+    };
+    // libcni takes null for an empty result, and a result without a version for one of the list's (fixupResultVersion).
+    let mut result = match serde_json::from_slice(output).map_err(|cause| unusable(cause.to_string()))? {
+        Value::Object(result) => result,
+        Value::Null => Map::new(),
+        _ => return Err(unusable("it is not an object".to_owned())),
+    };
+    let version = result.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
+    if version.is_empty() {
+        result.insert("cniVersion".to_owned(), list.cni_version.as_str().into());
+    } else if !convert::is_supported(version) {
+        return Err(unusable(format!("its CNI version \"{version}\" is unknown")));
+    }
+    Ok(Value::Object(result))
+}
+
+/// The result that DEL and CHECK hand to each plugin: in the list's version, none for a DEL below 0.4.0.
+pub fn cached(list: &DelList, result: Option<&Value>) -> Map<String, Value> {
+    let wanted = result.filter(|_| convert::at_least(&list.cni_version, "0.4.0"));
+    previous(wanted.and_then(|result| convert::result(result, &list.cni_version).ok()).as_ref())
+}
+
+/// CHECK, STATUS or GC over a list: forward. GC goes on after an error, the others stop.
+pub fn each(
+    verb: &str,
+    list: &DelList,
+    invocation: &Invocation,
+    more: &Map<String, Value>,
+    deadline: Instant,
+) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    for plugin in &list.plugins {
+        if let Err(error) = call(verb, list, plugin, invocation, more.clone(), deadline) {
+            failures.push(Failure { plugin: plugin.kind.clone(), network: list.network.clone(), error });
+            if verb != "GC" {
+                break;
+            }
+        }
+    }
+    failures
+}
+
+/// Writes failures that nobody else will hear of.
+pub fn log(what: &str, failures: &[Failure]) {
+    for failure in failures {
+        file::log(&format!(
+            "{what}: plugin \"{}\" of network \"{}\": {}",
+            failure.plugin, failure.network, failure.error
+        ));
+    }
+}

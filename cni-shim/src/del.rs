@@ -1,0 +1,72 @@
+//! DEL: what was recorded, or what the evidence tells; whatever the state is now.
+
+use crate::request::Request;
+use cni_shim::delete::{self, Terms};
+use cni_shim::evidence::{self, Sought};
+use cni_shim::holds::Hold;
+use cni_shim::pending::Pending;
+use cni_shim::record::Record;
+use cni_shim::state::State;
+use cni_shim::{Error, chain, error, file, lock};
+use std::time::Instant;
+
+/// Detaches the sandbox. A sandbox of which nothing is left is a success.
+pub fn run(request: &Request) -> Result<(), Error> {
+    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let paths = &request.paths;
+    let deadline = Instant::now() + request.limits.del();
+    Hold::remove(paths, id, ifname)?;
+    let Some(lock) = lock::attachment(paths, id, ifname, request.limits.lock())? else {
+        return Err(overtaken(request));
+    };
+    // Again: an ADD may have begun to wait since.
+    Hold::remove(paths, id, ifname)?;
+    let Some(mut record) = find(request)? else {
+        Pending::remove(paths, id, ifname)?;
+        lock.remove();
+        return Ok(());
+    };
+    for list in record.del.iter_mut().filter(|list| list.runtime_config.is_empty()) {
+        list.runtime_config.clone_from(&request.runtime_config);
+    }
+    let defer = State::load(paths).ok().flatten().is_some_and(|state| state.defer_failed_del);
+    let within = deadline.saturating_duration_since(Instant::now());
+    let terms = Terms { request_name: &request.name, within, defer };
+    delete::finish(paths, record, &request.invocation, terms, lock).map_err(|failures| chain::join(&failures))
+}
+
+/// The ADD, or a delegate that outlived it, is still at work. The note makes it undo itself when it ends, and nodectl see to
+/// it if it cannot: a runtime may never ask again.
+fn overtaken(request: &Request) -> Error {
+    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let why = format!("a process holds {}", request.paths.attachment_lock(id, ifname).display());
+    let error = Error::new(error::TRY_LATER, format!("another call for {ifname} of {id} is still at work"), why);
+    let record = Record::load(&request.paths, id, ifname).ok().flatten();
+    if let Err(cause) = Pending::note(&request.paths, id, ifname, record.as_ref(), &error) {
+        file::log(&cause.to_string());
+    }
+    error
+}
+
+fn find(request: &Request) -> Result<Option<Record>, Error> {
+    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let torn = match Record::load(&request.paths, id, ifname) {
+        Ok(Some(record)) => return Ok(Some(record)),
+        Ok(None) => None,
+        Err(cause) => Some(cause),
+    };
+    if let Ok(Some(Pending { record: Some(record), .. })) = Pending::load(&request.paths, id, ifname) {
+        return Ok(Some(record));
+    }
+    if let Some(cause) = &torn {
+        file::log(&format!("{cause}; going by other evidence"));
+    }
+    let (args, cni_path) = (request.invocation.args.as_str(), request.invocation.cni_path.as_str());
+    let sought = Sought { container_id: id, ifname, args, cni_path, torn: torn.is_some() };
+    let found = evidence::import_record(&request.paths, &request.backends, &sought)?;
+    if found.is_none() {
+        // Nothing can be run for a torn record when neither backend has a conflist: then nothing of it is left either.
+        file::remove(&request.paths.record(id, ifname))?;
+    }
+    Ok(found)
+}

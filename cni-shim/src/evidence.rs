@@ -1,0 +1,230 @@
+//! What tells whose a sandbox is that has no readable record: one older than the shim, or one whose record a power cut took.
+//!
+//! In this order: libcni's cached result (it holds the whole conflist), flannel's scratch file, an address that host-local
+//! has reserved for it, Calico's host interface of the pod. Guesses from the node's present state are not among them: a
+//! sandbox without evidence has nothing to clean up.
+
+use crate::conflist::{Backends, List, TYPE, find_in_path};
+use crate::error::Error;
+use crate::record::{DelList, PluginCall, Pod, Record};
+use crate::scratch;
+use crate::state::Backend;
+use crate::{Paths, convert};
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+mod decode;
+
+/// The sandbox in question, and what its runtime said about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sought<'a> {
+    /// CNI_CONTAINERID.
+    pub container_id: &'a str,
+    /// CNI_IFNAME.
+    pub ifname: &'a str,
+    /// CNI_ARGS; may be empty.
+    pub args: &'a str,
+    /// CNI_PATH.
+    pub cni_path: &'a str,
+    /// There was a record, but it is unreadable: with no other evidence, both backends are to clean up.
+    pub torn: bool,
+}
+
+/// libcni's cached result of one network for a sandbox.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cached {
+    /// The network's name.
+    pub network: String,
+    /// The conflist that made it; `None` in a cache file that is torn or from before libcni 0.8.
+    pub conflist: Option<Vec<u8>>,
+    /// CNI_ARGS.
+    pub args: String,
+    /// The capability arguments.
+    pub runtime_config: Map<String, Value>,
+    /// CNI_NETNS.
+    pub netns: String,
+    /// The result.
+    pub result: Option<Value>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Evidence {
+    /// libcni's caches, except those of its own loopback network.
+    pub cached: Vec<Cached>,
+    /// flannel's scratch file.
+    pub scratch: Option<String>,
+    /// The networks in which host-local has reserved an address for the sandbox.
+    pub reserved: Vec<String>,
+    /// Calico's host interface for the pod exists.
+    pub calico_interface: bool,
+}
+
+impl Evidence {
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Looks for evidence. Reads files only; never opens a network namespace, never asks an API.
+pub fn find(paths: &Paths, sought: &Sought<'_>) -> Evidence {
+    let pod = Pod::from_args(sought.args);
+    let interface = pod.map(|pod| decode::calico_interface(&pod.namespace, &pod.name));
+    Evidence {
+        cached: paths.results().iter().flat_map(|dir| cached(dir, sought)).collect(),
+        scratch: scratch::read(&paths.node("/var/lib/cni/flannel").join(sought.container_id)),
+        reserved: reserved(&paths.networks(), sought),
+        calico_interface: interface.is_some_and(|name| paths.interfaces().join(name).exists()),
+    }
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> =
+        fs::read_dir(dir).map(|all| all.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();
+    files.sort();
+    files
+}
+
+fn cached(results: &Path, sought: &Sought<'_>) -> Vec<Cached> {
+    let ending = format!("-{}-{}", sought.container_id, sought.ifname);
+    let of_sandbox = |path: &PathBuf| {
+        let network = path.file_name()?.to_str()?.strip_suffix(&ending)?.to_owned();
+        let cache: Value = serde_json::from_slice(&fs::read(path).ok()?).unwrap_or_default();
+        if cache.get("kind").and_then(Value::as_str) != Some("cniCacheV1") {
+            let result = Some(cache).filter(|cache| cache.get("cniVersion").is_some());
+            return Some(Cached { network, result, ..Cached::default() });
+        }
+        let text = |key| cache.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Some(Cached {
+            network,
+            conflist: decode::base64(&text("config")),
+            args: cache
+                .get("cniArgs")
+                .and_then(Value::as_array)
+                .map(|pairs| decode::arguments(pairs))
+                .unwrap_or_default(),
+            runtime_config: cache.get("capabilityArgs").and_then(Value::as_object).cloned().unwrap_or_default(),
+            netns: text("netns"),
+            result: cache.get("result").filter(|result| result.is_object()).cloned(),
+        })
+    };
+    files(results).iter().filter_map(of_sandbox).collect()
+}
+
+fn reserved(networks: &Path, sought: &Sought<'_>) -> Vec<String> {
+    // host-local writes "<container id>\r\n<interface>"; before 0.8 the container id alone.
+    let ours = [format!("{}\r\n{}", sought.container_id, sought.ifname), sought.container_id.to_owned()];
+    let holds = |file: &PathBuf| {
+        let address = file
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.parse::<std::net::IpAddr>().is_ok());
+        address && fs::read_to_string(file).is_ok_and(|content| ours.iter().any(|ours| content.trim() == ours))
+    };
+    let mut found = files(networks);
+    found.retain(|network| files(network).iter().any(holds));
+    found.iter().filter_map(|network| network.file_name()?.to_str().map(str::to_owned)).collect()
+}
+
+/// Looks for evidence and makes a record of it, not stored. `None` without evidence.
+pub fn import_record(paths: &Paths, backends: &Backends, sought: &Sought<'_>) -> Result<Option<Record>, Error> {
+    build(paths, backends, sought, &find(paths, sought))
+}
+
+/// Makes a record out of evidence, not stored.
+pub fn build(
+    paths: &Paths,
+    backends: &Backends,
+    sought: &Sought<'_>,
+    found: &Evidence,
+) -> Result<Option<Record>, Error> {
+    let load = |backend| List::of_backend(paths, backends, backend, true);
+    let (mut lists, mut owner) = (Vec::new(), None);
+    for cached in &found.cached {
+        let list = cached.conflist.as_deref().and_then(|bytes| List::parse(bytes).ok()).filter(|list| !list.runs(TYPE));
+        // Without its conflist, the network's name tells the backend.
+        let by_name = || {
+            [Backend::Flannel, Backend::Calico]
+                .iter()
+                .find_map(|b| load(*b).ok().filter(|list| list.name == cached.network))
+        };
+        let shims_own = cached.conflist.is_some() && list.is_none();
+        if let Some(list) = list.or_else(|| if shims_own { None } else { by_name() }) {
+            owner = owner.or(Some(if list.runs("calico") { Backend::Calico } else { Backend::Flannel }));
+            lists.push(list);
+        }
+    }
+    if found.scratch.is_some() && !lists.iter().any(|list| list.runs("flannel")) {
+        lists.push(load(Backend::Flannel).or_else(|_| flannel_alone(found.scratch.as_deref()))?);
+        owner = owner.or(Some(Backend::Flannel));
+    }
+    if found.calico_interface && lists.is_empty() {
+        owner = Some(Backend::Calico);
+        lists.push(load(Backend::Calico)?);
+    }
+    if sought.torn && lists.is_empty() && found.reserved.is_empty() {
+        lists.extend([Backend::Flannel, Backend::Calico].into_iter().filter_map(|backend| load(backend).ok()));
+    }
+    // Without its scratch file, flannel's DEL does not free the address; host-local's own does.
+    let freed = |network: &String| {
+        lists.iter().any(|list| list.name == *network && (!list.runs("flannel") || found.scratch.is_some()))
+    };
+    let mut unfreed = Vec::new();
+    for network in found.reserved.iter().filter(|network| !freed(network)) {
+        unfreed.push(host_local(network)?);
+    }
+    lists.extend(unfreed);
+    if lists.is_empty() {
+        return Ok(None);
+    }
+    let mut record = assemble(sought, found, &lists, owner.unwrap_or(Backend::Flannel));
+    record.result = record.result.filter(|result| convert::result(result, "1.0.0").is_ok());
+    Ok(Some(record))
+}
+
+/// The list of a flannel whose conflist is gone.
+fn flannel_alone(scratch: Option<&str>) -> Result<List, Error> {
+    let scratch: Value = serde_json::from_str(scratch.unwrap_or_default()).unwrap_or_default();
+    let name = scratch.get("name").cloned().unwrap_or_else(|| "cbr0".into());
+    let version = scratch.get("cniVersion").cloned().unwrap_or_else(|| "0.3.1".into());
+    List::parse(json!({"name": name, "cniVersion": version, "plugins": [{"type": "flannel"}]}).to_string().as_bytes())
+}
+
+/// host-local called directly: for a DEL it wants some range, and looks at none.
+fn host_local(network: &str) -> Result<List, Error> {
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "0.0.0.0/0"}]]});
+    let list = json!({"name": network, "cniVersion": "0.3.1", "plugins": [{"type": "host-local", "ipam": ipam}]});
+    List::parse(list.to_string().as_bytes())
+}
+
+fn assemble(sought: &Sought<'_>, found: &Evidence, lists: &[List], owner: Backend) -> Record {
+    let context = |list: &List| found.cached.iter().find(|cached| cached.network == list.name).or(found.cached.first());
+    let resolve = |list: &List| {
+        let call = |config: &Map<String, Value>| {
+            let kind = config.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+            // A binary that is missing now is looked for again, and reported, when the DEL runs.
+            let path = find_in_path(sought.cni_path, &kind).unwrap_or_else(|| PathBuf::from(&kind));
+            PluginCall { kind, path, config: config.clone() }
+        };
+        DelList {
+            network: list.name.clone(),
+            cni_version: list.cni_version.clone(),
+            plugins: list.plugins.iter().map(call).collect(),
+            runtime_config: context(list).map(|cached| cached.runtime_config.clone()).unwrap_or_default(),
+            args: context(list).map(|cached| cached.args.clone()).unwrap_or_default(),
+            disable_check: list.disable_check,
+        }
+    };
+    let mut record = Record::new(sought.container_id, sought.ifname, owner, lists.iter().map(resolve).collect());
+    let first = lists.first().and_then(context);
+    record.netns = first.map(|cached| cached.netns.clone()).unwrap_or_default();
+    record.result = first.and_then(|cached| cached.result.clone());
+    record.pod = record.pod.or_else(|| Pod::from_args(sought.args));
+    record.flannel_scratch.clone_from(&found.scratch);
+    record.cni_path = sought.cni_path.to_owned();
+    record.phase = crate::record::Phase::Added;
+    record.imported = true;
+    record
+}

@@ -1,0 +1,219 @@
+//! One delegate, run to its end or to its deadline.
+
+use crate::error::{self, Error};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::io::{ErrorKind, Read, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// More output than this is dropped; what is left of a result then does not parse.
+const OUTPUT_LIMIT: usize = 1 << 20;
+/// How often to look whether the delegate is gone while a process that it left behind keeps its output open. libcni waits
+/// for such a process for ever (pkg/invoke/raw_exec.go has no WaitDelay).
+const TICK: Duration = Duration::from_millis(100);
+/// How long a killed process may take to die.
+const DEATH: Duration = Duration::from_secs(2);
+
+/// How a delegate ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// `None`: it was killed at the deadline.
+    pub status: Option<ExitStatus>,
+    /// What it wrote to standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Outcome {
+    /// Standard output of a success; else the delegate's own error, or one in libcni's words (raw_exec.go, pluginErr).
+    pub fn result(self) -> Result<Vec<u8>, Error> {
+        let failed = |msg| Err(Error::new(error::INTERNAL, msg, ""));
+        match self.status {
+            Some(status) if status.success() => Ok(self.stdout),
+            None => Err(Error::new(error::TRY_LATER, "netplugin did not end before its deadline and was killed", "")),
+            Some(status) if self.stdout.is_empty() && self.stderr.is_empty() => {
+                failed(format!("netplugin failed with no error message: {status}"))
+            }
+            Some(_) if self.stdout.is_empty() => {
+                failed(format!("netplugin failed: {:?}", beginning(&self.stderr, 4096)))
+            }
+            Some(_) => Err(serde_json::from_slice(&self.stdout).unwrap_or_else(|cause| {
+                let text = beginning(&self.stdout, 200);
+                let msg = format!("netplugin failed but error parsing its diagnostic message {text:?}: {cause}");
+                Error::new(error::INTERNAL, msg, "")
+            })),
+        }
+    }
+}
+
+/// The first bytes of some output, as text.
+pub fn beginning(bytes: &[u8], limit: usize) -> String {
+    String::from_utf8_lossy(bytes.get(..limit).unwrap_or(bytes)).into_owned()
+}
+
+/// Runs a delegate in a process group of its own, with our environment plus `environment`, `input` on standard input.
+/// At the deadline the whole group is killed: a delegate's own delegate may be what hangs.
+pub fn run(path: &Path, environment: &[(&str, &str)], input: &[u8], deadline: Instant) -> Result<Outcome, Error> {
+    refuse_ourselves(path)?;
+    let mut child = spawn(path, environment, deadline)?;
+    let mut streams = match Streams::of(&mut child, input) {
+        Ok(streams) => streams,
+        Err(cause) => {
+            kill_group(&mut child);
+            return Err(Error::io("talk to", path)(cause));
+        }
+    };
+    let status = supervise(&mut child, &mut streams, deadline);
+    if status.is_none() {
+        kill_group(&mut child);
+    }
+    Ok(Outcome { status, stdout: streams.out, stderr: streams.err })
+}
+
+/// A delegate that is the shim itself would start itself for ever.
+fn refuse_ourselves(path: &Path) -> Result<(), Error> {
+    let identity = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let ourselves = identity(Path::new("/proc/self/exe"));
+    let named_so = path.file_name().is_some_and(|name| name == crate::conflist::TYPE);
+    if named_so || (ourselves.is_some() && identity(path) == ourselves) {
+        let fix = "To fix it: let the shim's \"backends\" name flannel's and Calico's own conflists";
+        return Err(Error::new(error::CONFIG, format!("{} is the shim itself", path.display()), fix));
+    }
+    Ok(())
+}
+
+fn spawn(path: &Path, environment: &[(&str, &str)], deadline: Instant) -> Result<Child, Error> {
+    let mut command = Command::new(path);
+    command.envs(environment.iter().copied()).process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A binary that is just being written (an installer's plain cp): six tries, like libcni, which then forgets the error
+    // and calls it a success.
+    for _ in 0..5 {
+        match command.spawn() {
+            Err(cause) if cause.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                sleep(Duration::from_secs(1).min(deadline.saturating_duration_since(Instant::now())));
+            }
+            spawned => return spawned.map_err(Error::io("run", path)),
+        }
+    }
+    command.spawn().map_err(|cause| match cause.kind() {
+        ErrorKind::ExecutableFileBusy => {
+            Error::new(error::TRY_LATER, format!("{} is being written", path.display()), cause.to_string())
+        }
+        _ => Error::io("run", path)(cause),
+    })
+}
+
+fn supervise(child: &mut Child, streams: &mut Streams<'_>, deadline: Instant) -> Option<ExitStatus> {
+    let mut looked = Instant::now();
+    while streams.are_open() {
+        let now = Instant::now();
+        if now >= deadline {
+            return None;
+        }
+        streams.pump(TICK.min(deadline - now));
+        if looked.elapsed() >= TICK {
+            looked = Instant::now();
+            if let Ok(Some(status)) = child.try_wait() {
+                streams.pump(Duration::ZERO);
+                return Some(status);
+            }
+        }
+    }
+    reap(child, deadline)
+}
+
+fn reap(child: &mut Child, until: Instant) -> Option<ExitStatus> {
+    let mut nap = Duration::from_micros(50);
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < until => sleep(nap),
+            _ => return None,
+        }
+        nap = (nap * 2).min(Duration::from_millis(20));
+    }
+}
+
+fn kill_group(child: &mut Child) {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    reap(child, Instant::now() + DEATH);
+}
+
+/// The three pipes, moved without blocking: a delegate may write before it reads, or not read at all.
+struct Streams<'a> {
+    input: &'a [u8],
+    stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    out: Vec<u8>,
+    err: Vec<u8>,
+}
+
+impl<'a> Streams<'a> {
+    fn of(child: &mut Child, input: &'a [u8]) -> nix::Result<Self> {
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let pipes =
+            [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)];
+        for pipe in pipes.into_iter().flatten() {
+            fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        Ok(Self { input, stdin, stdout, stderr, out: Vec::new(), err: Vec::new() })
+    }
+
+    fn are_open(&self) -> bool {
+        self.stdout.is_some() || self.stderr.is_some()
+    }
+
+    fn pump(&mut self, wait: Duration) {
+        let mut fds = Vec::with_capacity(3);
+        fds.extend(self.stdin.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)));
+        fds.extend(self.stdout.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        fds.extend(self.stderr.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        let _ = poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO));
+        self.feed();
+        drain(&mut self.stdout, &mut self.out);
+        drain(&mut self.stderr, &mut self.err);
+    }
+
+    fn feed(&mut self) {
+        while let Some(pipe) = &mut self.stdin {
+            match pipe.write(self.input) {
+                Ok(written) if written < self.input.len() => self.input = self.input.get(written..).unwrap_or_default(),
+                Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
+                Err(cause) if cause.kind() == ErrorKind::WouldBlock => return,
+                // All is written, or nobody reads it (EPIPE), which is the delegate's own business.
+                _ => self.stdin = None,
+            }
+        }
+    }
+}
+
+fn drain<R: Read>(pipe: &mut Option<R>, into: &mut Vec<u8>) {
+    let mut chunk = [0; 8192];
+    // Bounded, so that a delegate that never stops writing meets its deadline.
+    for _ in 0..64 {
+        let Some(reader) = pipe else { return };
+        match reader.read(&mut chunk) {
+            Ok(0) => *pipe = None,
+            Ok(read) => {
+                let room = OUTPUT_LIMIT.saturating_sub(into.len()).min(read);
+                into.extend_from_slice(chunk.get(..room).unwrap_or_default());
+            }
+            Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
+            Err(cause) if cause.kind() == ErrorKind::WouldBlock => return,
+            Err(_) => *pipe = None,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Small files: written whole or not at all, read without surprise.
+
+use crate::error::{self, Error};
+use serde::{Serialize, de::DeserializeOwned};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Reads a JSON file; `None` if it does not exist, code 6 if it is torn or not what it should be.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
+            Error::new(error::DECODE, format!("{} is torn or not ours", path.display()), cause.to_string())
+        }),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Error::io("read", path)(cause)),
+    }
+}
+
+/// Replaces a file by rename, readable by root only. `durable`: it and its name survive a power cut. ADD does without: a
+/// lost record belongs to a pod whose network namespace is lost too, and [`crate::evidence`] finds the rest.
+pub fn write(path: &Path, bytes: &[u8], durable: bool) -> Result<(), Error> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let done = (|| {
+        let mut file = with_parent(path, || {
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)
+        })?;
+        file.write_all(bytes)?;
+        if durable {
+            file.sync_all()?;
+        }
+        fs::rename(&temporary, path)?;
+        match path.parent() {
+            Some(parent) if durable => File::open(parent)?.sync_all(),
+            _ => Ok(()),
+        }
+    })();
+    done.map_err(|cause| {
+        let _ = fs::remove_file(&temporary);
+        Error::io("write", path)(cause)
+    })
+}
+
+/// [`write`] of a value as JSON.
+pub fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(value).map_err(Error::io("encode", path))?;
+    write(path, &bytes, durable)
+}
+
+/// Opens something, making its directory (root only) and trying again if that is missing.
+pub(crate) fn with_parent<T>(path: &Path, open: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+    match (open(), path.parent()) {
+        (Err(cause), Some(parent)) if cause.kind() == ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+            open()
+        }
+        (opened, _) => opened,
+    }
+}
+
+/// Removes a file; one that is gone already is fine.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(cause)),
+        _ => Ok(()),
+    }
+}
+
+/// The `.json` files of a directory, sorted; none if it does not exist. Temporary files of dead processes are swept.
+pub fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(Error::io("list", dir)(cause)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io("list", dir))?.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("json") => found.push(path),
+            Some("tmp") if writer_is_gone(&path) => remove(&path)?,
+            _ => {}
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn writer_is_gone(temporary: &Path) -> bool {
+    let pid = temporary.file_stem().map(Path::new).and_then(Path::extension).and_then(|pid| pid.to_str());
+    pid.and_then(|pid| pid.parse().ok()).is_some_and(|pid| process_start(pid).is_none())
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// This boot's id; empty if the kernel does not tell.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// When a process started, in clock ticks since boot; `None` if it is gone or a zombie.
+pub fn process_start(pid: u32) -> Option<u64> {
+    // proc_pid_stat(5): the name (field 2) may contain anything, so count from its closing parenthesis: field 3 is the
+    // state, field 22 the start.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    match fields.next()? {
+        "Z" | "X" | "x" => None,
+        _ => fields.nth(18)?.parse().ok(),
+    }
+}
+
+/// A line on standard error, which the runtime logs.
+pub fn log(text: &str) {
+    let _ = writeln!(std::io::stderr(), "cni-shim: {text}");
+}

@@ -1,0 +1,121 @@
+//! DELs that have failed and that a runtime may never send again (CRI-O forgets a sandbox after one failed DEL, containerd
+//! after a failed ADD): nodectl finishes them.
+
+use crate::chain::Failure;
+use crate::conflist::Backends;
+use crate::error::Error;
+use crate::record::Record;
+use crate::{Paths, delete, evidence, file, lock};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// One pending DEL. While it exists, an ADD of the same attachment that ends late undoes itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// [`crate::record::FORMAT`].
+    pub format: u32,
+    /// The sandbox.
+    pub container_id: String,
+    /// The interface in it.
+    pub ifname: String,
+    /// What to run; `None` if the DEL came before the record could be read, so that the record or the evidence decides.
+    #[serde(default)]
+    pub record: Option<Record>,
+    /// How often it has been tried.
+    pub attempts: u32,
+    /// Why the last try failed.
+    pub error: Error,
+    /// The first try, in Unix milliseconds.
+    pub since_ms: u64,
+    /// The last try, in Unix milliseconds.
+    pub tried_ms: u64,
+}
+
+/// What became of a pending DEL.
+#[derive(Debug, PartialEq)]
+pub enum Outcome {
+    /// Nothing is left of the attachment.
+    Done,
+    /// The runtime, or a delegate that was left behind, is at work on it.
+    Busy,
+    /// These delegates failed; it is still pending.
+    Failed(Vec<Failure>),
+}
+
+impl Pending {
+    /// Notes a failed DEL, or one more try of it.
+    pub fn note(
+        paths: &Paths,
+        container_id: &str,
+        ifname: &str,
+        record: Option<&Record>,
+        error: &Error,
+    ) -> Result<(), Error> {
+        let now = file::now_ms();
+        let before = Self::load(paths, container_id, ifname).ok().flatten();
+        let (attempts, since_ms) = before.as_ref().map_or((0, now), |before| (before.attempts, before.since_ms));
+        let pending = Self {
+            format: crate::record::FORMAT,
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+            record: record.cloned().or_else(|| before.and_then(|before| before.record)),
+            attempts: attempts.saturating_add(1),
+            error: error.clone(),
+            since_ms,
+            tried_ms: now,
+        };
+        file::write_json(&paths.pending(container_id, ifname), &pending, true)
+    }
+
+    /// Reads one; `None` if there is none.
+    pub fn load(paths: &Paths, container_id: &str, ifname: &str) -> Result<Option<Self>, Error> {
+        file::read_json(&paths.pending(container_id, ifname))
+    }
+
+    /// Removes one.
+    pub fn remove(paths: &Paths, container_id: &str, ifname: &str) -> Result<(), Error> {
+        file::remove(&paths.pending(container_id, ifname))
+    }
+
+    /// All of them; those that cannot be read are left out and logged.
+    pub fn list(paths: &Paths) -> Result<Vec<Self>, Error> {
+        let mut found = Vec::new();
+        for path in file::list(&paths.pendings())? {
+            match file::read_json(&path) {
+                Ok(pending) => found.extend(pending),
+                Err(cause) => file::log(&cause.to_string()),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Tries one again, within a time. The attachment's record, if there still is one, is newer than the one noted here.
+    pub fn run(&self, paths: &Paths, backends: &Backends, cni_path: &str, within: Duration) -> Result<Outcome, Error> {
+        let (container_id, ifname) = (self.container_id.as_str(), self.ifname.as_str());
+        let Some(lock) = lock::attachment(paths, container_id, ifname, Duration::ZERO)? else {
+            return Ok(Outcome::Busy);
+        };
+        if Self::load(paths, container_id, ifname).is_ok_and(|still| still.is_none()) {
+            return Ok(Outcome::Done);
+        }
+        let record = match Record::load(paths, container_id, ifname) {
+            Ok(Some(record)) => Some(record),
+            _ if self.record.is_some() => self.record.clone(),
+            unusable => {
+                let sought = evidence::Sought { container_id, ifname, args: "", cni_path, torn: unusable.is_err() };
+                evidence::import_record(paths, backends, &sought)?
+            }
+        };
+        let Some(record) = record else {
+            Self::remove(paths, container_id, ifname)?;
+            lock.remove();
+            return Ok(Outcome::Done);
+        };
+        let invocation = delete::unattended(&record);
+        let terms = delete::Terms { request_name: "", within, defer: false };
+        match delete::finish(paths, record, &invocation, terms, lock) {
+            Ok(()) => Ok(Outcome::Done),
+            Err(failures) => Ok(Outcome::Failed(failures)),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What the shim remembers of an attachment: everything that its DEL needs, whatever the node looks like by then.
+
+use crate::error::{self, Error};
+use crate::state::Backend;
+use crate::{Paths, file, lock};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The version of the record that this code writes.
+pub const FORMAT: u32 = 1;
+
+/// How far an attachment has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Its ADD is about to run delegates, or runs them, or died.
+    Intent,
+    /// Its ADD has succeeded.
+    Added,
+    /// Its DEL has run at least once without full success.
+    Deleting,
+}
+
+/// The pod of an attachment, as CNI_ARGS names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// K8S_POD_NAMESPACE.
+    pub namespace: String,
+    /// K8S_POD_NAME.
+    pub name: String,
+    /// K8S_POD_UID; empty if the runtime does not say.
+    #[serde(default)]
+    pub uid: String,
+}
+
+impl Pod {
+    /// Reads CNI_ARGS; `None` if they name no pod.
+    pub fn from_args(args: &str) -> Option<Self> {
+        Some(Self {
+            namespace: argument(args, "K8S_POD_NAMESPACE")?.to_owned(),
+            name: argument(args, "K8S_POD_NAME")?.to_owned(),
+            uid: argument(args, "K8S_POD_UID").unwrap_or_default().to_owned(),
+        })
+    }
+}
+
+/// One value out of CNI_ARGS.
+pub fn argument<'a>(args: &'a str, key: &str) -> Option<&'a str> {
+    args.split(';').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == key).map(|(_, value)| value)
+}
+
+/// One plugin of a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PluginCall {
+    /// The plugin's type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The binary that ADD ran. DEL runs the same, or the one that CNI_PATH offers if this is gone.
+    pub path: PathBuf,
+    /// The plugin's entry in its conflist, as it stands there: name, version, prevResult and runtimeConfig come per call.
+    pub config: Map<String, Value>,
+}
+
+/// A list of plugins with all that is needed to call them as libcni would.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DelList {
+    /// The network's name: a key of what the plugins made (host-local's directory, portmap's chains, Calico's handle).
+    pub network: String,
+    /// The list's CNI version.
+    pub cni_version: String,
+    /// The plugins in ADD's order; DEL goes backwards.
+    pub plugins: Vec<PluginCall>,
+    /// The capability arguments of ADD: without portMappings, portmap's DEL does nothing.
+    #[serde(default)]
+    pub runtime_config: Map<String, Value>,
+    /// CNI_ARGS of ADD.
+    #[serde(default)]
+    pub args: String,
+    /// The list says disableCheck.
+    #[serde(default)]
+    pub disable_check: bool,
+}
+
+/// One attachment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The sandbox.
+    pub container_id: String,
+    /// The interface in it.
+    pub ifname: String,
+    /// CNI_NETNS of ADD.
+    #[serde(default)]
+    pub netns: String,
+    /// The pod.
+    #[serde(default)]
+    pub pod: Option<Pod>,
+    /// How far it has come.
+    pub phase: Phase,
+    /// Whose it is.
+    pub backend: Backend,
+    /// What its DEL runs, list by list: one, or after an adoption Calico's and what is left of flannel's.
+    pub del: Vec<DelList>,
+    /// The final result in the first list's version, for prevResult.
+    #[serde(default)]
+    pub result: Option<Value>,
+    /// flannel's scratch file: without it, flannel's DEL does nothing and says that it succeeded.
+    #[serde(default)]
+    pub flannel_scratch: Option<String>,
+    /// CNI_PATH of ADD, for the plugins that the plugins run.
+    #[serde(default)]
+    pub cni_path: String,
+    /// The shim that wrote this.
+    #[serde(default)]
+    pub shim_version: String,
+    /// The boot in which it was written.
+    #[serde(default)]
+    pub boot_id: String,
+    /// When ADD began, in Unix milliseconds.
+    #[serde(default)]
+    pub created_ms: u64,
+    /// Made from evidence: the sandbox is older than the shim.
+    #[serde(default)]
+    pub imported: bool,
+}
+
+impl Record {
+    /// A new record in phase `intent`.
+    pub fn new(container_id: &str, ifname: &str, backend: Backend, del: Vec<DelList>) -> Self {
+        Self {
+            format: FORMAT,
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+            netns: String::new(),
+            pod: del.iter().find_map(|list| Pod::from_args(&list.args)),
+            phase: Phase::Intent,
+            backend,
+            del,
+            result: None,
+            flannel_scratch: None,
+            cni_path: String::new(),
+            shim_version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot_id: file::boot_id(),
+            created_ms: file::now_ms(),
+            imported: false,
+        }
+    }
+
+    /// Reads a record; `None` if there is none, an error if it is torn or another attachment's.
+    pub fn load(paths: &Paths, container_id: &str, ifname: &str) -> Result<Option<Self>, Error> {
+        let path = paths.record(container_id, ifname);
+        match file::read_json::<Self>(&path)? {
+            Some(record) if record.format == 0 || record.format > FORMAT => Err(Error::new(
+                error::DECODE,
+                format!("{} has format {}", path.display(), record.format),
+                format!("this cni-shim reads up to {FORMAT}. To fix it: install the newer cni-shim again"),
+            )),
+            Some(record) if (record.container_id.as_str(), record.ifname.as_str()) != (container_id, ifname) => {
+                Err(Error::new(error::DECODE, format!("{} is another attachment's", path.display()), ""))
+            }
+            record => Ok(record),
+        }
+    }
+
+    /// Writes the record; `durable` makes it survive a power cut. The caller holds the attachment's lock.
+    pub fn store(&self, paths: &Paths, durable: bool) -> Result<(), Error> {
+        file::write_json(&paths.record(&self.container_id, &self.ifname), self, durable)
+    }
+
+    /// Removes the record. The caller holds the attachment's lock.
+    pub fn remove(&self, paths: &Paths) -> Result<(), Error> {
+        file::remove(&paths.record(&self.container_id, &self.ifname))
+    }
+
+    /// All records, and the files that should be records but cannot be read.
+    pub fn list(paths: &Paths) -> Result<(Vec<Self>, Vec<PathBuf>), Error> {
+        let (mut records, mut torn) = (Vec::new(), Vec::new());
+        for path in file::list(&paths.attachments())? {
+            match file::read_json::<Self>(&path) {
+                Ok(Some(record)) if (1..=FORMAT).contains(&record.format) => records.push(record),
+                Ok(None) => {}
+                Ok(Some(_)) | Err(_) => torn.push(path),
+            }
+        }
+        Ok((records, torn))
+    }
+
+    /// Whether an ADD, a DEL or one of its delegates is still at work on the attachment.
+    pub fn is_busy(&self, paths: &Paths) -> Result<bool, Error> {
+        Ok(lock::attachment(paths, &self.container_id, &self.ifname, Duration::ZERO)?.is_none())
+    }
+}

@@ -1,0 +1,154 @@
+//! CHECK, GC and STATUS.
+
+use crate::request::Request;
+use cni_shim::conflist::List;
+use cni_shim::delete::{self, Terms};
+use cni_shim::record::{Phase, Record};
+use cni_shim::state::{Backend, Mode, State};
+use cni_shim::{Error, chain, convert, error, lock};
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// Runs the CHECK of the list that made the attachment. What cannot be checked is taken for sound: CRI-O calls CHECK right
+/// after every ADD, and code 3 would say that no DEL is needed.
+pub fn check(request: &Request) -> Result<(), Error> {
+    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let Some(lock) = lock::attachment(&request.paths, id, ifname, request.limits.lock().min(Duration::from_secs(10)))?
+    else {
+        return Ok(());
+    };
+    let record = match Record::load(&request.paths, id, ifname) {
+        Ok(Some(record)) if record.phase == Phase::Added && record.result.is_some() => record,
+        Ok(None) => {
+            lock.remove();
+            return Ok(());
+        }
+        _ => return Ok(()),
+    };
+    // Of an adopted pod, the first list is the one that it is attached by now.
+    let Some(list) =
+        record.del.first().filter(|list| !list.disable_check && convert::at_least(&list.cni_version, "0.4.0"))
+    else {
+        return Ok(());
+    };
+    lock.inherit()?;
+    let deadline = Instant::now() + request.limits.check();
+    let mut invocation = request.invocation.clone();
+    if !list.args.is_empty() {
+        invocation.args.clone_from(&list.args);
+    }
+    let failures = chain::each("CHECK", list, &invocation, &chain::cached(list, record.result.as_ref()), deadline);
+    if failures.is_empty() { Ok(()) } else { Err(chain::join(&failures)) }
+}
+
+/// Detaches what the shim attached and the runtime no longer knows. Sandboxes older than the shim are not its business.
+pub fn gc(request: &Request) -> Result<(), Error> {
+    let named = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+    // Absent or null: the runtime does not say what is valid (cnitool), so nothing is known to be invalid.
+    let Some(valid) = named.iter().find_map(|key| request.config.get(*key)?.as_array()) else {
+        return Ok(());
+    };
+    let text = |entry: &Value, key| entry.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let keep: HashSet<_> = valid.iter().map(|entry| (text(entry, "containerID"), text(entry, "ifname"))).collect();
+    let deadline = Instant::now() + request.limits.gc();
+    let mut failures = Vec::new();
+    for record in Record::list(&request.paths)?.0 {
+        if record.imported || keep.contains(&(record.container_id.clone(), record.ifname.clone())) {
+            continue;
+        }
+        let taken = lock::attachment(&request.paths, &record.container_id, &record.ifname, Duration::ZERO)?;
+        // Taken: at work. Gone since: its DEL came.
+        let (Some(lock), Ok(Some(record))) =
+            (taken, Record::load(&request.paths, &record.container_id, &record.ifname))
+        else {
+            continue;
+        };
+        let invocation = delete::unattended(&record);
+        let within = deadline.saturating_duration_since(Instant::now());
+        let terms = Terms { request_name: "", within, defer: false };
+        failures.extend(delete::finish(&request.paths, record, &invocation, terms, lock).err().unwrap_or_default());
+    }
+    let more: Map<_, _> = named.iter().map(|key| ((*key).to_owned(), valid.clone().into())).collect();
+    for backend in [Backend::Flannel, Backend::Calico] {
+        let Ok(list) = List::of_backend(&request.paths, &request.backends, backend, true) else { continue };
+        if list.disable_gc || !convert::at_least(&list.cni_version, "1.1.0") {
+            continue;
+        }
+        failures.extend(chain::each(
+            "GC",
+            &list.resolve(&request.invocation.cni_path)?,
+            &request.invocation,
+            &more,
+            deadline,
+        ));
+    }
+    if failures.is_empty() { Ok(()) } else { Err(chain::join(&failures)) }
+}
+
+/// Says whether an ADD would succeed. During a hold it says yes: the node must not become NotReady.
+pub fn status(request: &Request) -> Result<(), Error> {
+    let unavailable = |code, cause: Error| Error::new(code, cause.msg, cause.details);
+    let state = State::load(&request.paths).map_err(|cause| unavailable(error::UNAVAILABLE, cause))?;
+    let (backend, other) = match state.map_or(request.default.into(), |state| state.mode) {
+        Mode::Hold => return Ok(()),
+        Mode::Flannel => (Backend::Flannel, Backend::Calico),
+        Mode::Calico => (Backend::Calico, Backend::Flannel),
+    };
+    ready(request, backend).map_err(|cause| {
+        let with_pods =
+            Record::list(&request.paths).is_ok_and(|(all, _)| all.iter().any(|record| record.backend == other));
+        let both = with_pods && ready(request, other).is_err();
+        unavailable(if both { error::LIMITED } else { error::UNAVAILABLE }, cause)
+    })
+}
+
+fn ready(request: &Request, backend: Backend) -> Result<(), Error> {
+    let list = List::of_backend(&request.paths, &request.backends, backend, true)?;
+    match backend {
+        Backend::Flannel => subnet_file(request, &list)?,
+        Backend::Calico => calico_files(request, &list)?,
+    }
+    if request.invocation.cni_path.is_empty() {
+        return Ok(());
+    }
+    let run = list.resolve(&request.invocation.cni_path)?;
+    if !convert::at_least(&run.cni_version, "1.1.0") {
+        return Ok(());
+    }
+    let deadline = Instant::now() + request.limits.status();
+    let failures = chain::each("STATUS", &run, &request.invocation, &Map::new(), deadline);
+    if failures.is_empty() { Ok(()) } else { Err(chain::join(&failures)) }
+}
+
+/// flannel's ADD cannot succeed before flanneld has written its subnet file (after a boot: /run is empty).
+pub fn subnet_file(request: &Request, list: &List) -> Result<(), Error> {
+    let Some(plugin) = list.plugins.iter().find(|plugin| plugin.get("type") == Some(&json!("flannel"))) else {
+        return Ok(());
+    };
+    let path = plugin.get("subnetFile").and_then(Value::as_str).unwrap_or("/run/flannel/subnet.env");
+    let path = request.paths.node(path);
+    if std::fs::read_to_string(&path).is_ok_and(|text| text.contains("FLANNEL_MTU=")) {
+        return Ok(());
+    }
+    let fix = format!("flanneld has not written {}. To fix it: see the log of its pod on this node", path.display());
+    Err(Error::new(error::TRY_LATER, "flannel is not ready on this node", fix))
+}
+
+fn calico_files(request: &Request, list: &List) -> Result<(), Error> {
+    let Some(plugin) = list.plugins.iter().find(|plugin| plugin.get("type") == Some(&json!("calico"))) else {
+        return Ok(());
+    };
+    let optional = plugin.get("nodename_file_optional") == Some(&Value::Bool(true));
+    let nodename = plugin.get("nodename_file").and_then(Value::as_str).unwrap_or("/var/lib/calico/nodename");
+    let kubeconfig = plugin.get("kubernetes").and_then(|kubernetes| kubernetes.get("kubeconfig")?.as_str());
+    for path in kubeconfig.into_iter().chain(Some(nodename).filter(|_| !optional)) {
+        let path = request.paths.node(path);
+        if !path.is_file() {
+            let fix =
+                format!("{} is missing. To fix it: see the log of the calico-node pod on this node", path.display());
+            return Err(Error::new(error::UNAVAILABLE, "Calico is not ready on this node", fix));
+        }
+    }
+    Ok(())
+}
