@@ -1,8 +1,160 @@
 //! The stand-in for kube-apiserver: an object store behind the real one's HTTP interface, with its refusals.
+//!
+//! A request passes, in this order: [`serve`] (sockets, TLS, faults), [`handler`], [`authorize`], [`api`] with
+//! admission in [`node_restriction`], and ends in the [`store`].
 
+pub mod api;
+pub mod authorize;
+pub mod control;
+pub mod delete;
+mod discovery;
+pub mod error;
+mod eviction;
+pub mod faults;
+pub mod handler;
+pub mod identity;
+mod journal;
+pub mod modify;
+mod node_authorizer;
+pub mod node_restriction;
+pub mod options;
+pub mod patch;
+mod pod_strategy;
+mod rbac;
+pub mod request;
+pub mod resources;
+mod reviews;
+pub mod selector;
+pub mod serve;
+pub mod store;
+mod strategy;
+mod subresources;
+mod tls;
+pub mod value;
+mod watch;
+
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-/// `nodectl-lab apiserver`.
-pub fn main(_args: &[String]) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+use anyhow::Context;
+use clap::Parser;
+use serde_json::{Value, json};
+
+use api::Api;
+use control::Control;
+use error::ApiResult;
+use faults::Faults;
+use handler::Handler;
+use identity::{Tokens, User};
+use serve::{Service, Socket};
+use store::Store;
+use tls::Tls;
+
+use crate::controllers::Controllers;
+use crate::pki::Pki;
+
+pub use eviction::selects as budget_selects;
+pub use options::{Listen, Options, Regime};
+
+/// A running server; it stops when dropped.
+pub struct Server {
+    /// Where it listens, in the order of the options.
+    pub addresses: Vec<SocketAddr>,
+    /// Its objects, without any authorisation in between.
+    pub api: Arc<Api>,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// Commands as on the control socket.
+    pub control: Control,
+    /// Its certificates.
+    pub pki: Pki,
+    controllers: Option<Arc<Controllers>>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Server {
+    /// Starts a server inside this process. It answers when this returns.
+    pub fn start(options: &Options) -> anyhow::Result<Self> {
+        let pki = Pki::open_or_create(&options.pki)?;
+        let api = Arc::new(Api {
+            store: Store::open(options.state.as_deref())?,
+            regime: options.regime,
+            tokens: Tokens::new(&pki.token_secret()?),
+        });
+        bootstrap(&api).context("creating the objects that every cluster has")?;
+        let faults = Faults::default();
+        let handler = Handler { api: api.clone(), faults: faults.clone() };
+        let service = Arc::new(Service { handler, tls: Tls::new(&pki)?, faults: faults.clone() });
+        let sockets = options.listen.iter().map(Socket::open).collect::<anyhow::Result<Vec<_>>>()?;
+        let addresses: Vec<SocketAddr> = sockets.iter().map(Socket::address).collect();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        for socket in sockets {
+            runtime.spawn(serve::accept(service.clone(), socket));
+        }
+        let controllers = match options.no_controllers {
+            true => None,
+            false => Some(Arc::new(Controllers::start(api.clone(), options)?)),
+        };
+        let control = Control { faults: faults.clone(), api: api.clone(), controllers: controllers.clone() };
+        if let Some(path) = &options.control {
+            control.clone().listen(path)?;
+        }
+        Ok(Self { addresses, api, faults, control, pki, controllers, runtime: Some(runtime) })
+    }
+
+    /// Its URL, by the first address.
+    pub fn url(&self) -> String {
+        self.addresses.first().map(|address| format!("https://{address}")).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(controllers) = &self.controllers {
+            controllers.stop();
+        }
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// `nodectl-lab apiserver`: runs until killed.
+pub fn main(args: &[String]) -> anyhow::Result<ExitCode> {
+    let name = "apiserver".to_string();
+    let options = match Options::try_parse_from(std::iter::once(&name).chain(args)) {
+        Ok(options) => options,
+        Err(error) => {
+            error.print()?;
+            return Ok(ExitCode::from(if error.use_stderr() { 64 } else { 0 }));
+        }
+    };
+    let server = Server::start(&options)?;
+    if let Some(path) = &options.port_file {
+        let text: String = server.addresses.iter().map(|address| format!("{address}\n")).collect();
+        let scratch = path.with_extension("new");
+        std::fs::write(&scratch, text)?;
+        std::fs::rename(scratch, path).with_context(|| format!("writing {}", path.display()))?;
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// The namespaces and the Service that a real server makes for itself.
+fn bootstrap(api: &Api) -> anyhow::Result<()> {
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        ensure(api, "namespaces", "", &json!({"metadata": {"name": name}}))?;
+    }
+    ensure(api, "services", "default", &crate::objects::kubernetes_service())?;
+    Ok(())
+}
+
+fn ensure(api: &Api, resource: &str, namespace: &str, object: &Value) -> ApiResult<()> {
+    let target = api.target(resource, namespace, "")?;
+    match api.create(&User::controller(), &target, object.clone(), false) {
+        Err(error) if error.code != 409 => Err(error),
+        _ => Ok(()),
+    }
 }
