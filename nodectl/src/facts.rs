@@ -37,6 +37,8 @@ pub struct Facts {
     pub runtime: Option<Runtime>,
     /// The API server's view of this node; `None` where it does not answer.
     pub cluster: Option<ClusterView>,
+    /// When this was observed, seconds since 1970.
+    pub observed_at: i64,
     /// Why a part could not be observed, by the part's name ("cluster", "runtime", ...).
     pub unobserved: BTreeMap<String, String>,
     /// The shim's state and records on this node.
@@ -320,6 +322,8 @@ pub struct Runtime {
     pub version: String,
     /// Name of the CNI network it has loaded, where it tells.
     pub network: Option<String>,
+    /// Types of that network's plugins.
+    pub plugins: Vec<String>,
     /// The CNI network is ready.
     pub network_ready: bool,
     /// Image references and digests it holds.
@@ -374,6 +378,8 @@ pub struct ClusterView {
     pub prepared: Option<Result<Prepared, String>>,
     /// Pods bound to this node.
     pub pods: Vec<Pod>,
+    /// What the server refused when asked with `dryRun=All`, by operation; `None` where not asked.
+    pub refused: Option<BTreeMap<String, String>>,
 }
 
 /// A pod bound to this node, as far as decisions need it.

@@ -1,0 +1,333 @@
+//! The write-ahead journal: append-only JSON lines, each on disk before the act that it announces.
+//!
+//! A crash leaves at most one step whose `begin` has no `done`; that step may be wholly, partly or not at all done, and
+//! both doing it again and undoing it must be right. A torn last line is the mark of a power cut and is dropped.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::fault;
+use crate::plan::Plan;
+use crate::step::Before;
+
+/// Version of the journal's form, in its first record.
+pub const JOURNAL_FORMAT: u32 = 1;
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+pub enum Record {
+    /// First line: who, what, when.
+    Open {
+        /// [`JOURNAL_FORMAT`].
+        format: u32,
+        /// nodectl's version.
+        tool: String,
+        /// Run id.
+        run: String,
+        /// Boot id of the machine when the run began.
+        boot_id: String,
+        /// RFC 3339.
+        at: String,
+        /// Why, as given with `--reason`.
+        #[serde(default)]
+        reason: Option<String>,
+        /// The plan.
+        plan: Box<Plan>,
+    },
+    /// A process took the run up (again).
+    Attach {
+        /// Its pid.
+        pid: u32,
+        /// Boot id.
+        boot_id: String,
+        /// RFC 3339.
+        at: String,
+    },
+    /// Step `n` is about to be done; this is what was there.
+    Begin {
+        /// Index into the plan.
+        n: usize,
+        /// Pre-image.
+        before: Before,
+        /// RFC 3339.
+        at: String,
+    },
+    /// Step `n` is done.
+    Done {
+        /// Index into the plan.
+        n: usize,
+        /// Milliseconds it took.
+        ms: u64,
+        /// What it found or measured.
+        #[serde(default, skip_serializing_if = "Value::is_null")]
+        result: Value,
+    },
+    /// Step `n` failed.
+    Failed {
+        /// Index into the plan.
+        n: usize,
+        /// Why.
+        error: String,
+    },
+    /// The run turns back.
+    Reverting {
+        /// Why.
+        why: String,
+        /// RFC 3339.
+        at: String,
+    },
+    /// Step `n` is undone.
+    Undone {
+        /// Index into the plan.
+        n: usize,
+        /// Milliseconds it took.
+        ms: u64,
+    },
+    /// Something that needs the API server, or has to wait for it.
+    Owed {
+        /// What.
+        debt: Debt,
+    },
+    /// The debt is paid.
+    Paid {
+        /// What.
+        debt: Debt,
+    },
+    /// Last line.
+    Close {
+        /// How the run ended.
+        outcome: Outcome,
+        /// RFC 3339.
+        at: String,
+    },
+}
+
+/// What a revert without the API server leaves to be done when it answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "debt", rename_all = "kebab-case")]
+pub enum Debt {
+    /// Set the node's label.
+    Label {
+        /// To this value; removed where `None`.
+        value: Option<String>,
+    },
+    /// Set spec.unschedulable.
+    Unschedulable {
+        /// To this.
+        value: bool,
+    },
+    /// Put a Node condition back.
+    Condition {
+        /// The condition object.
+        value: Value,
+    },
+    /// Start a unit that was stopped to keep it from fighting.
+    StartUnit {
+        /// Its name.
+        unit: String,
+    },
+    /// Wait until the agent that the label asks for serves again.
+    AwaitAgent {
+        /// The agent.
+        agent: Box<crate::step::Agent>,
+    },
+    /// Run the DELs that the shim keeps.
+    PendingDels,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The node is on the CNI that was asked for.
+    Switched,
+    /// The node is as it was before the run.
+    PutBack,
+}
+
+/// A run's journal, read whole.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Its records in order.
+    pub records: Vec<Record>,
+}
+
+/// An open journal file.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+}
+
+impl Journal {
+    /// Creates a new journal with its first record, on disk when this returns.
+    pub fn create(path: &Path, open: &Record) -> Result<Journal> {
+        let file = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("could not create the journal {}", path.display()))?;
+        let mut journal = Journal { path: path.to_owned(), file };
+        journal.append(open)?;
+        sync_parent(path)?;
+        Ok(journal)
+    }
+
+    /// Opens an existing journal to append; a torn last line is cut off first.
+    pub fn open(path: &Path) -> Result<(Journal, Log)> {
+        let bytes = std::fs::read(path).with_context(|| format!("could not read the journal {}", path.display()))?;
+        let (log, whole) = parse(&bytes, path)?;
+        let file = OpenOptions::new()
+            .append(true)
+            .open(path)
+            .with_context(|| format!("could not open the journal {}", path.display()))?;
+        if whole < bytes.len() {
+            file.set_len(whole as u64).with_context(|| format!("could not mend the end of {}", path.display()))?;
+            file.sync_all().with_context(|| format!("could not sync {}", path.display()))?;
+        }
+        Ok((Journal { path: path.to_owned(), file }, log))
+    }
+
+    /// Appends a record; it is on disk when this returns.
+    pub fn append(&mut self, record: &Record) -> Result<()> {
+        fault::point("journal.append");
+        let mut line = serde_json::to_vec(record).context("could not encode a journal record")?;
+        line.push(b'\n');
+        self.file.write_all(&line).and_then(|()| self.file.sync_data()).with_context(|| {
+            format!(
+                "could not write the journal {}. To fix it: make room on that file system, then run `nodectl resume` or `nodectl revert`",
+                self.path.display()
+            )
+        })?;
+        fault::point("journal.appended");
+        Ok(())
+    }
+}
+
+/// Reads a journal without touching it.
+pub fn read(path: &Path) -> Result<Log> {
+    let bytes = std::fs::read(path).with_context(|| format!("could not read the journal {}", path.display()))?;
+    Ok(parse(&bytes, path)?.0)
+}
+
+/// The records and how many bytes of whole lines they take.
+fn parse(bytes: &[u8], path: &Path) -> Result<(Log, usize)> {
+    let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+    let mut records = Vec::new();
+    for (i, line) in bytes[..whole].split(|b| *b == b'\n').enumerate() {
+        if line.is_empty() {
+            continue;
+        }
+        let record = serde_json::from_slice(line).with_context(|| {
+            format!(
+                "line {} of the journal {} does not parse. To fix it: use the nodectl version that wrote it, or move the file away once the node is known to be well",
+                i + 1,
+                path.display()
+            )
+        })?;
+        records.push(record);
+    }
+    match records.first() {
+        Some(Record::Open { format, .. }) if *format != JOURNAL_FORMAT => {
+            bail!(
+                "the journal {} has format {format}, this nodectl reads format {JOURNAL_FORMAT}. To fix it: use the nodectl version that wrote it",
+                path.display()
+            )
+        }
+        Some(Record::Open { .. }) | None => Ok((Log { records }, whole)),
+        Some(_) => bail!("the journal {} does not begin with an open record", path.display()),
+    }
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    File::open(dir).and_then(|d| d.sync_all()).with_context(|| format!("could not sync {}", dir.display()))
+}
+
+impl Log {
+    /// The plan and the run's head.
+    pub fn plan(&self) -> Option<&Plan> {
+        match self.records.first() {
+            Some(Record::Open { plan, .. }) => Some(plan),
+            _ => None,
+        }
+    }
+
+    /// Pre-image of step `n`, where it was begun; the first one counts: later ones saw our own work.
+    pub fn before(&self, n: usize) -> Option<&Before> {
+        self.records.iter().find_map(|r| match r {
+            Record::Begin { n: m, before, .. } if *m == n => Some(before),
+            _ => None,
+        })
+    }
+
+    /// Steps begun and not undone, in order.
+    pub fn standing(&self) -> Vec<usize> {
+        let mut standing = Vec::new();
+        for record in &self.records {
+            match record {
+                Record::Begin { n, .. } if !standing.contains(n) => standing.push(*n),
+                Record::Undone { n, .. } => standing.retain(|m| m != n),
+                _ => {}
+            }
+        }
+        standing
+    }
+
+    /// Whether step `n` was done and not undone since.
+    pub fn is_done(&self, n: usize) -> bool {
+        self.records.iter().rev().find_map(|r| match r {
+            Record::Done { n: m, .. } if *m == n => Some(true),
+            Record::Undone { n: m, .. } if *m == n => Some(false),
+            _ => None,
+        }) == Some(true)
+    }
+
+    /// Result of step `n`, where it was done.
+    pub fn result(&self, n: usize) -> Option<&Value> {
+        self.records.iter().rev().find_map(|r| match r {
+            Record::Done { n: m, result, .. } if *m == n => Some(result),
+            _ => None,
+        })
+    }
+
+    /// Whether the run has turned back.
+    pub fn reverting(&self) -> bool {
+        self.records.iter().any(|r| matches!(r, Record::Reverting { .. }))
+    }
+
+    /// Debts that are not paid yet, oldest first.
+    pub fn debts(&self) -> Vec<Debt> {
+        let mut debts: Vec<Debt> = Vec::new();
+        for record in &self.records {
+            match record {
+                Record::Owed { debt } if !debts.contains(debt) => debts.push(debt.clone()),
+                Record::Paid { debt } => debts.retain(|d| d != debt),
+                _ => {}
+            }
+        }
+        debts
+    }
+
+    /// How the run ended, where it has.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.records.iter().rev().find_map(|r| match r {
+            Record::Close { outcome, .. } => Some(*outcome),
+            _ => None,
+        })
+    }
+
+    /// Boot id of the last process that worked on the run.
+    pub fn last_boot(&self) -> Option<&str> {
+        self.records.iter().rev().find_map(|r| match r {
+            Record::Attach { boot_id, .. } | Record::Open { boot_id, .. } => Some(boot_id.as_str()),
+            _ => None,
+        })
+    }
+}

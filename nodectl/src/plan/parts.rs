@@ -1,0 +1,192 @@
+//! The parts of which both directions' plans are made.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use cni_shim::Paths;
+use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
+
+use crate::cni::Cni;
+use crate::facts::{ClusterView, Facts, Network, Pod};
+use crate::prepared::Prepared;
+use crate::request::Request;
+use crate::step::{Agent, CleanScope, Step, Targets};
+
+/// Where the package keeps the shim.
+pub const PACKAGED_SHIM: &str = "/usr/libexec/nodectl/cni-shim";
+/// The shim's conflist; sorts before flannel's, Calico's and the distributions' own.
+pub const SHIM_CONFLIST: &str = "00-cni-shim.conflist";
+/// The shim's state folder.
+pub const SHIM_STATE_DIR: &str = "/var/lib/cni-shim";
+/// Boot-time units, in the order in which they run.
+pub const BOOT_UNITS: [&str; 2] = ["nodectl-boot.service", "nodectl-settle.service"];
+
+/// Plugin binaries that Calico's installer overwrites with its own builds.
+const OVERWRITTEN: [&str; 7] = ["bandwidth", "flannel", "host-local", "loopback", "portmap", "tuning", "bridge"];
+
+/// Name of the overlay device of a CNI.
+pub fn overlay_name(cni: Cni, vni: u32) -> String {
+    match cni {
+        Cni::Flannel => format!("flannel.{vni}"),
+        Cni::Calico => "vxlan.calico".into(),
+    }
+}
+
+/// What tells this CNI's objects from others'.
+pub fn scope(facts: &Facts, prepared: &Prepared, cni: Cni) -> CleanScope {
+    let info = match cni {
+        Cni::Flannel => &prepared.flannel,
+        Cni::Calico => &prepared.calico,
+    };
+    CleanScope {
+        cluster_cidr: prepared.cluster_cidr,
+        pod_cidr: prepared.pod_cidr,
+        vni: prepared.vni,
+        network: info.network.clone(),
+        conflist: info.conflist.clone(),
+        conf_dir: facts.files.conf_dir.clone(),
+        bin_dir: facts.files.bin_dir.clone(),
+        interface_prefix: prepared.calico.interface_prefix.clone(),
+    }
+}
+
+/// What starting or stopping this CNI's agent needs to know.
+pub fn agent(facts: &Facts, prepared: &Prepared, cni: Cni, timeout_s: u64) -> Agent {
+    let (info, plugins): (_, &[&str]) = match cni {
+        Cni::Flannel => (&prepared.flannel, &["flannel", "bridge", "host-local", "portmap"]),
+        Cni::Calico => (&prepared.calico, &["calico", "calico-ipam", "portmap"]),
+    };
+    let dir = Path::new(&facts.files.bin_dir);
+    Agent {
+        cni,
+        namespace: info.namespace.clone(),
+        daemonset: info.daemonset.clone(),
+        conflist: join(&facts.files.conf_dir, &info.conflist),
+        binaries: plugins.iter().map(|p| dir.join(p).display().to_string()).collect(),
+        overlay: overlay_name(cni, prepared.vni),
+        scope: scope(facts, prepared, cni),
+        timeout_s,
+    }
+}
+
+/// Tunnel addresses of this node's peers: gateways of the routes over the overlay.
+pub fn peers(network: &Network, overlay: &str) -> Vec<IpAddr> {
+    let mut peers: Vec<IpAddr> =
+        network.routes.iter().filter(|r| r.dev.as_deref() == Some(overlay)).filter_map(|r| r.via).collect();
+    peers.sort_unstable();
+    peers.dedup();
+    peers
+}
+
+/// What is probed before and after the switch.
+pub fn targets(facts: &Facts, prepared: &Prepared, from: Cni) -> Targets {
+    Targets {
+        peers: peers(&facts.network, &overlay_name(from, prepared.vni)),
+        service: prepared.probe.service.clone(),
+        dns: prepared.probe.dns.clone(),
+        host: Some(prepared.vtep.public_ip),
+    }
+}
+
+/// Steps that every switch begins with: binaries kept, the shim in front with behaviour unchanged.
+pub fn prologue(facts: &Facts, prepared: &Prepared, from: Cni) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let names: Vec<String> =
+        OVERWRITTEN.iter().filter(|n| facts.files.binaries.contains_key(**n)).map(|n| (*n).to_owned()).collect();
+    steps.push(Step::PreserveBinaries { dir: facts.files.bin_dir.clone(), names });
+    if !facts.units.is_empty() {
+        steps.push(Step::EnableBootUnits { units: BOOT_UNITS.map(str::to_owned).to_vec() });
+    }
+    if facts.shim.mode.is_none() {
+        steps.push(Step::InstallShimBinary { from: PACKAGED_SHIM.into(), to: join(&facts.files.bin_dir, "cni-shim") });
+        steps.push(Step::SetShimState { to: from });
+        steps.push(Step::InstallShimConflist {
+            path: join(&facts.files.conf_dir, SHIM_CONFLIST),
+            content: front_conflist(facts, prepared, from),
+        });
+        steps.push(Step::ImportAttachments { made_by: from });
+    }
+    steps.push(Step::Baseline { targets: targets(facts, prepared, from) });
+    steps
+}
+
+/// The shim's conflist keeps the network name of the node's own one: containerd finds the results of older pods by it,
+/// and taking the shim away again is then invisible to them.
+fn front_conflist(facts: &Facts, prepared: &Prepared, from: Cni) -> serde_json::Value {
+    let native = match from {
+        Cni::Flannel => &prepared.flannel.network,
+        Cni::Calico => &prepared.calico.network,
+    };
+    let backends = Backends {
+        flannel: join(&facts.files.conf_dir, &prepared.flannel.conflist).into(),
+        calico: join(&facts.files.conf_dir, &prepared.calico.conflist).into(),
+    };
+    let lists: Vec<List> =
+        facts.files.confs.values().filter_map(|c| List::parse(c.to_string().as_bytes()).ok()).collect();
+    let paths = Paths::new("/", SHIM_STATE_DIR);
+    shim_conflist(native, &paths, &backends, &union_of_capabilities(&lists), shim_backend(from))
+}
+
+/// The shim's name for a CNI.
+pub fn shim_backend(cni: Cni) -> cni_shim::state::Backend {
+    match cni {
+        Cni::Flannel => cni_shim::state::Backend::Flannel,
+        Cni::Calico => cni_shim::state::Backend::Calico,
+    }
+}
+
+/// Cordon and evict.
+pub fn drain(cluster: &ClusterView, request: &Request) -> Vec<Step> {
+    let mut pods: Vec<String> = cluster.pods.iter().filter(|p| moves(p)).map(full_name).collect();
+    pods.sort_unstable();
+    vec![Step::Cordon, Step::Evict { pods, timeout_s: request.drain_timeout_s, grace_s: request.grace_s }]
+}
+
+/// Whether eviction moves this pod elsewhere: DaemonSet pods and static pods stay, host-network pods need no move.
+pub fn moves(pod: &Pod) -> bool {
+    !pod.mirror && !pod.host_network && pod.controller.as_ref().is_none_or(|(kind, _)| kind != "DaemonSet")
+}
+
+/// Pods with pod network that stay on the node and get a new sandbox.
+pub fn staying(cluster: &ClusterView) -> Vec<String> {
+    let mut pods: Vec<String> = cluster
+        .pods
+        .iter()
+        .filter(|p| !p.host_network && !moves(p) && p.phase != "Succeeded" && p.phase != "Failed")
+        .map(full_name)
+        .collect();
+    pods.sort_unstable();
+    pods
+}
+
+/// What will happen to whom, in sentences.
+pub fn pod_notes(cluster: &ClusterView) -> Vec<String> {
+    let mut notes = Vec::new();
+    for pod in &cluster.pods {
+        let name = full_name(pod);
+        if pod.host_network || pod.phase == "Succeeded" || pod.phase == "Failed" {
+            continue;
+        }
+        if pod.mirror {
+            notes.push(format!("{name}: static pod; its sandbox is rebuilt here, with a new address"));
+        } else if !moves(pod) {
+            notes.push(format!("{name}: DaemonSet pod; its sandbox is rebuilt here, with a new address"));
+        } else if pod.controller.is_none() {
+            notes.push(format!("{name}: no controller will re-create it elsewhere; it is gone after eviction"));
+        } else if pod.local_storage {
+            notes.push(format!("{name}: evicted; its emptyDir data is lost"));
+        }
+    }
+    notes.sort_unstable();
+    notes
+}
+
+/// `namespace/name`.
+pub fn full_name(pod: &Pod) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+/// A path below a directory, as text.
+pub fn join(dir: &str, name: &str) -> String {
+    Path::new(dir).join(name).display().to_string()
+}

@@ -1,0 +1,86 @@
+//! flannel -> Calico, takeover of the overlay. The order is the point; each step's place says why.
+
+use super::parts;
+use crate::cni::Cni;
+use crate::facts::{ClusterView, Facts, Link, Saved};
+use crate::prepared::Prepared;
+use crate::request::Request;
+use crate::rules::{self, OwnedRules};
+use crate::step::Step;
+
+/// The steps and what will happen to whom.
+pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request: &Request) -> (Vec<Step>, Vec<String>) {
+    let flannel = parts::agent(facts, prepared, Cni::Flannel, request.agent_timeout_s);
+    let calico = parts::agent(facts, prepared, Cni::Calico, request.agent_timeout_s);
+    let mut steps = parts::prologue(facts, prepared, Cni::Flannel);
+    steps.extend(parts::drain(cluster, request));
+    steps.push(Step::Hold { next: Cni::Calico });
+    // flanneld puts back what is removed under it, so it goes before anything of it is touched.
+    steps.push(Step::StopAgent(flannel.clone()));
+    let rules = flannel_rules(&facts.firewall.saved);
+    if !rules.is_empty() {
+        steps.push(Step::KeepFlannelRules { rules });
+    }
+    // felix blackholes every block of its node as soon as it runs: no pod may hang on cni0 any more by then.
+    steps.push(Step::StopSandboxes { made_by: Cni::Flannel, pods: parts::staying(cluster) });
+    steps.push(overlay_step(facts, prepared, &flannel.overlay, &calico.overlay));
+    steps.push(Step::StartAgent(calico));
+    steps.push(Step::Probe { via: Cni::Calico, targets: parts::targets(facts, prepared, Cni::Flannel) });
+    steps.push(Step::Release { to: Cni::Calico });
+    steps.push(Step::AwaitPods { made_by: Cni::Calico, timeout_s: request.agent_timeout_s });
+    if !cluster.unschedulable {
+        steps.push(Step::Uncordon);
+    }
+    // Only now: until here every step's undo needs what flannel left.
+    steps.push(Step::Clean { cni: Cni::Flannel, scope: flannel.scope });
+    if !facts.units.is_empty() {
+        steps.push(Step::DisableBootUnits { units: parts::BOOT_UNITS.map(str::to_owned).to_vec() });
+    }
+    (steps, parts::pod_notes(cluster))
+}
+
+/// A renamed device keeps address, routes, neighbours and forwarding entries, and felix keeps it; one that felix would
+/// not accept is deleted, because felix cannot create its own beside it (same VNI and port: EEXIST).
+fn overlay_step(facts: &Facts, prepared: &Prepared, from: &str, to: &str) -> Step {
+    match facts.network.link(from).and_then(|link| mismatch(link, prepared)) {
+        Some(why) => Step::DeleteOverlay { link: from.into(), why },
+        None => Step::RenameOverlay { from: from.into(), to: to.into() },
+    }
+}
+
+/// What felix compares before it keeps a device; the first difference.
+pub fn mismatch(link: &Link, prepared: &Prepared) -> Option<String> {
+    let Some(vxlan) = &link.vxlan else {
+        return Some("it is not a VXLAN device".into());
+    };
+    if vxlan.vni != prepared.vni {
+        return Some(format!("its VNI is {}, Calico's will be {}", vxlan.vni, prepared.vni));
+    }
+    if vxlan.port != prepared.port {
+        return Some(format!("its port is {}, Calico's will be {}", vxlan.port, prepared.port));
+    }
+    if vxlan.local != Some(prepared.vtep.public_ip) {
+        return Some(format!("its local address is not {}", prepared.vtep.public_ip));
+    }
+    if vxlan.learning {
+        return Some("it learns forwarding entries, Calico's does not".into());
+    }
+    if vxlan.gbp {
+        return Some("it has the group-policy extension, Calico's does not".into());
+    }
+    if link.mac != prepared.vtep.mac {
+        return Some(format!("its MAC is {}, prepare recorded {}", link.mac, prepared.vtep.mac));
+    }
+    None
+}
+
+/// flannel's chains as they stand.
+fn flannel_rules(saved: &[Saved]) -> Vec<OwnedRules> {
+    saved
+        .iter()
+        .filter_map(|s| {
+            let owned = rules::owned(&s.text, rules::is_flannel_chain, rules::is_flannel_rule);
+            (!owned.tables.is_empty()).then_some(OwnedRules { backend: s.backend, family: s.family, owned })
+        })
+        .collect()
+}

@@ -1,0 +1,145 @@
+//! Checks of what the API server says about this node.
+
+use super::Check;
+use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL};
+use crate::facts::{ClusterView, Facts};
+use crate::prepared::Prepared;
+use crate::request::Request;
+
+pub(super) fn api(facts: &Facts) -> Check {
+    match &facts.cluster {
+        Some(view) => Check::pass("api", format!("the API server answers to this node's own identity ({})", view.node)),
+        None => Check::fail(
+            "api",
+            format!(
+                "the API server could not be asked with this node's identity: {}",
+                facts.unobserved.get("cluster").map_or("no kubelet kubeconfig was found", String::as_str)
+            ),
+            "see that kubelet runs and is connected; `nodectl revert` works without the API server",
+        ),
+    }
+}
+
+pub(super) fn node_ready(view: &ClusterView) -> Check {
+    match view.conditions.get("Ready") {
+        Some((status, _)) if status == "True" => Check::pass("node-ready", "the Node is Ready"),
+        Some((status, reason)) => Check::fail(
+            "node-ready",
+            format!("the Node's Ready condition is {status} ({reason})"),
+            "mend the node first: a switch starts from a node that works",
+        ),
+        None => Check::fail("node-ready", "the Node has no Ready condition", "see that kubelet runs"),
+    }
+}
+
+/// Asked with dryRun=All: admission refuses what access reviews allow.
+pub(super) fn permissions(view: &ClusterView) -> Check {
+    match &view.refused {
+        None => Check::warn("permissions", "the server was not asked", "run preflight on the node itself"),
+        Some(refused) if refused.is_empty() => {
+            Check::pass("permissions", "the server allows the label, the cordon and the condition (asked with dryRun)")
+        }
+        Some(refused) => {
+            let list: Vec<String> = refused.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+            Check::fail(
+                "permissions",
+                format!("the server refuses this node's identity: {}", list.join("; ")),
+                "see admission webhooks and authorization of group system:nodes",
+            )
+        }
+    }
+}
+
+/// Present, readable, not stale, and the labels that go with it.
+pub(super) fn prepared(facts: &Facts, view: &ClusterView, request: &Request) -> Check {
+    let fix = "run `nodectl cluster prepare` with an admin kubeconfig";
+    let prepared = match &view.prepared {
+        None => {
+            return Check::fail(
+                "prepared",
+                "this node is not prepared: the annotation nodectl.io/prepared is absent",
+                fix,
+            );
+        }
+        Some(Err(why)) => {
+            return Check::fail("prepared", format!("the annotation nodectl.io/prepared cannot be used: {why}"), fix);
+        }
+        Some(Ok(prepared)) => prepared,
+    };
+    let age_h = prepared
+        .prepared_at
+        .parse::<jiff::Timestamp>()
+        .map(|at| (facts.observed_at - at.as_second()) / 3600)
+        .unwrap_or(i64::MAX);
+    if age_h > i64::try_from(request.prepared_max_age_h).unwrap_or(i64::MAX) {
+        return Check::fail(
+            "prepared",
+            format!(
+                "this node was prepared at {:?}, more than {} hours ago",
+                prepared.prepared_at, request.prepared_max_age_h
+            ),
+            "run `nodectl cluster prepare` again: it refreshes what has changed since",
+        );
+    }
+    if !view.labels.contains_key(NODE_LABEL) {
+        return Check::fail("prepared", format!("the label {NODE_LABEL} is absent from this Node"), fix);
+    }
+    match view.labels.get(CALICO_MIGRATION_LABEL).map(String::as_str) {
+        None | Some("calico") => Check::fail(
+            "prepared",
+            format!(
+                "the label {CALICO_MIGRATION_LABEL} is {}: Calico's garbage collector would give away this node's address blocks",
+                view.labels.get(CALICO_MIGRATION_LABEL).map_or("absent", |_| "`calico`")
+            ),
+            fix,
+        ),
+        Some(_) => Check::pass("prepared", format!("prepared at {} by {}", prepared.prepared_at, prepared.prepared_by)),
+    }
+}
+
+/// An image that has to be pulled while the node has no network of its own may never come.
+pub(super) fn images(facts: &Facts, prepared: &Prepared, request: &Request) -> Check {
+    let wanted = match request.to {
+        Cni::Calico => &prepared.calico.images,
+        Cni::Flannel => &prepared.flannel.images,
+    };
+    let Some(runtime) = &facts.runtime else {
+        return Check::warn(
+            "images",
+            "the runtime does not answer, so its images are unknown",
+            "see the check `runtime`",
+        );
+    };
+    let missing: Vec<&String> = wanted.iter().filter(|image| !holds(&runtime.images, image)).collect();
+    if missing.is_empty() {
+        return Check::pass("images", format!("the {} images of {} are on this node", wanted.len(), request.to));
+    }
+    let list = missing.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ");
+    let pulls: Vec<String> = missing.iter().map(|i| format!("crictl pull {i}")).collect();
+    Check::fail("images", format!("not on this node yet: {list}"), pulls.join(" && "))
+}
+
+/// Runtimes list normalised names: `docker.io/library/x:1` for `x:1`.
+fn holds(images: &[String], wanted: &str) -> bool {
+    images.iter().any(|have| {
+        have == wanted
+            || have.strip_prefix("docker.io/") == Some(wanted)
+            || have.strip_prefix("docker.io/library/") == Some(wanted)
+    })
+}
+
+pub(super) fn pod_cidr(view: &ClusterView, prepared: &Prepared) -> Check {
+    match view.pod_cidrs.iter().find(|c| matches!(c, ipnet::IpNet::V4(_))) {
+        Some(cidr) if *cidr == prepared.pod_cidr => Check::pass("pod-cidr", format!("{cidr}, as prepared")),
+        Some(cidr) => Check::fail(
+            "pod-cidr",
+            format!("this Node's pod CIDR is {cidr}, prepare recorded {}", prepared.pod_cidr),
+            "run `nodectl cluster prepare` again",
+        ),
+        None => Check::fail(
+            "pod-cidr",
+            "this Node has no pod CIDR",
+            "see that kube-controller-manager runs with --allocate-node-cidrs",
+        ),
+    }
+}

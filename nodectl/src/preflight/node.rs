@@ -1,0 +1,245 @@
+//! Checks of the machine: who we are, room, directories, firewall, agents, devices.
+
+use std::net::IpAddr;
+
+use super::Check;
+use crate::cni::Cni;
+use crate::facts::{ClusterView, Facts};
+use crate::ownership;
+use crate::plan::{self, current_cni};
+use crate::prepared::Prepared;
+use crate::request::Request;
+
+/// Bytes that journal, snapshots and copies of plugin binaries may need.
+const ROOM: u64 = 256 * 1024 * 1024;
+
+pub(super) fn root(facts: &Facts) -> Check {
+    if facts.machine.uid == 0 {
+        return Check::pass("root", "running as root");
+    }
+    Check::fail("root", format!("running as uid {}", facts.machine.uid), "run nodectl as root, e.g. with sudo")
+}
+
+pub(super) fn open_run(facts: &Facts) -> Check {
+    match &facts.runs.open {
+        None => Check::pass("open-run", "no run is open on this node"),
+        Some(run) => Check::fail(
+            "open-run",
+            format!("run {run} is open: it was interrupted, or owes something"),
+            "run `nodectl resume` to finish it or `nodectl revert` to take it back",
+        ),
+    }
+}
+
+pub(super) fn disk_space(facts: &Facts) -> Check {
+    let short: Vec<String> = facts
+        .machine
+        .free_bytes
+        .iter()
+        .filter(|(_, free)| **free < ROOM)
+        .map(|(dir, free)| format!("{dir} has {} MiB free", free / 1024 / 1024))
+        .collect();
+    if short.is_empty() {
+        return Check::pass("disk-space", "there is room for the journal and the backups");
+    }
+    Check::fail("disk-space", short.join(", "), format!("make {} MiB of room there", ROOM / 1024 / 1024))
+}
+
+pub(super) fn directories(facts: &Facts) -> Check {
+    let bad: Vec<String> = facts.machine.unwritable.iter().map(|(dir, why)| format!("{dir}: {why}")).collect();
+    if bad.is_empty() {
+        let (conf, bin) = (&facts.files.conf_dir, &facts.files.bin_dir);
+        return Check::pass("cni-directories", format!("{conf} and {bin} can be written"));
+    }
+    Check::fail("cni-directories", bad.join(", "), "remount or unlock the directory (read-only /opt, immutable flag)")
+}
+
+pub(super) fn shim_package(facts: &Facts) -> Check {
+    if facts.shim.packaged {
+        return Check::pass("shim-package", "the packaged cni-shim is there");
+    }
+    Check::fail(
+        "shim-package",
+        format!("{} is missing", plan::PACKAGED_SHIM),
+        "install the nodectl package again, or put the cni-shim binary there",
+    )
+}
+
+pub(super) fn firewall(facts: &Facts) -> Check {
+    let backends: Vec<_> = facts.firewall.saved.iter().map(|s| s.backend).collect();
+    let both = backends.contains(&crate::facts::Backend::Nft) && backends.contains(&crate::facts::Backend::Legacy);
+    match facts.firewall.active {
+        Some(backend) if both => Check::warn(
+            "iptables-backend",
+            format!("kube-proxy uses {backend:?}, and tables of the other variant exist as well"),
+            "no action needed; both are looked at. After the switch, see what still writes to the other one",
+        ),
+        Some(backend) => Check::pass("iptables-backend", format!("kube-proxy and kubelet use {backend:?}")),
+        None => Check::warn(
+            "iptables-backend",
+            "neither iptables variant has chains of kubelet or kube-proxy",
+            "fine with kube-proxy in nftables mode or replaced; else see that kube-proxy runs",
+        ),
+    }
+}
+
+/// Calico's documentation wants strict reverse-path filtering on `all`: felix relies on it against spoofing.
+pub(super) fn rp_filter(facts: &Facts, request: &Request) -> Check {
+    let value = facts.sysctls.get("net.ipv4.conf.all.rp_filter").map(String::as_str);
+    match value {
+        _ if request.to == Cni::Flannel => Check::pass("rp-filter", "flannel asks nothing of it"),
+        Some("0" | "1") => Check::pass("rp-filter", format!("net.ipv4.conf.all.rp_filter is {}", value.unwrap_or("?"))),
+        other => Check::warn(
+            "rp-filter",
+            format!(
+                "net.ipv4.conf.all.rp_filter is {}; felix refuses to start with loose filtering",
+                other.unwrap_or("unknown")
+            ),
+            "set net.ipv4.conf.all.rp_filter=1 in /etc/sysctl.d, or FelixConfiguration ignoreLooseRPF",
+        ),
+    }
+}
+
+pub(super) fn runtime(facts: &Facts) -> Check {
+    match &facts.runtime {
+        None => Check::fail(
+            "runtime",
+            format!(
+                "the container runtime does not answer: {}",
+                facts.unobserved.get("runtime").map_or("no socket was found", String::as_str)
+            ),
+            "start containerd (systemctl start containerd), or name its socket in /etc/nodectl/config.toml",
+        ),
+        Some(r) if r.name.contains("cri-o") => Check::fail(
+            "runtime",
+            format!("the runtime is {} {}", r.name, r.version),
+            "CRI-O deletes attachments from its own cache; this release switches nodes with containerd",
+        ),
+        Some(r) if !r.network_ready => Check::fail(
+            "runtime",
+            "the runtime says that its CNI network is not ready",
+            "see the first file of the CNI configuration directory, and the runtime's log",
+        ),
+        Some(r) => Check::pass("runtime", format!("{} {} answers, network ready", r.name, r.version)),
+    }
+}
+
+/// Whatever sorts before the shim's conflist would be used in its place.
+pub(super) fn conflist_order(facts: &Facts, prepared: &Prepared) -> Check {
+    let names: Vec<&String> = facts.files.conf_names.iter().filter(|n| n.as_str() != plan::SHIM_CONFLIST).collect();
+    let Some(first) = names.first() else {
+        return Check::fail(
+            "conflist-order",
+            format!("there is no network configuration in {}", facts.files.conf_dir),
+            "see that the agent's install container has run on this node",
+        );
+    };
+    let own = [&prepared.flannel.conflist, &prepared.calico.conflist];
+    if first.as_str() < plan::SHIM_CONFLIST {
+        return Check::fail(
+            "conflist-order",
+            format!("{first} sorts before {}, so the runtime would not use the shim", plan::SHIM_CONFLIST),
+            "rename or remove that file, or the tool that writes it",
+        );
+    }
+    if !own.contains(first) {
+        return Check::fail(
+            "conflist-order",
+            format!("the runtime uses {first}, which is neither flannel's nor Calico's"),
+            "remove that file if it is a leftover; it would be used instead of the node's CNI",
+        );
+    }
+    Check::pass("conflist-order", format!("the runtime uses {first}"))
+}
+
+pub(super) fn agents(facts: &Facts, request: &Request) -> Check {
+    let from = current_cni(facts).unwrap_or_else(|| request.to.other());
+    let (old, new) = (from.process(), from.other().process());
+    match (facts.runs(old), facts.runs(new)) {
+        (true, false) => Check::pass("agents", format!("{old} runs, {new} does not")),
+        (true, true) => Check::fail(
+            "agents",
+            format!("{old} and {new} both run on this node"),
+            "give their DaemonSets the node selectors that `nodectl cluster prepare` sets; Canal and side-by-side installs are not switched by this release",
+        ),
+        (false, _) => Check::fail(
+            "agents",
+            format!("{old} does not run on this node"),
+            format!("see why its DaemonSet has no running pod here; a switch starts from a node where {from} works"),
+        ),
+    }
+}
+
+pub(super) fn mtu(facts: &Facts, prepared: &Prepared) -> Check {
+    match facts.network.overlay(prepared.vni, prepared.port) {
+        None => Check::warn(
+            "mtu",
+            format!("there is no overlay device with VNI {} and port {}", prepared.vni, prepared.port),
+            "see that the agent of this node's CNI works",
+        ),
+        Some(link) if link.mtu != prepared.mtu => Check::fail(
+            "mtu",
+            format!("{} has MTU {}, the cluster was prepared with {}", link.name, link.mtu, prepared.mtu),
+            "run `nodectl cluster prepare` again with --flannel-mtu, or mend the node's MTU",
+        ),
+        Some(link) => Check::pass("mtu", format!("{} has MTU {}, as prepared", link.name, link.mtu)),
+    }
+}
+
+/// Calico detects its address; felix's VTEP and flannel's must be the same, or peers lose the node.
+pub(super) fn public_ip(facts: &Facts, view: &ClusterView, prepared: &Prepared) -> Check {
+    let name = "public-ip";
+    let flannel = prepared.vtep.public_ip;
+    let annotated = view.annotations.get("flannel.alpha.coreos.com/public-ip").and_then(|a| a.parse::<IpAddr>().ok());
+    if annotated.is_some_and(|a| a != flannel) {
+        return Check::fail(
+            name,
+            format!(
+                "flannel's public-ip is {}, prepare recorded {flannel}",
+                annotated.map_or_else(String::new, |a| a.to_string())
+            ),
+            "run `nodectl cluster prepare` again",
+        );
+    }
+    let on_link = facts.network.addresses.iter().any(|a| a.address.addr() == flannel);
+    if !on_link {
+        return Check::fail(
+            name,
+            format!("flannel's public-ip {flannel} is on no device of this node, so Calico cannot use it"),
+            "nodes behind address translation are not switched by this release; mend --public-ip of flannel otherwise",
+        );
+    }
+    let calico = view.annotations.get("projectcalico.org/IPv4Address");
+    let calico = calico.and_then(|a| a.split('/').next()).and_then(|a| a.parse::<IpAddr>().ok());
+    match calico {
+        Some(a) if a == flannel => Check::pass(name, format!("Calico will use {flannel}, as flannel does")),
+        found => Check::fail(
+            name,
+            format!(
+                "Calico would use {}, flannel uses {flannel}",
+                found.map_or_else(|| "an address it has yet to detect".to_owned(), |a| a.to_string())
+            ),
+            "run `nodectl cluster prepare` again, and pin calico-node's IP_AUTODETECTION_METHOD to that address",
+        ),
+    }
+}
+
+/// Objects of the CNI that is to come, left by an earlier life, that would break it.
+pub(super) fn leftovers(facts: &Facts, prepared: &Prepared, request: &Request) -> Check {
+    if current_cni(facts) == Some(request.to) {
+        return Check::pass("leftovers", "the node is on that CNI already");
+    }
+    let scope = plan::scope(facts, prepared, request.to);
+    let found: Vec<String> = ownership::leftovers(facts, request.to, &scope);
+    // An idle configuration file or binary of the target is what its installer would write anyway.
+    let harmful: Vec<String> = found.into_iter().filter(|l| !l.starts_with("file ")).collect();
+    if harmful.is_empty() {
+        return Check::pass("leftovers", format!("nothing of an earlier {} is in the way", request.to));
+    }
+    let shown = harmful.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
+    Check::fail(
+        "leftovers",
+        format!("{} objects of an earlier {} are left: {shown}", harmful.len(), request.to),
+        "remove them (they may mislead the new agent), then try again",
+    )
+}

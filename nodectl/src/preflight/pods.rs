@@ -1,0 +1,83 @@
+//! Checks of the pods that a drain meets: each pod it cannot move is named, with what will happen to it.
+
+use super::Check;
+use crate::facts::{ClusterView, Pod};
+use crate::plan::{full_name, moves};
+use crate::request::{Request, Strategy};
+
+pub(super) fn checks(view: &ClusterView, request: &Request) -> Vec<Check> {
+    if request.strategy != Strategy::Drain {
+        return Vec::new();
+    }
+    vec![bare(view, request), local_storage(view, request), budgets(view), staying(view)]
+}
+
+/// Running pods that eviction would move.
+fn movable(view: &ClusterView) -> impl Iterator<Item = &Pod> {
+    view.pods.iter().filter(|p| moves(p) && p.phase != "Succeeded" && p.phase != "Failed")
+}
+
+fn names<'a>(pods: impl Iterator<Item = &'a Pod>) -> String {
+    pods.map(full_name).collect::<Vec<_>>().join(", ")
+}
+
+fn bare(view: &ClusterView, request: &Request) -> Check {
+    let bare: Vec<&Pod> = movable(view).filter(|p| p.controller.is_none()).collect();
+    if bare.is_empty() {
+        return Check::pass("bare-pods", "every pod that moves has a controller");
+    }
+    let found = format!("no controller will re-create: {}", names(bare.into_iter()));
+    if request.force {
+        return Check::warn("bare-pods", found, "they are evicted and gone, as --force says");
+    }
+    Check::fail("bare-pods", found, "delete them, give them a controller, or accept their loss with --force")
+}
+
+fn local_storage(view: &ClusterView, request: &Request) -> Check {
+    let local: Vec<&Pod> = movable(view).filter(|p| p.local_storage).collect();
+    if local.is_empty() {
+        return Check::pass("local-storage", "no pod that moves has emptyDir data");
+    }
+    let found = format!("emptyDir data is lost when these move: {}", names(local.into_iter()));
+    if request.delete_emptydir_data {
+        return Check::warn("local-storage", found, "accepted with --delete-emptydir-data");
+    }
+    Check::fail("local-storage", found, "accept it with --delete-emptydir-data")
+}
+
+/// A budget that allows nothing now may allow it within the drain's time; one that never will is for the operator.
+fn budgets(view: &ClusterView) -> Check {
+    let blocked: Vec<String> = movable(view)
+        .filter_map(|p| match &p.eviction {
+            Some(Some(why)) => Some(format!("{}: {why}", full_name(p))),
+            _ => None,
+        })
+        .collect();
+    if blocked.is_empty() {
+        return Check::pass("disruption-budgets", "every eviction would be allowed now (asked with dryRun)");
+    }
+    Check::warn(
+        "disruption-budgets",
+        format!("not allowed at this moment: {}", blocked.join("; ")),
+        "eviction waits for the budget until --drain-timeout; scale the workload up, or loosen its budget",
+    )
+}
+
+fn staying(view: &ClusterView) -> Check {
+    let staying: Vec<&Pod> = view
+        .pods
+        .iter()
+        .filter(|p| !p.host_network && !moves(p) && p.phase != "Succeeded" && p.phase != "Failed")
+        .collect();
+    if staying.is_empty() {
+        return Check::pass("staying-pods", "no pod with pod network stays on the node");
+    }
+    Check::pass(
+        "staying-pods",
+        format!(
+            "{} stay; their sandboxes are rebuilt here with new addresses: {}",
+            staying.len(),
+            names(staying.into_iter())
+        ),
+    )
+}

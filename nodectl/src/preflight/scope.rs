@@ -1,0 +1,79 @@
+//! What this release does not switch, each by name.
+
+use super::Check;
+use crate::facts::{ClusterView, Facts};
+use crate::request::{Request, Strategy};
+
+/// One refusal per thing that is out of scope; a single pass where there is none.
+pub(super) fn checks(facts: &Facts, view: &ClusterView, request: &Request) -> Vec<Check> {
+    let refusals: Vec<(String, &str)> =
+        [strategy(request), dual_stack(view), backend(view), canal(facts), k3s(facts), multus(facts), chained(facts)]
+            .into_iter()
+            .flatten()
+            .collect();
+    if refusals.is_empty() {
+        return vec![Check::pass(
+            "scope",
+            "flannel and Calico over VXLAN, IPv4, containerd: within what this release switches",
+        )];
+    }
+    refusals.into_iter().map(|(found, fix)| Check::fail("scope", found, fix)).collect()
+}
+
+type Refusal = Option<(String, &'static str)>;
+
+fn strategy(request: &Request) -> Refusal {
+    (request.strategy != Strategy::Drain)
+        .then(|| (format!("strategy {:?} is not there yet", request.strategy), "use --strategy drain"))
+}
+
+fn dual_stack(view: &ClusterView) -> Refusal {
+    view.pod_cidrs.iter().any(|c| matches!(c, ipnet::IpNet::V6(_))).then(|| {
+        ("this Node has an IPv6 pod CIDR; dual stack is not switched yet".to_owned(), "wait for a release that does")
+    })
+}
+
+fn backend(view: &ClusterView) -> Refusal {
+    let backend = view.annotations.get("flannel.alpha.coreos.com/backend-type")?;
+    (backend != "vxlan").then(|| {
+        (
+            format!("flannel's backend here is {backend}, only vxlan is taken over"),
+            "change flannel's backend to vxlan first",
+        )
+    })
+}
+
+fn canal(facts: &Facts) -> Refusal {
+    let canal = facts.files.conf_names.iter().any(|n| n.contains("canal"));
+    canal.then(|| ("this is a Canal node: both agents in one pod".to_owned(), "wait for a release that switches Canal"))
+}
+
+fn k3s(facts: &Facts) -> Refusal {
+    let embedded =
+        facts.processes.iter().any(|p| ["k3s", "k3s-agent", "k3s-server", "rke2"].contains(&p.name.as_str()));
+    let conf = facts.files.conf_dir.contains("rancher/k3s");
+    (embedded || conf).then(|| {
+        (
+            "flannel is embedded in k3s here, there is no DaemonSet to steer".to_owned(),
+            "wait for a release that switches k3s",
+        )
+    })
+}
+
+fn multus(facts: &Facts) -> Refusal {
+    let multus = facts.files.confs.values().any(|conf| conf.to_string().contains("\"multus"));
+    multus.then(|| ("Multus is in front of the node's CNI".to_owned(), "wait for a release that works behind Multus"))
+}
+
+/// A plugin chained into the node's own list by somebody else would be lost on the way.
+fn chained(facts: &Facts) -> Refusal {
+    const KNOWN: [&str; 8] =
+        ["flannel", "calico", "portmap", "bandwidth", "tuning", "cni-shim", "loopback", "calico-ipam"];
+    let first = facts.files.conf_names.iter().find(|n| n.as_str() != crate::plan::SHIM_CONFLIST)?;
+    let plugins = facts.files.confs.get(first)?.get("plugins")?.as_array()?;
+    let foreign = plugins.iter().filter_map(|p| p.get("type")?.as_str()).find(|t| !KNOWN.contains(t))?;
+    Some((
+        format!("{first} chains the plugin `{foreign}`, which Calico's configuration would not have"),
+        "take it out of the chain, or wait for a release that carries it over",
+    ))
+}

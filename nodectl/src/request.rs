@@ -1,0 +1,59 @@
+//! What the operator asked for, resolved: flags, configuration file and defaults in one place.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cni::Cni;
+
+/// What happens to the pods of the node that is switched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+#[value(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Cordon, evict, switch, uncordon.
+    #[default]
+    Drain,
+    /// Re-plumb pods while they run.
+    InPlace,
+    /// Rebuild sandboxes in place, pods stay on the node.
+    Recreate,
+}
+
+/// A request for a switch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Request {
+    /// The CNI the node is to be on.
+    pub to: Cni,
+    /// What happens to its pods.
+    pub strategy: Strategy,
+    /// Preflight checks whose failure is accepted.
+    pub ignore: Vec<String>,
+    /// Evict pods that no controller will re-create.
+    pub force: bool,
+    /// Evict pods that use emptyDir; their data is lost.
+    pub delete_emptydir_data: bool,
+    /// Seconds that eviction may take, budgets included.
+    pub drain_timeout_s: u64,
+    /// Grace period of evicted pods in seconds; their own where `None`.
+    pub grace_s: Option<u32>,
+    /// Seconds that an agent may take to leave or to come.
+    pub agent_timeout_s: u64,
+    /// Hours after which prepare's annotation is stale.
+    pub prepared_max_age_h: u64,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Request {
+            to: Cni::Calico,
+            strategy: Strategy::Drain,
+            ignore: Vec::new(),
+            force: false,
+            delete_emptydir_data: false,
+            drain_timeout_s: 300,
+            grace_s: None,
+            agent_timeout_s: 300,
+            prepared_max_age_h: 24 * 7,
+        }
+    }
+}

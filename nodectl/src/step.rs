@@ -1,0 +1,376 @@
+//! The steps of a switch, as data: what `plan` prints, what the journal holds and what `revert` reads are this one type.
+//!
+//! A step carries all it needs to be done or undone on its own, never an index or a handle. What each does to the node
+//! stands in [`crate::act`], one file a step.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cni::Cni;
+use crate::facts::{Address, FdbEntry, Link, Neighbour, Route};
+use crate::rules::OwnedRules;
+
+/// One step of a switch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// Copies the plugin binaries that an agent's installer overwrites.
+    PreserveBinaries {
+        /// CNI binary directory.
+        dir: String,
+        /// Names that exist there now.
+        names: Vec<String>,
+    },
+    /// Writes the boot-time units' enablement, so that a reboot in mid-run is taken care of.
+    EnableBootUnits {
+        /// Unit names.
+        units: Vec<String>,
+    },
+    /// Puts the shim's binary where the runtime looks for plugins.
+    InstallShimBinary {
+        /// Packaged binary.
+        from: String,
+        /// Where the runtime looks.
+        to: String,
+    },
+    /// Sets which CNI the shim gives new pods.
+    SetShimState {
+        /// The CNI.
+        to: Cni,
+    },
+    /// Puts the shim's network configuration in front of the runtime's others and waits until it is loaded.
+    InstallShimConflist {
+        /// Path of the file.
+        path: String,
+        /// Its content.
+        content: Value,
+    },
+    /// Gives every sandbox that exists already a record in the shim.
+    ImportAttachments {
+        /// The CNI that made them.
+        made_by: Cni,
+    },
+    /// Measures what answers before anything is switched.
+    Baseline {
+        /// What is probed.
+        targets: Targets,
+    },
+    /// Keeps new pods off the node.
+    Cordon,
+    /// Evicts the pods that may move, disruption budgets respected.
+    Evict {
+        /// Pods at the time of planning, as `namespace/name`.
+        pods: Vec<String>,
+        /// How long budgets may hold the run up, in seconds.
+        timeout_s: u64,
+        /// Grace period in seconds, the pod's own where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_s: Option<u32>,
+    },
+    /// Lets new attachments wait until the node has settled.
+    Hold {
+        /// The CNI they will get.
+        next: Cni,
+    },
+    /// Labels the node so that the agent leaves, and waits until it is gone.
+    StopAgent(Agent),
+    /// Puts flannel's rules back where its exit took them away (flannel 0.25.0 to 0.26.7 does).
+    KeepFlannelRules {
+        /// The rules as they stood.
+        rules: Vec<OwnedRules>,
+    },
+    /// Stops every sandbox whose network the old CNI made; kubelet builds them anew.
+    StopSandboxes {
+        /// The CNI that made them.
+        made_by: Cni,
+        /// Pods at the time of planning, as `namespace/name`.
+        pods: Vec<String>,
+    },
+    /// Hands the overlay's device over by its name.
+    RenameOverlay {
+        /// Name now.
+        from: String,
+        /// Name then.
+        to: String,
+    },
+    /// Removes an overlay device that the new agent would not accept.
+    DeleteOverlay {
+        /// Name of the device.
+        link: String,
+        /// Why it cannot be handed over.
+        why: String,
+    },
+    /// Labels the node so that the agent comes, and waits until it serves.
+    StartAgent(Agent),
+    /// Says on the Node that its network is there, where the new agent does not say so itself.
+    MarkNetworkAvailable {
+        /// The CNI that serves.
+        by: Cni,
+    },
+    /// Makes an attachment of our own through the shim, probes from it, deletes it.
+    Probe {
+        /// The CNI that makes it.
+        via: Cni,
+        /// What is probed.
+        targets: Targets,
+    },
+    /// Ends the hold: new pods get the new CNI.
+    Release {
+        /// The CNI.
+        to: Cni,
+    },
+    /// Waits until the pods that stayed on the node have their network back.
+    AwaitPods {
+        /// The CNI that must have made it.
+        made_by: Cni,
+        /// Seconds.
+        timeout_s: u64,
+    },
+    /// Lets the scheduler use the node again.
+    Uncordon,
+    /// Removes what the CNI left on this node, by ownership.
+    Clean {
+        /// The CNI.
+        cni: Cni,
+        /// Its network, to tell its objects from others'.
+        scope: CleanScope,
+    },
+    /// Removes the enablement of the boot-time units.
+    DisableBootUnits {
+        /// Unit names.
+        units: Vec<String>,
+    },
+}
+
+/// What starting or stopping an agent needs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Which.
+    pub cni: Cni,
+    /// Namespace of its DaemonSet.
+    pub namespace: String,
+    /// Name of its DaemonSet.
+    pub daemonset: String,
+    /// Its conflist, full path.
+    pub conflist: String,
+    /// Plugin binaries it needs, full paths.
+    pub binaries: Vec<String>,
+    /// Name of its overlay device.
+    pub overlay: String,
+    /// Scope for cleaning after it, should its start be undone.
+    pub scope: CleanScope,
+    /// Seconds it is given.
+    pub timeout_s: u64,
+}
+
+/// What tells a CNI's objects from others' on this node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CleanScope {
+    /// The pod network.
+    pub cluster_cidr: IpNet,
+    /// This node's part of it.
+    pub pod_cidr: IpNet,
+    /// The overlay's VXLAN identifier.
+    pub vni: u32,
+    /// The CNI's network name.
+    pub network: String,
+    /// File name of its conflist.
+    pub conflist: String,
+    /// CNI configuration directory.
+    pub conf_dir: String,
+    /// CNI binary directory.
+    pub bin_dir: String,
+    /// Prefix of Calico's host interfaces.
+    pub interface_prefix: String,
+}
+
+/// What is probed, before and after.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Targets {
+    /// Peers' tunnel addresses, read from this node's own routes.
+    pub peers: Vec<IpAddr>,
+    /// The API server's service, `address:port`.
+    #[serde(default)]
+    pub service: String,
+    /// The cluster's DNS, `address:port`.
+    #[serde(default)]
+    pub dns: String,
+    /// This host's own address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<IpAddr>,
+}
+
+/// What a step found before it acted; undo puts this back.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "was", rename_all = "kebab-case")]
+pub enum Before {
+    /// Nothing that undo would need.
+    #[default]
+    Nothing,
+    /// Hashes of binaries, by name; their copies lie in the run's backup folder.
+    Binaries {
+        /// SHA-256 by name.
+        hashes: std::collections::BTreeMap<String, String>,
+    },
+    /// Whether units were enabled.
+    Units {
+        /// Names that were enabled.
+        enabled: Vec<String>,
+    },
+    /// A file, or its absence.
+    File {
+        /// Text of the file; `None` where it did not exist. Binary files: see `backup`.
+        #[serde(default)]
+        text: Option<String>,
+        /// Copy in the run's backup folder, for a file that is not text.
+        #[serde(default)]
+        backup: Option<String>,
+        /// Permission bits.
+        #[serde(default)]
+        mode: u32,
+    },
+    /// The shim's state, as its file holds it; `None` where there was none.
+    ShimState {
+        /// The state file's content.
+        state: Option<Value>,
+    },
+    /// spec.unschedulable of the Node.
+    Unschedulable {
+        /// As found.
+        value: bool,
+    },
+    /// The Node's label.
+    Label {
+        /// Its value.
+        value: Option<String>,
+    },
+    /// The NetworkUnavailable condition.
+    Condition {
+        /// The condition object.
+        value: Option<Value>,
+    },
+    /// A VXLAN device with all that hangs on it.
+    Overlay(Box<OverlayImage>),
+    /// What ownership says is to be removed, in the form in which it can be put back.
+    Removed(Box<RemovedImage>),
+}
+
+/// A VXLAN device with its addresses, routes, neighbours and forwarding entries.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OverlayImage {
+    /// The device; `None` where it did not exist.
+    pub link: Option<Link>,
+    /// Its addresses.
+    pub addresses: Vec<Address>,
+    /// Routes over it.
+    pub routes: Vec<Route>,
+    /// Its permanent neighbours.
+    pub neighbours: Vec<Neighbour>,
+    /// Its forwarding entries.
+    pub fdb: Vec<FdbEntry>,
+}
+
+/// What cleaning removes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RemovedImage {
+    /// Links, with their kind.
+    pub links: Vec<Link>,
+    /// Addresses on those links.
+    pub addresses: Vec<Address>,
+    /// Routes.
+    pub routes: Vec<Route>,
+    /// iptables chains and rules.
+    pub rules: Vec<OwnedRules>,
+    /// ipsets to destroy, and nothing to put back: their agent re-creates them.
+    pub sets: Vec<String>,
+    /// Native nft tables, `family name`.
+    pub nft_tables: Vec<String>,
+    /// Files and directories, moved into the run's backup folder.
+    pub files: Vec<String>,
+}
+
+impl Step {
+    /// Whether the step must be done again when a run is resumed, though the journal says that it was done:
+    /// true for steps that hold only as long as the run lives, or whose effect pods may have undone meanwhile.
+    pub fn reasserted_on_resume(&self) -> bool {
+        matches!(self, Step::Hold { .. } | Step::StopSandboxes { .. })
+    }
+
+    /// True for steps that only look, or wait for what other steps began.
+    pub fn changes_nothing(&self) -> bool {
+        matches!(self, Step::Baseline { .. } | Step::Probe { .. } | Step::AwaitPods { .. })
+    }
+
+    /// The step's name, as in the journal.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Step::PreserveBinaries { .. } => "preserve-binaries",
+            Step::EnableBootUnits { .. } => "enable-boot-units",
+            Step::InstallShimBinary { .. } => "install-shim-binary",
+            Step::SetShimState { .. } => "set-shim-state",
+            Step::InstallShimConflist { .. } => "install-shim-conflist",
+            Step::ImportAttachments { .. } => "import-attachments",
+            Step::Baseline { .. } => "baseline",
+            Step::Cordon => "cordon",
+            Step::Evict { .. } => "evict",
+            Step::Hold { .. } => "hold",
+            Step::StopAgent(_) => "stop-agent",
+            Step::KeepFlannelRules { .. } => "keep-flannel-rules",
+            Step::StopSandboxes { .. } => "stop-sandboxes",
+            Step::RenameOverlay { .. } => "rename-overlay",
+            Step::DeleteOverlay { .. } => "delete-overlay",
+            Step::StartAgent(_) => "start-agent",
+            Step::MarkNetworkAvailable { .. } => "mark-network-available",
+            Step::Probe { .. } => "probe",
+            Step::Release { .. } => "release",
+            Step::AwaitPods { .. } => "await-pods",
+            Step::Uncordon => "uncordon",
+            Step::Clean { .. } => "clean",
+            Step::DisableBootUnits { .. } => "disable-boot-units",
+        }
+    }
+
+    /// One line for people: what will be done.
+    pub fn title(&self) -> String {
+        match self {
+            Step::PreserveBinaries { names, dir } => {
+                format!("keep copies of {} plugin binaries of {dir}", names.len())
+            }
+            Step::EnableBootUnits { .. } => "enable the boot-time units, in case of a reboot".into(),
+            Step::InstallShimBinary { to, .. } => format!("install {to}"),
+            Step::SetShimState { to } => format!("route new pods through the shim to {to}"),
+            Step::InstallShimConflist { path, .. } => format!("put {path} in front"),
+            Step::ImportAttachments { made_by } => format!("record the sandboxes that {made_by} made"),
+            Step::Baseline { targets } => format!("measure what answers now ({} peers)", targets.peers.len()),
+            Step::Cordon => "cordon the node".into(),
+            Step::Evict { pods, .. } => format!("evict {}", count(pods.len(), "pod")),
+            Step::Hold { .. } => "hold new attachments".into(),
+            Step::StopAgent(a) => format!("stop {} and wait until it is gone", a.cni),
+            Step::KeepFlannelRules { .. } => "keep flannel's rules until Calico's stand".into(),
+            Step::StopSandboxes { pods, .. } => {
+                format!("stop the sandboxes that stay ({}); kubelet rebuilds them", count(pods.len(), "pod"))
+            }
+            Step::RenameOverlay { from, to } => format!("rename {from} to {to}"),
+            Step::DeleteOverlay { link, why } => format!("delete {link}: {why}"),
+            Step::StartAgent(a) => format!("start {} and wait until it serves", a.cni),
+            Step::MarkNetworkAvailable { .. } => "mark the node's network available".into(),
+            Step::Probe { targets, via } => {
+                format!("verify through {via}: {}, host, service", count(targets.peers.len(), "peer"))
+            }
+            Step::Release { to } => format!("release the hold: new pods get {to}"),
+            Step::AwaitPods { .. } => "wait for this node's pods, verify one".into(),
+            Step::Uncordon => "uncordon the node".into(),
+            Step::Clean { cni, .. } => format!("remove what {cni} left on this node"),
+            Step::DisableBootUnits { .. } => "disable the boot-time units".into(),
+        }
+    }
+}
+
+/// "1 pod", "2 pods".
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
