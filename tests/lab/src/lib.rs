@@ -2,18 +2,18 @@
 //!
 //! What a package can supply is real; the rest are stand-ins that behave as the real programs do, the inconvenient parts included.
 
+pub mod agent;
 pub mod apiserver;
 pub mod calico;
-pub mod calico_node;
 pub mod client;
 pub mod cluster;
+pub mod command;
 pub mod controllers;
 pub mod demo;
-pub mod flanneld;
+pub mod flannel;
 pub mod init;
-pub mod install_cni;
-pub mod install_flannel;
 pub mod kubelet;
+pub mod libcni;
 pub mod node;
 pub mod objects;
 pub mod pki;

@@ -7,10 +7,26 @@ use std::process::ExitCode;
 type Program = fn(&[String]) -> anyhow::Result<ExitCode>;
 
 /// Every program, by the name it is called with.
-const PROGRAMS: &[(&str, Program)] = &[("apiserver", nodectl_lab::apiserver::main)];
+const PROGRAMS: &[(&str, Program)] = &[
+    ("apiserver", nodectl_lab::apiserver::main),
+    ("calico-node", nodectl_lab::calico::node::main),
+    ("enter", nodectl_lab::runtime::enter),
+    ("flanneld", nodectl_lab::flannel::main),
+    ("guard", nodectl_lab::cluster::guard),
+    ("init", nodectl_lab::init::main),
+    ("install-cni", nodectl_lab::calico::install::main),
+    ("install-flannel", nodectl_lab::flannel::install::main),
+    ("launch", nodectl_lab::node::launch::main),
+    ("pod", nodectl_lab::pod::main),
+    ("runtime", nodectl_lab::runtime::main),
+    ("up", nodectl_lab::cluster::up::main),
+];
 
 /// Programs that a container runtime starts by their file name, as it does with CNI plugins.
-const BY_FILE_NAME: &[(&str, Program)] = &[];
+const BY_FILE_NAME: &[(&str, Program)] = &[
+    ("calico", nodectl_lab::calico::cni::calico),
+    ("calico-ipam", nodectl_lab::calico::cni::calico_ipam),
+];
 
 fn main() -> ExitCode {
     let argv: Vec<String> = std::env::args().collect();

@@ -1,1 +1,0 @@
-//! A whole cluster: started, used, and gone when dropped.

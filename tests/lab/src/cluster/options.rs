@@ -1,0 +1,93 @@
+//! What a cluster is made of.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+/// The options of a cluster; `Options::default()` is three bare nodes.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How many nodes, named node1, node2, ...
+    pub nodes: u8,
+    /// The network of all pods; node N has the Nth /24 of it.
+    pub cluster_cidr: String,
+    /// The lab's binary.
+    pub binary: PathBuf,
+    /// The nodectl under test, seen as /usr/local/bin/nodectl on every node; none when it is not built.
+    pub nodectl: Option<PathBuf>,
+    /// The shim under test, seen as /usr/libexec/nodectl/cni-shim on every node; none when it is not built.
+    pub shim: Option<PathBuf>,
+    /// Folders with CNI plugins, first match wins.
+    pub plugin_folders: Vec<PathBuf>,
+    /// Text files that every node has from the start: (path in the node, text).
+    pub files: Vec<(String, String)>,
+    /// Run an API server, register nodes with it.
+    pub api: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let binary = built("LAB_BINARY", "nodectl-lab").unwrap_or_else(|| PathBuf::from("nodectl-lab"));
+        Options {
+            nodes: 3,
+            cluster_cidr: "10.244.0.0/16".to_owned(),
+            binary,
+            nodectl: built("LAB_NODECTL", "nodectl"),
+            shim: built("LAB_SHIM", "cni-shim"),
+            plugin_folders: plugin_folders(),
+            files: Vec::new(),
+            api: true,
+        }
+    }
+}
+
+impl Options {
+    /// Checks what the machine must have.
+    pub fn check(&self) -> Result<()> {
+        if !nix::unistd::geteuid().is_root() {
+            bail!("the lab needs root for its namespaces. To fix it: run with sudo");
+        }
+        if !self.binary.exists() {
+            bail!(
+                "the lab's binary {} is missing. To fix it: cargo build -p nodectl-lab, or name it in LAB_BINARY",
+                self.binary.display()
+            );
+        }
+        if self.nodes == 0 || self.nodes > 200 {
+            bail!("a cluster of {} nodes cannot be made. To fix it: ask for 1 to 200", self.nodes);
+        }
+        Ok(())
+    }
+
+    /// The first /16's two bytes of the cluster's network.
+    pub fn pod_cidr(&self, index: u8) -> Result<String> {
+        let network: ipnet::Ipv4Net =
+            self.cluster_cidr.parse().with_context(|| format!("{} is no IPv4 network", self.cluster_cidr))?;
+        let subnet = network.subnets(24).context("the cluster's network has no /24")?.nth(usize::from(index));
+        Ok(subnet.with_context(|| format!("{} has no /24 for node {index}", self.cluster_cidr))?.to_string())
+    }
+}
+
+/// A binary named by the environment, else one beside this program or one folder up, as cargo places tests.
+fn built(variable: &str, name: &str) -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Some(PathBuf::from(path));
+    }
+    let here = std::env::current_exe().ok()?;
+    here.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Where CNI plugins come from: what the environment names, the packaged ones, the flannel plugin of an older package.
+fn plugin_folders() -> Vec<PathBuf> {
+    let named = std::env::var_os("LAB_CNI_BIN_DIR").map(PathBuf::from);
+    named.into_iter().chain([PathBuf::from("/usr/lib/cni"), cache().join("cni-0.9.0/usr/lib/cni")]).collect()
+}
+
+/// Where `tests/provision` keeps what it fetched.
+pub fn cache() -> PathBuf {
+    std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .unwrap_or_else(|| PathBuf::from("/root/.cache"))
+        .join("nodectl-lab")
+}

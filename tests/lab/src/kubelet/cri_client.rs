@@ -1,0 +1,159 @@
+//! A blocking client of any CRI socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use crate::cri;
+use crate::cri::image_service_client::ImageServiceClient;
+use crate::cri::runtime_service_client::RuntimeServiceClient;
+
+/// kubelet's runtimeRequestTimeout.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A connection that is made when it is needed, and again when it broke.
+pub struct Cri {
+    executor: Runtime,
+    channel: Channel,
+}
+
+impl Cri {
+    /// A client of the socket at `path`; nothing is connected yet.
+    pub fn new(path: &Path) -> Result<Cri> {
+        let executor = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .context("no executor for CRI")?;
+        let socket: PathBuf = path.to_owned();
+        let connect = service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let _inside = executor.enter();
+        // The address is a placeholder: the connector knows the socket.
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
+        drop(_inside);
+        Ok(Cri { executor, channel })
+    }
+
+    /// Sends one call to the runtime service, for at most kubelet's own limit.
+    fn call<T>(
+        &self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&mut RuntimeServiceClient<Channel>) -> Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<T> {
+        let mut client = RuntimeServiceClient::new(self.channel.clone());
+        let answer = self.executor.block_on(async { tokio::time::timeout(limit, work(&mut client)).await });
+        let answer = answer.context("the runtime did not answer in time")?;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| anyhow::anyhow!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
+    }
+
+    /// Version.
+    pub fn version(&self) -> Result<cri::VersionResponse> {
+        self.call(TIMEOUT, async |client| client.version(cri::VersionRequest::default()).await)
+    }
+
+    /// Status, with the runtime's own information.
+    pub fn status(&self) -> Result<cri::StatusResponse> {
+        self.call(TIMEOUT, async |client| client.status(cri::StatusRequest { verbose: true }).await)
+    }
+
+    /// RunPodSandbox; may take twice as long as other calls.
+    pub fn run_pod_sandbox(&self, config: cri::PodSandboxConfig) -> Result<String> {
+        let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+        Ok(self.call(TIMEOUT * 2, async |client| client.run_pod_sandbox(request).await)?.pod_sandbox_id)
+    }
+
+    /// StopPodSandbox.
+    pub fn stop_pod_sandbox(&self, id: &str) -> Result<()> {
+        let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        self.call(TIMEOUT, async |client| client.stop_pod_sandbox(request).await).map(drop)
+    }
+
+    /// RemovePodSandbox.
+    pub fn remove_pod_sandbox(&self, id: &str) -> Result<()> {
+        let request = cri::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        self.call(TIMEOUT, async |client| client.remove_pod_sandbox(request).await).map(drop)
+    }
+
+    /// PodSandboxStatus.
+    pub fn pod_sandbox_status(&self, id: &str) -> Result<cri::PodSandboxStatus> {
+        let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
+        let answer = self.call(TIMEOUT, async |client| client.pod_sandbox_status(request).await)?;
+        answer.status.context("the runtime answered without a status")
+    }
+
+    /// ListPodSandbox, all of them.
+    pub fn list_pod_sandbox(&self) -> Result<Vec<cri::PodSandbox>> {
+        let request = cri::ListPodSandboxRequest::default();
+        Ok(self.call(TIMEOUT, async |client| client.list_pod_sandbox(request).await)?.items)
+    }
+
+    /// CreateContainer.
+    pub fn create_container(
+        &self,
+        sandbox: &str,
+        config: cri::ContainerConfig,
+        sandbox_config: cri::PodSandboxConfig,
+    ) -> Result<String> {
+        let request = cri::CreateContainerRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        };
+        Ok(self.call(TIMEOUT, async |client| client.create_container(request).await)?.container_id)
+    }
+
+    /// StartContainer.
+    pub fn start_container(&self, id: &str) -> Result<()> {
+        let request = cri::StartContainerRequest { container_id: id.to_owned() };
+        self.call(TIMEOUT, async |client| client.start_container(request).await).map(drop)
+    }
+
+    /// StopContainer with a grace in seconds.
+    pub fn stop_container(&self, id: &str, grace: i64) -> Result<()> {
+        let request = cri::StopContainerRequest { container_id: id.to_owned(), timeout: grace };
+        let limit = TIMEOUT + Duration::from_secs(grace.try_into().unwrap_or_default());
+        self.call(limit, async |client| client.stop_container(request).await).map(drop)
+    }
+
+    /// RemoveContainer.
+    pub fn remove_container(&self, id: &str) -> Result<()> {
+        let request = cri::RemoveContainerRequest { container_id: id.to_owned() };
+        self.call(TIMEOUT, async |client| client.remove_container(request).await).map(drop)
+    }
+
+    /// ListContainers, all of them.
+    pub fn list_containers(&self) -> Result<Vec<cri::Container>> {
+        let request = cri::ListContainersRequest::default();
+        Ok(self.call(TIMEOUT, async |client| client.list_containers(request).await)?.containers)
+    }
+
+    /// ContainerStatus.
+    pub fn container_status(&self, id: &str) -> Result<cri::ContainerStatus> {
+        let request = cri::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+        let answer = self.call(TIMEOUT, async |client| client.container_status(request).await)?;
+        answer.status.context("the runtime answered without a status")
+    }
+
+    /// True when the image is there.
+    pub fn has_image(&self, name: &str) -> Result<bool> {
+        let mut client = ImageServiceClient::new(self.channel.clone());
+        let spec = cri::ImageSpec { image: name.to_owned(), ..Default::default() };
+        let request = cri::ImageStatusRequest { image: Some(spec), verbose: false };
+        let answer =
+            self.executor.block_on(async { tokio::time::timeout(TIMEOUT, client.image_status(request)).await });
+        let answer =
+            answer.context("the runtime did not answer in time")?.context("the image could not be asked for")?;
+        Ok(answer.into_inner().image.is_some())
+    }
+}

@@ -1,0 +1,5 @@
+//! The stand-in for the kubelet.
+
+mod cri_client;
+
+pub use cri_client::Cri;

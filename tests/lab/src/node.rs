@@ -1,1 +1,0 @@
-//! One interface to both kinds of node.

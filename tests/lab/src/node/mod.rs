@@ -1,0 +1,135 @@
+//! One interface to every kind of node: light ones here, booted systemd containers behind the same trait.
+
+mod exec;
+pub mod launch;
+mod light;
+mod spec;
+mod units;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::command::{self, Output};
+
+pub use exec::Running;
+pub use light::LightNode;
+pub use spec::Spec;
+pub use units::UnitState;
+
+/// How a node is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Namespaces and overlays under the lab's own PID 1, up in a tenth of a second.
+    Light,
+    /// A booted systemd container with Debian's containerd.
+    Full,
+}
+
+/// A node of the lab. All kinds have real kernel objects, a CRI socket, a D-Bus with systemd's interface and a kubelet.
+pub trait Node: Send + Sync {
+    /// The node's name, which is its Node object's too.
+    fn name(&self) -> &str;
+
+    /// Its number in the cluster, from 1.
+    fn index(&self) -> u8;
+
+    /// Its address on the underlay.
+    fn address(&self) -> Ipv4Addr;
+
+    /// How it is made.
+    fn kind(&self) -> Kind;
+
+    /// Its PID 1 as the machine sees it; an error while it is off.
+    fn pid(&self) -> Result<i32>;
+
+    /// Switches the node on: boots, and answers when its units were started. The kubelet may need longer to be ready.
+    fn start(&self) -> Result<()>;
+
+    /// A power cut: everything is killed at once; the disk stays, /run and all namespaces are gone.
+    fn power_cut(&self) -> Result<()>;
+
+    /// An orderly shutdown: services are stopped, processes get SIGTERM, then the node is off.
+    fn shutdown(&self) -> Result<()>;
+
+    /// An orderly reboot.
+    fn reboot(&self) -> Result<()> {
+        self.shutdown()?;
+        self.start()
+    }
+
+    /// True while the node is on.
+    fn is_on(&self) -> bool {
+        self.pid().is_ok()
+    }
+
+    /// A command that will run inside the node, to be completed by the caller (environment, pipes).
+    fn command(&self, argv: &[&str]) -> Result<Command> {
+        if argv.is_empty() {
+            bail!("no program was named for node {}", self.name());
+        }
+        Ok(exec::enter(self.pid()?, argv))
+    }
+
+    /// Runs a program inside the node to its end.
+    fn exec(&self, argv: &[&str]) -> Result<Output> {
+        command::output(&mut self.command(argv)?, "")
+    }
+
+    /// Runs a program inside the node to its end, with input.
+    fn exec_with_input(&self, argv: &[&str], stdin: &str) -> Result<Output> {
+        command::output(&mut self.command(argv)?, stdin)
+    }
+
+    /// Runs a program inside the node that must succeed; answers its standard output.
+    fn must(&self, argv: &[&str]) -> Result<String> {
+        let result = self.exec(argv)?;
+        if !result.ok() {
+            bail!(
+                "`{}` failed on {} with exit code {}: {}",
+                argv.join(" "),
+                self.name(),
+                result.code,
+                result.stderr.trim()
+            );
+        }
+        Ok(result.stdout)
+    }
+
+    /// Runs a shell script inside the node that must succeed; answers its standard output.
+    fn sh(&self, script: &str) -> Result<String> {
+        self.must(&["sh", "-ec", script])
+    }
+
+    /// Starts a program inside the node and leaves it running.
+    fn spawn(&self, argv: &[&str]) -> Result<Running> {
+        Running::start(self.command(argv)?)
+    }
+
+    /// Where the machine sees a file of the node, for reading and writing without a process.
+    fn path(&self, inside: &str) -> Result<PathBuf> {
+        Ok(Path::new("/proc").join(self.pid()?.to_string()).join("root").join(inside.trim_start_matches('/')))
+    }
+
+    /// Starts a unit and waits for its job; an error unless the job's result is "done".
+    fn start_unit(&self, unit: &str) -> Result<()> {
+        units::run_job(&self.path(units::BUS)?, "StartUnit", unit)
+    }
+
+    /// Stops a unit and waits for its job.
+    fn stop_unit(&self, unit: &str) -> Result<()> {
+        units::run_job(&self.path(units::BUS)?, "StopUnit", unit)
+    }
+
+    /// Restarts a unit and waits for its job.
+    fn restart_unit(&self, unit: &str) -> Result<()> {
+        units::run_job(&self.path(units::BUS)?, "RestartUnit", unit)
+    }
+
+    /// What systemd says of a unit.
+    fn unit_state(&self, unit: &str) -> Result<UnitState> {
+        units::state(&self.path(units::BUS)?, unit)
+    }
+}

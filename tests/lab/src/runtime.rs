@@ -1,1 +1,0 @@
-//! The container runtime of light nodes.

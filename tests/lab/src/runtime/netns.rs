@@ -1,0 +1,60 @@
+//! Network namespaces of pods, kept by a bind mount as containerd does.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
+
+/// Makes a namespace at /run/netns/cni-<uuid>; answers its path.
+pub fn create() -> Result<String> {
+    let uuid =
+        fs::read_to_string("/proc/sys/kernel/random/uuid").context("no random name for the network namespace")?;
+    let path = format!("/run/netns/cni-{}", uuid.trim());
+    fs::create_dir_all("/run/netns").context("/run/netns could not be made")?;
+    fs::write(&path, "").with_context(|| format!("{path} could not be made"))?;
+    let target = path.clone();
+    // A thread of its own enters the new namespace and ends; the mount keeps the namespace.
+    let made = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).context("a new network namespace was refused")?;
+        mount(Some("/proc/thread-self/ns/net"), target.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("the network namespace could not be kept at {target}"))
+    });
+    made.join().unwrap_or_else(|_| Err(anyhow!("the thread that makes namespaces panicked")))?;
+    Ok(path)
+}
+
+/// True when nothing keeps a namespace at the path: it was removed, or the node has booted since.
+pub fn is_closed(path: &str) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC).then_some(()).is_none()
+}
+
+/// Removes a namespace.
+pub fn remove(path: &str) -> Result<()> {
+    if !is_closed(path) {
+        umount2(path, MntFlags::MNT_DETACH).with_context(|| format!("failed to umount ns {path}"))?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{path} could not be removed"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The program `enter NETNS ARGV...`: becomes ARGV inside a network namespace.
+pub fn enter(arguments: &[String]) -> Result<ExitCode> {
+    let [path, program, rest @ ..] = arguments else {
+        bail!("usage: nodectl-lab enter NETNS PROGRAM [ARGS...]");
+    };
+    let namespace =
+        fs::File::open(Path::new(path)).with_context(|| format!("the network namespace {path} could not be opened"))?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("the network namespace {path} could not be entered"))?;
+    let error = Command::new(program).args(rest).exec();
+    Err(error).with_context(|| format!("{program} could not be started"))
+}
