@@ -3,9 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod backup;
 pub mod files;
 pub mod kube;
+pub mod local_http;
 pub mod machine;
+pub mod netlink;
 pub mod process;
 pub mod run;
 pub mod sysctl;

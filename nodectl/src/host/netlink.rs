@@ -1,0 +1,38 @@
+//! Links, addresses, routes, rules, neighbours and forwarding entries, over a blocking netlink socket.
+//!
+//! rtnetlink's builders and netlink-packet-route's types stay inside: they change with every release, and the facts must not.
+//! Everything acts in the network namespace of the calling thread. All functions may be repeated: what is there already, or
+//! gone already, is no error.
+
+use anyhow::Result;
+
+use crate::facts::Network;
+
+mod address;
+mod link;
+mod neighbour;
+mod route;
+mod socket;
+
+pub use address::{add_address, delete_address};
+pub use link::{
+    LinkChange, VethPair, add_bridge, add_link, add_veth, add_vxlan, delete_link, delete_links, errno, hairpin,
+    rename_live_supported, set_link,
+};
+pub use neighbour::{append_fdb, delete_fdb, delete_neighbour, replace_neighbour};
+pub use route::{add_route, add_rule, change_routes, delete_route, delete_rule, replace_route};
+pub use socket::Refused;
+
+/// Reads everything.
+pub fn observe() -> Result<Network> {
+    let mut socket = socket::Socket::open()?;
+    let links = link::Links::read(&mut socket)?;
+    Ok(Network {
+        addresses: address::read(&mut socket, &links)?,
+        routes: route::read(&mut socket, &links)?,
+        rules: route::read_rules(&mut socket)?,
+        neighbours: neighbour::read(&mut socket, &links)?,
+        fdb: neighbour::read_fdb(&mut socket, &links)?,
+        links: links.all().cloned().collect(),
+    })
+}

@@ -1,0 +1,408 @@
+//! Links.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use anyhow::{Context, Result, anyhow, bail};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage, State,
+};
+use nix::errno::Errno;
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
+
+use super::socket::{Refused, Request, Socket};
+use crate::facts::{Link, Vxlan};
+use crate::fault;
+
+/// What to change about a link, all in one message, so that the kernel does all of it or stops at the first refusal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkChange {
+    /// Set it up.
+    pub up: bool,
+    /// Set it down.
+    pub down: bool,
+    /// Give it this name.
+    pub rename: Option<String>,
+    /// Give it this MAC.
+    pub mac: Option<String>,
+    /// Give it this MTU.
+    pub mtu: Option<u32>,
+    /// Make it a port of this bridge.
+    pub master: Option<String>,
+    /// Take it out of its bridge.
+    pub nomaster: bool,
+    /// As a bridge port: send frames back out of the port they came from.
+    pub hairpin: Option<bool>,
+}
+
+/// A veth pair to make.
+#[derive(Debug, Clone, Default)]
+pub struct VethPair<'a> {
+    /// Name of the end that stays here.
+    pub name: &'a str,
+    /// Its MAC; the kernel chooses one where none is given.
+    pub mac: Option<&'a str>,
+    /// Name of the other end.
+    pub peer: &'a str,
+    /// MAC of the other end.
+    pub peer_mac: Option<&'a str>,
+    /// Path of the network namespace of the other end.
+    pub peer_netns: Option<&'a std::path::Path>,
+    /// MTU of both ends.
+    pub mtu: Option<u32>,
+}
+
+/// Every link of the namespace, by index and by name.
+pub struct Links {
+    list: Vec<(u32, Link)>,
+    groups: Vec<u32>,
+}
+
+impl Links {
+    /// Reads them. Always a full dump: looking a device up by name through if_nametoindex loads a module (`tunl0` loads ipip).
+    pub fn read(socket: &mut Socket) -> Result<Links> {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let messages =
+            socket.dump(&RouteNetlinkMessage::GetLink(request)).context("could not read the links of this node")?;
+        let mut raw = Vec::new();
+        for message in messages {
+            if let RouteNetlinkMessage::NewLink(link) = message {
+                raw.push(link);
+            }
+        }
+        let names: BTreeMap<u32, String> =
+            raw.iter().filter_map(|m| Some((m.header.index, name_of(m)?.to_owned()))).collect();
+        let groups = raw.iter().filter_map(|m| {
+            find(m, |a| match a {
+                LinkAttribute::Group(g) => Some(*g),
+                _ => None,
+            })
+        });
+        Ok(Links { groups: groups.collect(), list: raw.iter().map(|m| (m.header.index, parse(m, &names))).collect() })
+    }
+
+    /// The links, in the kernel's order.
+    pub fn all(&self) -> impl Iterator<Item = &Link> {
+        self.list.iter().map(|(_, link)| link)
+    }
+
+    /// The name of the link with this index.
+    pub fn name(&self, index: u32) -> Option<&str> {
+        self.list.iter().find(|(i, _)| *i == index).map(|(_, link)| link.name.as_str())
+    }
+
+    /// The index of the link of this name.
+    pub fn index(&self, name: &str) -> Option<u32> {
+        self.list.iter().find(|(_, link)| link.name == name).map(|(index, _)| *index)
+    }
+
+    /// The index of the link of this name; an error where there is none.
+    pub fn must(&self, name: &str) -> Result<u32> {
+        self.index(name).ok_or_else(|| anyhow!("there is no network device {name}"))
+    }
+}
+
+/// Changes a link.
+pub fn set_link(name: &str, change: &LinkChange) -> Result<()> {
+    fault::point(change.point());
+    let mut socket = Socket::open()?;
+    let links = Links::read(&mut socket)?;
+    let message = change.message(links.must(name)?, &links)?;
+    socket.request(RouteNetlinkMessage::SetLink(message), 0).with_context(|| change.describe(name))
+}
+
+/// Deletes a link; true if there was one.
+pub fn delete_link(name: &str) -> Result<bool> {
+    fault::point("netlink.delete_link");
+    let mut socket = Socket::open()?;
+    let Some(index) = Links::read(&mut socket)?.index(name) else { return Ok(false) };
+    let message = LinkUnspec::new_with_index(index).build();
+    match socket.request(RouteNetlinkMessage::DelLink(message), 0) {
+        Ok(()) => Ok(true),
+        Err(e) if errno(&e) == Some(Errno::ENODEV) => Ok(false),
+        Err(e) => Err(e).with_context(|| format!("could not delete the network device {name}")),
+    }
+}
+
+/// Deletes many links in one transaction, which takes about as long as one: each deletion by itself waits for the kernel's
+/// grace periods (some 27 ms), a group waits for them once. Names that are not there are passed over.
+pub fn delete_links(names: &[impl AsRef<str>]) -> Result<()> {
+    let mut socket = Socket::open()?;
+    let links = Links::read(&mut socket)?;
+    let indexes: Vec<u32> = names.iter().filter_map(|name| links.index(name.as_ref())).collect();
+    match indexes.as_slice() {
+        [] => return Ok(()),
+        [only] => return delete_link(links.name(*only).unwrap_or_default()).map(|_| ()),
+        _ => {}
+    }
+    fault::point("netlink.delete_links");
+    // A number that no device has: the kernel deletes whatever is in the group.
+    let group = (0x6e6f_6465u32..).find(|g| !links.groups.contains(g)).unwrap_or(u32::MAX);
+    let into = |group: u32| -> Vec<Request> {
+        let move_one = |index: &u32| LinkUnspec::new_with_index(*index).link_group(group).build();
+        indexes.iter().map(|i| (RouteNetlinkMessage::SetLink(move_one(i)), 0)).collect()
+    };
+    let moved = socket.batch(into(group))?;
+    // A device that went away meanwhile is as good as deleted.
+    let failed = moved.into_iter().filter_map(Result::err).find(|e| e.errno != Errno::ENODEV);
+    fault::point("netlink.delete_links.group");
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::Group(group));
+    let deleted = match failed {
+        Some(refused) => Err(anyhow::Error::from(refused)),
+        None => socket.request(RouteNetlinkMessage::DelLink(message), 0),
+    };
+    match deleted {
+        Err(e) if errno(&e) != Some(Errno::ENODEV) => {
+            let _ = socket.batch(into(0));
+            Err(e).with_context(|| format!("could not delete {} network devices", indexes.len()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a VXLAN device as `link` describes it.
+pub fn add_vxlan(link: &Link) -> Result<()> {
+    let Some(vxlan) = &link.vxlan else { bail!("{} is no VXLAN device", link.name) };
+    fault::point("netlink.add_vxlan");
+    let mut socket = Socket::open()?;
+    let mut builder = LinkVxlan::new(&link.name, vxlan.vni).port(vxlan.port).learning(vxlan.learning);
+    if let Some(parent) = &vxlan.parent {
+        builder = builder.dev(Links::read(&mut socket)?.must(parent)?);
+    }
+    builder = match vxlan.local {
+        Some(IpAddr::V4(local)) => builder.local(local),
+        Some(IpAddr::V6(local)) => builder.local6(local),
+        None => builder,
+    };
+    if vxlan.gbp {
+        builder = builder.gbp();
+    }
+    add(&mut socket, common(builder, link)?, &link.name)
+}
+
+/// Makes a bridge as `link` describes it. A MAC that is given is pinned; without one it would follow its ports' MACs.
+pub fn add_bridge(link: &Link) -> Result<()> {
+    fault::point("netlink.add_bridge");
+    add(&mut Socket::open()?, common(LinkBridge::new(&link.name), link)?, &link.name)
+}
+
+/// Makes a link that can be made from its description: a VXLAN device or a bridge.
+pub fn add_link(link: &Link) -> Result<()> {
+    match link.kind.as_str() {
+        "vxlan" => add_vxlan(link),
+        "bridge" => add_bridge(link),
+        kind => bail!("a network device of kind {kind:?} ({}) cannot be made anew", link.name),
+    }
+}
+
+/// Makes a veth pair, both ends down.
+pub fn add_veth(pair: &VethPair<'_>) -> Result<()> {
+    fault::point("netlink.add_veth");
+    let netns = pair
+        .peer_netns
+        .map(|path| std::fs::File::open(path).with_context(|| format!("could not open {}", path.display())))
+        .transpose()?;
+    let mut peer = LinkMessageBuilder::<LinkUnspec>::default().name(pair.peer.to_owned());
+    let mut builder = LinkVeth::new(pair.name, pair.peer);
+    if let Some(mtu) = pair.mtu {
+        (peer, builder) = (peer.mtu(mtu), builder.mtu(mtu));
+    }
+    if let Some(mac) = pair.mac {
+        builder = builder.address(mac_bytes(mac)?);
+    }
+    if let Some(mac) = pair.peer_mac {
+        peer = peer.address(mac_bytes(mac)?);
+    }
+    if let Some(file) = &netns {
+        peer = peer.setns_by_fd(file.as_fd().as_raw_fd());
+    }
+    builder = builder.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
+    add(&mut Socket::open()?, builder, pair.name)
+}
+
+/// Whether this bridge port sends frames back out of the port they came from; `None` where it is no bridge port.
+pub fn hairpin(name: &str) -> Result<Option<bool>> {
+    let mut socket = Socket::open()?;
+    let messages = socket.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    Ok(messages.iter().find_map(|message| match message {
+        RouteNetlinkMessage::NewLink(link) if name_of(link) == Some(name) => port_hairpin(link),
+        _ => None,
+    }))
+}
+
+/// Whether this kernel renames a link that is up (6.2 and later do), found out on a throw-away device in a throw-away network
+/// namespace, so that nobody here sees it.
+pub fn rename_live_supported() -> Result<bool> {
+    let probe = std::thread::spawn(|| -> Result<bool> {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+            .context("could not make a network namespace to try a rename in")?;
+        add_veth(&VethPair { name: "nodectl-a", peer: "nodectl-b", ..VethPair::default() })?;
+        set_link("nodectl-a", &LinkChange { up: true, ..LinkChange::default() })?;
+        match set_link("nodectl-a", &LinkChange { rename: Some("nodectl-c".into()), ..LinkChange::default() }) {
+            Ok(()) => Ok(true),
+            Err(e) if errno(&e) == Some(Errno::EBUSY) => Ok(false),
+            Err(e) => Err(e),
+        }
+    });
+    probe.join().map_err(|_| anyhow!("the thread that tried a rename was lost"))?
+}
+
+impl LinkChange {
+    fn message(&self, index: u32, links: &Links) -> Result<LinkMessage> {
+        let mut builder = LinkUnspec::new_with_index(index);
+        if self.up {
+            builder = builder.up();
+        }
+        if self.down {
+            builder = builder.down();
+        }
+        if let Some(name) = &self.rename {
+            builder = builder.name(name.clone());
+        }
+        if let Some(mac) = &self.mac {
+            builder = builder.address(mac_bytes(mac)?);
+        }
+        if let Some(mtu) = self.mtu {
+            builder = builder.mtu(mtu);
+        }
+        if let Some(master) = &self.master {
+            builder = builder.controller(links.must(master)?);
+        }
+        if self.nomaster {
+            builder = builder.nocontroller();
+        }
+        if let Some(on) = self.hairpin {
+            builder = builder
+                .set_port_kind(InfoPortKind::Bridge)
+                .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(on)]));
+        }
+        Ok(builder.build())
+    }
+
+    fn point(&self) -> &'static str {
+        if self.rename.is_some() { "netlink.rename_link" } else { "netlink.set_link" }
+    }
+
+    fn describe(&self, name: &str) -> String {
+        match &self.rename {
+            Some(to) => format!("could not rename the network device {name} to {to}"),
+            None => format!("could not change the network device {name} ({self:?})"),
+        }
+    }
+}
+
+/// The kernel's error code in an error of this module.
+pub fn errno(error: &anyhow::Error) -> Option<Errno> {
+    error.downcast_ref::<Refused>().map(|refused| refused.errno)
+}
+
+/// The bytes of a MAC address.
+pub fn mac_bytes(text: &str) -> Result<Vec<u8>> {
+    let bytes: Option<Vec<u8>> =
+        text.split(':').map(|part| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2)).collect();
+    bytes.filter(|b| b.len() == 6).ok_or_else(|| anyhow!("{text:?} is no MAC address"))
+}
+
+/// A MAC address as text.
+pub fn mac_text(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
+}
+
+fn add<T>(socket: &mut Socket, builder: LinkMessageBuilder<T>, name: &str) -> Result<()> {
+    let message = RouteNetlinkMessage::NewLink(builder.build());
+    socket
+        .request(message, NLM_F_CREATE | NLM_F_EXCL)
+        .with_context(|| format!("could not make the network device {name}"))
+}
+
+fn common<T>(mut builder: LinkMessageBuilder<T>, link: &Link) -> Result<LinkMessageBuilder<T>> {
+    if !link.mac.is_empty() {
+        builder = builder.address(mac_bytes(&link.mac)?);
+    }
+    if link.mtu != 0 {
+        builder = builder.mtu(link.mtu);
+    }
+    Ok(if link.up { builder.up() } else { builder })
+}
+
+fn find<T>(message: &LinkMessage, pick: impl Fn(&LinkAttribute) -> Option<T>) -> Option<T> {
+    message.attributes.iter().find_map(pick)
+}
+
+fn name_of(message: &LinkMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|a| match a {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+fn infos(message: &LinkMessage) -> &[LinkInfo] {
+    message
+        .attributes
+        .iter()
+        .find_map(|a| match a {
+            LinkAttribute::LinkInfo(infos) => Some(infos.as_slice()),
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
+fn parse(message: &LinkMessage, names: &BTreeMap<u32, String>) -> Link {
+    let mut link = Link { name: name_of(message).unwrap_or_default().to_owned(), ..Link::default() };
+    link.up = message.header.flags.contains(LinkFlags::Up);
+    let (mut peer, mut elsewhere) = (None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            // Loopback has six zeroes, a tunnel its outer address in four bytes.
+            LinkAttribute::Address(bytes) if bytes.len() == 6 => link.mac = mac_text(bytes),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::OperState(state) => link.running = matches!(state, State::Up | State::Unknown),
+            LinkAttribute::Controller(index) => link.master = names.get(index).cloned(),
+            LinkAttribute::Link(index) => peer = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            _ => {}
+        }
+    }
+    for info in infos(message) {
+        match info {
+            LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+            LinkInfo::Data(InfoData::Vxlan(data)) => link.vxlan = Some(vxlan(data, names)),
+            _ => {}
+        }
+    }
+    link.peer_index = peer.filter(|_| elsewhere && link.kind == "veth");
+    link
+}
+
+fn vxlan(data: &[InfoVxlan], names: &BTreeMap<u32, String>) -> Vxlan {
+    let mut vxlan = Vxlan::default();
+    for info in data {
+        match info {
+            InfoVxlan::Id(vni) => vxlan.vni = *vni,
+            InfoVxlan::Port(port) => vxlan.port = *port,
+            InfoVxlan::Local(local) if !local.is_unspecified() => vxlan.local = Some(IpAddr::V4(*local)),
+            InfoVxlan::Local6(local) if !local.is_unspecified() => vxlan.local = Some(IpAddr::V6(*local)),
+            InfoVxlan::Link(index) => vxlan.parent = names.get(index).cloned(),
+            InfoVxlan::Learning(learning) => vxlan.learning = *learning,
+            InfoVxlan::Gbp => vxlan.gbp = true,
+            _ => {}
+        }
+    }
+    vxlan
+}
+
+fn port_hairpin(message: &LinkMessage) -> Option<bool> {
+    infos(message).iter().find_map(|info| match info {
+        LinkInfo::PortData(InfoPortData::BridgePort(data)) => data.iter().find_map(|d| match d {
+            InfoBridgePort::HairpinMode(on) => Some(*on),
+            _ => None,
+        }),
+        _ => None,
+    })
+}

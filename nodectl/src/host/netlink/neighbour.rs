@@ -1,0 +1,157 @@
+//! Permanent neighbour entries (ARP, NDP) and forwarding entries of VXLAN devices.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+
+use super::link::{Links, mac_bytes, mac_text};
+use super::socket::Socket;
+use crate::facts::{FdbEntry, Neighbour};
+use crate::fault;
+
+/// Reads the permanent neighbour entries.
+pub fn read(socket: &mut Socket, links: &Links) -> Result<Vec<Neighbour>> {
+    let messages = dump(socket, AddressFamily::Unspec).context("could not read the neighbours of this node")?;
+    let permanent = messages.iter().filter(|m| m.header.state == NeighbourState::Permanent);
+    Ok(permanent
+        .filter_map(|message| {
+            let link = links.name(message.header.ifindex)?.to_owned();
+            let (mac, address) = parts(message);
+            Some(Neighbour { link, address: address?, mac: mac? })
+        })
+        .collect())
+}
+
+/// Reads the permanent forwarding entries of VXLAN devices that name an outer address.
+pub fn read_fdb(socket: &mut Socket, links: &Links) -> Result<Vec<FdbEntry>> {
+    let messages = dump(socket, AddressFamily::Bridge).context("could not read the forwarding entries of this node")?;
+    let permanent = messages.iter().filter(|m| m.header.state == NeighbourState::Permanent);
+    let vxlan = |name: &str| links.all().any(|l| l.name == name && l.vxlan.is_some());
+    Ok(permanent
+        .filter_map(|message| {
+            let link = links.name(message.header.ifindex).filter(|name| vxlan(name))?.to_owned();
+            let (mac, dst) = parts(message);
+            Some(FdbEntry { link, mac: mac?, dst: dst? })
+        })
+        .collect())
+}
+
+/// Sets a permanent neighbour entry.
+pub fn replace_neighbour(neighbour: &Neighbour) -> Result<()> {
+    fault::point("netlink.replace_neighbour");
+    let mut socket = Socket::open()?;
+    let index = Links::read(&mut socket)?.must(&neighbour.link)?;
+    let message = RouteNetlinkMessage::NewNeighbour(build(neighbour, index)?);
+    socket
+        .request(message, NLM_F_CREATE | NLM_F_REPLACE)
+        .with_context(|| format!("could not set the neighbour {} on {}", neighbour.address, neighbour.link))
+}
+
+/// Deletes a neighbour entry; nothing happens where it is not there.
+pub fn delete_neighbour(neighbour: &Neighbour) -> Result<()> {
+    fault::point("netlink.delete_neighbour");
+    let mut socket = Socket::open()?;
+    let Some(index) = Links::read(&mut socket)?.index(&neighbour.link) else { return Ok(()) };
+    let message = RouteNetlinkMessage::DelNeighbour(build(neighbour, index)?);
+    absent_is_fine(socket.request(message, 0))
+        .with_context(|| format!("could not delete the neighbour {} on {}", neighbour.address, neighbour.link))
+}
+
+/// Adds a permanent forwarding entry to a VXLAN device, unless it has it.
+pub fn append_fdb(entry: &FdbEntry) -> Result<()> {
+    fault::point("netlink.append_fdb");
+    let mut socket = Socket::open()?;
+    let index = Links::read(&mut socket)?.must(&entry.link)?;
+    let message = RouteNetlinkMessage::NewNeighbour(build_fdb(entry, index)?);
+    match socket.request(message, NLM_F_CREATE | NLM_F_APPEND) {
+        Err(e) if super::errno(&e) == Some(Errno::EEXIST) => Ok(()),
+        other => other.with_context(|| format!("could not add the forwarding entry {} to {}", entry.mac, entry.link)),
+    }
+}
+
+/// Deletes a forwarding entry of a VXLAN device; nothing happens where it is not there.
+pub fn delete_fdb(entry: &FdbEntry) -> Result<()> {
+    fault::point("netlink.delete_fdb");
+    let mut socket = Socket::open()?;
+    let Some(index) = Links::read(&mut socket)?.index(&entry.link) else { return Ok(()) };
+    let message = RouteNetlinkMessage::DelNeighbour(build_fdb(entry, index)?);
+    absent_is_fine(socket.request(message, 0))
+        .with_context(|| format!("could not delete the forwarding entry {} of {}", entry.mac, entry.link))
+}
+
+fn dump(socket: &mut Socket, family: AddressFamily) -> Result<Vec<NeighbourMessage>> {
+    let mut request = NeighbourMessage::default();
+    request.header.family = family;
+    let messages = socket.dump(&RouteNetlinkMessage::GetNeighbour(request))?;
+    let mut neighbours = Vec::new();
+    for message in messages {
+        if let RouteNetlinkMessage::NewNeighbour(neighbour) = message {
+            neighbours.push(neighbour);
+        }
+    }
+    Ok(neighbours)
+}
+
+fn parts(message: &NeighbourMessage) -> (Option<String>, Option<IpAddr>) {
+    let (mut mac, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) if bytes.len() == 6 => mac = Some(mac_text(bytes)),
+            NeighbourAttribute::Destination(destination) => address = ip(destination),
+            _ => {}
+        }
+    }
+    (mac, address)
+}
+
+/// A forwarding entry's outer address comes without its family, which its length tells.
+fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
+    match address {
+        NeighbourAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
+        NeighbourAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
+        NeighbourAddress::Other(bytes) => {
+            let v4 = <[u8; 4]>::try_from(bytes.as_slice()).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from)).ok()
+        }
+        _ => None,
+    }
+}
+
+fn absent_is_fine(result: Result<()>) -> Result<()> {
+    match result {
+        Err(e) if matches!(super::errno(&e), Some(Errno::ENOENT | Errno::ENODEV | Errno::ESRCH)) => Ok(()),
+        other => other,
+    }
+}
+
+fn build(neighbour: &Neighbour, index: u32) -> Result<NeighbourMessage> {
+    let mut message = NeighbourMessage::default();
+    let v6 = neighbour.address.is_ipv6();
+    message.header.family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(neighbour.address.into()),
+        NeighbourAttribute::LinkLayerAddress(mac_bytes(&neighbour.mac)?),
+    ];
+    Ok(message)
+}
+
+fn build_fdb(entry: &FdbEntry, index: u32) -> Result<NeighbourMessage> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes = vec![
+        NeighbourAttribute::LinkLayerAddress(mac_bytes(&entry.mac)?),
+        NeighbourAttribute::Destination(entry.dst.into()),
+    ];
+    Ok(message)
+}
