@@ -1,1 +1,0 @@
-//! The `calico` and `calico-ipam` CNI plugins.

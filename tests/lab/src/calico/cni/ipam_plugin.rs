@@ -1,0 +1,140 @@
+//! `calico-ipam`, and how the main plugin calls it (as a process of its own, found in CNI_PATH).
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
+
+use crate::agent::api::text;
+use crate::agent::env;
+use crate::calico::ipam::{Ipam, Request, Use};
+use crate::command;
+
+use super::conf::Invocation;
+use super::{Failure, result};
+
+/// ADD: one address, requested with `IP=` or the next free one.
+pub fn add(call: &Invocation) -> std::result::Result<Value, Failure> {
+    let node = call.node()?;
+    let api = call.connect()?;
+    let _lock = lock(call)?;
+    mark_upgraded();
+    let request = Request { handle: call.handle(), attributes: attributes(call, &node), intended: Use::Workload };
+    let ipam = Ipam::new(api.as_ref(), &node);
+    let address = match call.args.get("IP").filter(|text| !text.is_empty()) {
+        Some(wanted) => {
+            let wanted: Ipv4Addr =
+                wanted.parse().with_context(|| format!("the requested IP {wanted:?} is no IPv4 address"))?;
+            ipam.assign(wanted, &request)?
+        }
+        None => ipam.auto_assign(&request)?,
+    };
+    Ok(result::ipam(call.version(), address.addr()))
+}
+
+/// DEL: everything of the sandbox's handle, then of the historic handle `<namespace>.<pod>`; nothing there is fine.
+pub fn del(call: &Invocation) -> std::result::Result<(), Failure> {
+    let node = call.node()?;
+    let api = call.connect()?;
+    let _lock = lock(call)?;
+    let ipam = Ipam::new(api.as_ref(), &node);
+    ipam.release_by_handle(&call.handle())?;
+    let workload = match call.pod() {
+        Some(pod) => format!("{}.{}", pod.namespace, pod.name),
+        None => call.container_id.clone(),
+    };
+    ipam.release_by_handle(&workload)?;
+    Ok(())
+}
+
+fn attributes(call: &Invocation, node: &str) -> BTreeMap<String, String> {
+    let mut attributes = BTreeMap::from([
+        ("node".to_owned(), node.to_owned()),
+        ("timestamp".to_owned(), jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S %z UTC").to_string()),
+    ]);
+    if let Some(pod) = call.pod() {
+        attributes.insert("pod".to_owned(), pod.name);
+        attributes.insert("namespace".to_owned(), pod.namespace);
+    }
+    attributes
+}
+
+/// One calico-ipam at a time on a host.
+fn lock(call: &Invocation) -> Result<Flock<File>> {
+    let path = call.conf["ipam_lock_file"]
+        .as_str()
+        .filter(|path| !path.is_empty())
+        .unwrap_or("/var/run/calico/ipam.lock")
+        .to_owned();
+    if let Some(directory) = Path::new(&path).parent() {
+        std::fs::create_dir_all(directory).with_context(|| format!("{} could not be created", directory.display()))?;
+    }
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("unable to open host-wide IPAM lock {path}"))?;
+    match Flock::lock(file, FlockArg::LockExclusive) {
+        Ok(lock) => Ok(lock),
+        Err((_, error)) => bail!("unable to grab host-wide IPAM lock {path}: {error}"),
+    }
+}
+
+/// The first call on a host leaves this file; the upgrade that it stands for has nothing to do here.
+fn mark_upgraded() {
+    let path = Path::new("/var/run/calico/cni/ipam_upgraded");
+    if !path.exists() && std::fs::create_dir_all("/var/run/calico/cni").is_ok() {
+        // Written only to save a later call some work: a failure costs nothing.
+        let _ = std::fs::write(path, "");
+    }
+}
+
+/// Runs the IPAM plugin's ADD on behalf of the main plugin; answers the first address.
+pub fn delegate_add(call: &Invocation, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr> {
+    let mut command = delegate(call, "ADD")?;
+    if let Some(wanted) = wanted {
+        let args = env("CNI_ARGS").unwrap_or_default();
+        command.env("CNI_ARGS", format!("{args};IP={wanted}"));
+    }
+    let output = command::output(&mut command, &call.stdin)?;
+    let answer: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+    if !output.ok() {
+        bail!("{}", said(&answer, &output.stderr));
+    }
+    result::addresses(&answer).first().copied().context("IPAM plugin returned no IP addresses in result")
+}
+
+/// Runs the IPAM plugin's DEL.
+pub fn delegate_del(call: &Invocation) -> Result<()> {
+    let output = command::output(&mut delegate(call, "DEL")?, &call.stdin)?;
+    if output.ok() {
+        return Ok(());
+    }
+    bail!("{}", said(&serde_json::from_str(&output.stdout).unwrap_or_default(), &output.stderr))
+}
+
+fn said(answer: &Value, stderr: &str) -> String {
+    match text(answer, "/msg") {
+        "" => format!("netplugin failed: {}", stderr.trim()),
+        message => message.to_owned(),
+    }
+}
+
+fn delegate(call: &Invocation, verb: &str) -> Result<Command> {
+    let kind = text(&call.conf, "/ipam/type");
+    let paths = env("CNI_PATH").unwrap_or_default();
+    let found: Option<PathBuf> = paths
+        .split(':')
+        .map(|directory| Path::new(directory).join(kind))
+        .find(|path| !kind.is_empty() && path.is_file());
+    let Some(path) = found else { bail!("failed to find plugin {kind:?} in path [{paths}]") };
+    let mut command = Command::new(path);
+    command.env("CNI_COMMAND", verb);
+    Ok(command)
+}

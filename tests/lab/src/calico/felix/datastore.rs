@@ -1,0 +1,135 @@
+//! What felix reads from the API server.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::agent::api::{self, Answer, Api, annotation};
+use crate::calico::endpoint::{self, Endpoint};
+use crate::calico::ipam::block::BlockSpec;
+use crate::calico::ipam::store::{self, GROUP, Pool};
+use crate::calico::node::{startup::IPV4_ADDRESS, tunnel::TUNNEL_ADDRESS};
+
+use super::options::Options;
+
+/// FelixConfiguration, the node's own over the default one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// An explicit value overrides what follows from the pools.
+    pub vxlan_enabled: Option<bool>,
+    /// VXLAN network identifier.
+    pub vni: u64,
+    /// UDP port.
+    pub port: u64,
+    /// MTU of the tunnel; the host's less 50 if it is not set.
+    pub mtu: Option<u64>,
+    /// Unwanted routes on cali interfaces are deleted.
+    pub remove_external_routes: bool,
+    /// ACCEPT, DROP or RETURN.
+    pub endpoint_to_host: String,
+    /// Further sources that may send VXLAN.
+    pub external_nodes: Vec<String>,
+}
+
+/// A node as felix sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// Its address, without length.
+    pub address: Option<String>,
+    /// Its tunnel address.
+    pub tunnel: Option<String>,
+    /// Its tunnel MAC, if annotated.
+    pub mac: Option<String>,
+}
+
+/// Everything that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datastore {
+    /// The configuration.
+    pub config: Config,
+    /// All pools.
+    pub pools: Vec<Pool>,
+    /// All blocks.
+    pub blocks: Vec<BlockSpec>,
+    /// All nodes.
+    pub hosts: Vec<Host>,
+    /// The endpoints of this node.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Datastore {
+    /// Reads everything; one failure fails the whole, since half a picture would delete what the other half holds.
+    pub fn read(api: &dyn Api, node: &str, options: &Options) -> Result<Datastore> {
+        Ok(Datastore {
+            config: config(api, node, options)?,
+            pools: store::pools(api)?,
+            blocks: store::blocks(api)?.into_iter().map(|stored| stored.spec).collect(),
+            hosts: api.list("/api/v1/nodes")?.iter().map(host).collect(),
+            endpoints: endpoints(api, node)?,
+        })
+    }
+
+    /// Reads this node's pods again; true if an endpoint came, went or changed.
+    pub fn refresh_pods(&mut self, api: &dyn Api, node: &str) -> bool {
+        match endpoints(api, node) {
+            Ok(now) if now != self.endpoints => {
+                self.endpoints = now;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The node of that name.
+    pub fn host(&self, name: &str) -> Option<&Host> {
+        self.hosts.iter().find(|host| host.name == name)
+    }
+}
+
+fn endpoints(api: &dyn Api, node: &str) -> Answer<Vec<Endpoint>> {
+    let pods = api.list(&format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}"))?;
+    let mut endpoints: Vec<Endpoint> =
+        pods.iter().filter_map(endpoint::from_pod).filter(|endpoint| endpoint.node == node).collect();
+    endpoints.sort();
+    Ok(endpoints)
+}
+
+fn host(node: &Value) -> Host {
+    let value = |key: &str| annotation(node, key).filter(|value| !value.is_empty()).map(str::to_owned);
+    Host {
+        name: api::name(node).to_owned(),
+        address: value(IPV4_ADDRESS).and_then(|address| address.split('/').next().map(str::to_owned)),
+        tunnel: value(TUNNEL_ADDRESS),
+        mac: value("projectcalico.org/VXLANTunnelMACAddr").map(|mac| mac.to_lowercase()),
+    }
+}
+
+fn config(api: &dyn Api, node: &str, options: &Options) -> Result<Config> {
+    let default = api.find(&format!("{GROUP}/felixconfigurations/default"))?.unwrap_or_default();
+    let own = api.find(&format!("{GROUP}/felixconfigurations/node.{node}"))?.unwrap_or_default();
+    let value = |key: &str| match &own["spec"][key] {
+        Value::Null => default["spec"][key].clone(),
+        own => own.clone(),
+    };
+    let action = options
+        .endpoint_to_host
+        .clone()
+        .or_else(|| value("defaultEndpointToHostAction").as_str().map(str::to_uppercase));
+    let external = value("externalNodesList");
+    Ok(Config {
+        vxlan_enabled: value("vxlanEnabled").as_bool(),
+        vni: value("vxlanVNI").as_u64().unwrap_or(4096),
+        port: value("vxlanPort").as_u64().unwrap_or(4789),
+        mtu: value("vxlanMTU").as_u64().filter(|mtu| *mtu != 0),
+        remove_external_routes: value("removeExternalRoutes").as_bool().unwrap_or(true),
+        endpoint_to_host: action.unwrap_or_else(|| "ACCEPT".to_owned()),
+        external_nodes: external
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect(),
+    })
+}

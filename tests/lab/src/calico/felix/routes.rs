@@ -1,0 +1,189 @@
+//! The main routing table: what is felix's, what it wants, and the difference.
+
+use anyhow::Result;
+use ipnet::Ipv4Net;
+use serde_json::Value;
+
+use crate::agent::links;
+use crate::command;
+
+use super::desired::{DEVICE, Desired, Route, Target};
+use super::interfaces::{self, Interfaces};
+use super::log;
+
+/// The protocol number of routes that belong to no device of felix's.
+const PROTOCOL: &str = "80";
+
+/// A route in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Destination.
+    pub destination: Ipv4Net,
+    /// Metric.
+    pub metric: u64,
+    /// Device, or "" for a blackhole.
+    pub device: String,
+    /// "unicast", "blackhole", ...
+    pub kind: String,
+    /// "boot", "kernel", "80", ...
+    pub protocol: String,
+    /// Gateway, or "".
+    pub gateway: String,
+    /// Next hop is taken to be on the link.
+    pub onlink: bool,
+    /// The MTU attribute.
+    pub mtu: Option<u64>,
+    /// "link", "global", ...
+    pub scope: String,
+}
+
+impl Found {
+    fn read(route: &Value) -> Option<Found> {
+        let text = |key: &str| route[key].as_str().unwrap_or_default().to_owned();
+        let destination = match route["dst"].as_str()? {
+            "default" => Ipv4Net::default(),
+            text => {
+                text.parse().or_else(|_| text.parse().map(|address: std::net::Ipv4Addr| Ipv4Net::from(address))).ok()?
+            }
+        };
+        let flags = route["flags"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Some(Found {
+            destination,
+            metric: route["metric"].as_u64().unwrap_or_default(),
+            device: text("dev"),
+            kind: text("type"),
+            protocol: text("protocol"),
+            gateway: text("gateway"),
+            onlink: flags.iter().any(|flag| flag == "onlink"),
+            mtu: route["metrics"].as_array().into_iter().flatten().find_map(|metric| metric["mtu"].as_u64()),
+            scope: text("scope"),
+        })
+    }
+
+    /// Device routes of the tunnel and of pods are felix's whatever their protocol; elsewhere only protocol 80 is.
+    fn is_felix(&self, remove_external: bool) -> bool {
+        let on_pod = self.device.starts_with(interfaces::PREFIX) && remove_external;
+        self.protocol == PROTOCOL || self.device == DEVICE || on_pod
+    }
+
+    fn same_key(&self, route: &Route) -> bool {
+        self.destination == route.destination && self.metric == route.metric
+    }
+
+    fn satisfies(&self, route: &Route, mtu: Option<u64>) -> bool {
+        let right = match &route.target {
+            Target::Blackhole => self.kind == "blackhole" && self.protocol == PROTOCOL,
+            Target::Pod(device) => {
+                self.kind == "unicast"
+                    && self.device == *device
+                    && self.gateway.is_empty()
+                    && self.scope == "link"
+                    && self.protocol == "boot"
+            }
+            Target::Tunnel(via) => self.device == DEVICE && self.gateway == *via && self.onlink && self.mtu == mtu,
+        };
+        self.same_key(route) && right
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Routes of felix's that it does not want.
+    pub delete: Vec<Found>,
+    /// Routes that are missing or different.
+    pub replace: Vec<Route>,
+}
+
+/// Compares; `grace` answers whether unwanted routes on an interface are still left alone, `up` whether an interface can take routes.
+pub fn work(found: &[Found], wanted: &Desired, grace: impl Fn(&str) -> bool, up: impl Fn(&str) -> bool) -> Work {
+    let mtu = wanted.mtu();
+    let possible = |route: &&Route| match &route.target {
+        Target::Blackhole => true,
+        Target::Pod(device) => up(device),
+        Target::Tunnel(_) => up(DEVICE),
+    };
+    let missing = |route: &&Route| !found.iter().any(|known| known.satisfies(route, mtu));
+    let unwanted = |known: &&Found| {
+        known.is_felix(wanted.config.remove_external_routes)
+            && !wanted.routes.iter().any(|route| known.same_key(route))
+            && !(known.device.starts_with(interfaces::PREFIX) && known.protocol != PROTOCOL && grace(&known.device))
+    };
+    Work {
+        delete: found.iter().filter(unwanted).cloned().collect(),
+        replace: wanted.routes.iter().filter(possible).filter(missing).cloned().collect(),
+    }
+}
+
+/// Makes the main table agree.
+pub fn apply(wanted: &Desired, links: &[Value], interfaces: &Interfaces) -> Result<()> {
+    let dump = links::json(&["ip", "-json", "-details", "-4", "route", "show", "table", "main"])?;
+    let found: Vec<Found> = dump.iter().filter_map(Found::read).collect();
+    let up = |name: &str| links::by_name(links, name).is_some_and(|link| interfaces::running(link));
+    let work = work(&found, wanted, |name| interfaces.in_grace(name, wanted), up);
+    for route in &work.delete {
+        log(&format!("Deleting route {} dev {:?} protocol {}", route.destination, route.device, route.protocol));
+        delete(route)?;
+    }
+    for route in &work.replace {
+        log(&format!("Programming route {} metric {}: {:?}", route.destination, route.metric, route.target));
+        replace(route, wanted.mtu())?;
+    }
+    Ok(())
+}
+
+/// Keyed by prefix and metric alone, so that a foreign route of the same key goes too.
+fn delete(route: &Found) -> Result<()> {
+    let (destination, metric) = (route.destination.to_string(), route.metric.to_string());
+    let deleted = command::run(&["ip", "route", "delete", &destination, "metric", &metric]);
+    match deleted {
+        // Gone by itself, with its interface.
+        Err(error) if !format!("{error:#}").contains("No such process") => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// RTM_NEWROUTE with NLM_F_REPLACE: a foreign route with the same prefix, TOS and metric is overwritten.
+fn replace(route: &Route, mtu: Option<u64>) -> Result<()> {
+    let (destination, metric) = (route.destination.to_string(), route.metric.to_string());
+    let mtu = mtu.unwrap_or(1450).to_string();
+    let argv = match &route.target {
+        Target::Blackhole => {
+            vec!["ip", "route", "replace", "blackhole", &destination, "metric", &metric, "protocol", PROTOCOL]
+        }
+        Target::Pod(device) => {
+            vec![
+                "ip",
+                "route",
+                "replace",
+                &destination,
+                "dev",
+                device,
+                "scope",
+                "link",
+                "metric",
+                &metric,
+                "protocol",
+                "boot",
+            ]
+        }
+        Target::Tunnel(via) => vec![
+            "ip",
+            "route",
+            "replace",
+            &destination,
+            "via",
+            via,
+            "dev",
+            DEVICE,
+            "onlink",
+            "metric",
+            &metric,
+            "protocol",
+            "boot",
+            "mtu",
+            &mtu,
+        ],
+    };
+    command::run(&argv).map(|_| ())
+}

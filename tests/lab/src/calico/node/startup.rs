@@ -1,0 +1,148 @@
+//! What calico-node does before felix starts.
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::agent::api::{Api, annotation, text};
+use crate::agent::{env, links};
+use crate::calico::ipam::store::GROUP;
+
+use super::log;
+
+/// The Node annotation with the node's address.
+pub const IPV4_ADDRESS: &str = "projectcalico.org/IPv4Address";
+
+/// Writes the files, the Node's address and the cluster's default objects.
+pub fn run(api: &dyn Api, node: &str) -> Result<()> {
+    write_file("/var/lib/calico/nodename", node)?;
+    let object =
+        api.get(&format!("/api/v1/nodes/{node}")).with_context(|| format!("the Node {node} could not be read"))?;
+    set_address(api, node, &object)?;
+    ensure_cluster_information(api)?;
+    ensure_default(
+        api,
+        "felixconfigurations",
+        "FelixConfiguration",
+        &json!({"logSeverityScreen": "Info", "reportingInterval": "0s"}),
+    )?;
+    ensure_pool(api)?;
+    // A shutdown is over when the node has started again.
+    let _ = std::fs::remove_file("/var/lib/calico/shutdownTS");
+    Ok(())
+}
+
+/// Writes a small file below /var/lib/calico.
+pub fn write_file(path: &str, text: &str) -> Result<()> {
+    std::fs::create_dir_all("/var/lib/calico").context("/var/lib/calico could not be created")?;
+    std::fs::write(path, text).with_context(|| format!("{path} could not be written"))
+}
+
+/// With IP unset an annotated address is kept; otherwise it is detected anew and written over what is there.
+fn set_address(api: &dyn Api, node: &str, object: &Value) -> Result<()> {
+    let known = annotation(object, IPV4_ADDRESS).filter(|address| !address.is_empty());
+    let wanted = match (env("IP").as_deref(), known) {
+        (None, Some(known)) => known.to_owned(),
+        (None | Some("autodetect"), _) => detect(object)?,
+        (Some(given), _) => given.to_owned(),
+    };
+    if known == Some(wanted.as_str()) {
+        return Ok(());
+    }
+    log(&format!("Node IPv4 changed from {known:?} to {wanted}"));
+    let patch = json!({"metadata": {"annotations": {IPV4_ADDRESS: wanted}}});
+    api.patch(&format!("/api/v1/nodes/{node}/status"), &patch)
+        .with_context(|| format!("the address of Node {node} could not be written"))
+        .map(|_| ())
+}
+
+/// IP_AUTODETECTION_METHOD: first-found, interface=NAME, kubernetes-internal-ip or cidr=NETWORK.
+fn detect(node: &Value) -> Result<String> {
+    let method = env("IP_AUTODETECTION_METHOD").unwrap_or_else(|| "first-found".to_owned());
+    let all = links::all()?;
+    let found = match method.split_once('=') {
+        Some(("interface", name)) => {
+            links::by_name(&all, name).and_then(|link| links::addresses_v4(link).into_iter().next())
+        }
+        Some(("cidr", network)) => {
+            let network: ipnet::Ipv4Net = network.parse().with_context(|| format!("{network:?} is no network"))?;
+            first(&all, |address| address.parse().is_ok_and(|address: std::net::Ipv4Addr| network.contains(&address)))
+        }
+        _ if method == "kubernetes-internal-ip" => {
+            let addresses = node["status"]["addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let internal =
+                addresses.iter().find(|entry| entry["type"] == "InternalIP").map(|entry| text(entry, "/address"));
+            internal.and_then(|address| links::holder_of(&all, address)).map(|(_, address)| address)
+        }
+        _ => first(&all, |_| true),
+    };
+    match found {
+        Some(address) => Ok(address),
+        None => bail!("Unable to auto-detect an IPv4 address using method {method}"),
+    }
+}
+
+/// The first address of an interface that is none of the pod networks' own.
+fn first(all: &[Value], wanted: impl Fn(&str) -> bool) -> Option<String> {
+    const EXCLUDED: [&str; 12] =
+        ["lo", "docker", "cbr", "dummy", "virbr", "lxcbr", "veth", "cali", "tunl", "flannel", "kube-ipvs", "cni"];
+    let named = |link: &Value| link["ifname"].as_str().unwrap_or_default().to_owned();
+    let candidates = all.iter().filter(|link| {
+        let name = named(link);
+        !EXCLUDED.iter().any(|prefix| name.starts_with(prefix)) && name != "vxlan.calico"
+    });
+    candidates.flat_map(links::addresses_v4).find(|address| wanted(address.split('/').next().unwrap_or_default()))
+}
+
+fn ensure_cluster_information(api: &dyn Api) -> Result<()> {
+    let version = env("CALICO_VERSION").unwrap_or_else(|| "v3.31.0".to_owned());
+    let path = format!("{GROUP}/clusterinformations/default");
+    let Some(mut object) = api.find(&path)? else {
+        let spec = json!({"clusterType": "k8s,kdd", "calicoVersion": version, "datastoreReady": true, "clusterGUID": "1ab1ab1ab1ab1ab1ab1ab1ab1ab1ab1a"});
+        return create(api, "clusterinformations", "ClusterInformation", "default", &spec);
+    };
+    if object["spec"]["calicoVersion"] == version.as_str() && object["spec"]["datastoreReady"].is_boolean() {
+        return Ok(());
+    }
+    object["spec"]["calicoVersion"] = json!(version);
+    if !object["spec"]["datastoreReady"].is_boolean() {
+        object["spec"]["datastoreReady"] = json!(true);
+    }
+    match api.replace(&path, &object) {
+        // Another node has written the same at the same moment.
+        Err(error) if !error.conflict() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn ensure_default(api: &dyn Api, plural: &str, kind: &str, spec: &Value) -> Result<()> {
+    match api.find(&format!("{GROUP}/{plural}/default"))? {
+        Some(_) => Ok(()),
+        None => create(api, plural, kind, "default", spec),
+    }
+}
+
+/// A default pool, but only if there is none at all and NO_DEFAULT_POOLS is not set.
+fn ensure_pool(api: &dyn Api) -> Result<()> {
+    if env("NO_DEFAULT_POOLS").is_some_and(|value| value == "true")
+        || !api.list(&format!("{GROUP}/ippools"))?.is_empty()
+    {
+        return Ok(());
+    }
+    let spec = json!({
+        "cidr": env("CALICO_IPV4POOL_CIDR").unwrap_or_else(|| "192.168.0.0/16".to_owned()), "blockSize": 26, "natOutgoing": true,
+        "ipipMode": "Never", "vxlanMode": env("CALICO_IPV4POOL_VXLAN").unwrap_or_else(|| "Always".to_owned()),
+        "nodeSelector": "all()", "allowedUses": ["Workload", "Tunnel"],
+    });
+    create(api, "ippools", "IPPool", "default-ipv4-ippool", &spec)
+}
+
+fn create(api: &dyn Api, plural: &str, kind: &str, name: &str, spec: &Value) -> Result<()> {
+    let object =
+        json!({"apiVersion": "crd.projectcalico.org/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    match api.create(&format!("{GROUP}/{plural}"), &object) {
+        Err(error) if !error.conflict() => {
+            Err(error).with_context(|| format!("the {kind} {name} could not be created"))
+        }
+        _ => Ok(()),
+    }
+}
