@@ -26,37 +26,32 @@ const READ_PAUSE: Duration = Duration::from_millis(50);
 pub fn run(request: &Request) -> Result<Value, Error> {
     let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
     let mut waiting: Option<Waiting<'_>> = None;
-    let mut reads = 0;
+    let mut reads = 1;
     loop {
         // Nothing is locked while waiting, so that a DEL can come meanwhile.
         let lock = lock::attachment(&request.paths, id, ifname, request.limits.lock())?.ok_or_else(|| busy(request))?;
-        if let Some(waiting) = &waiting
-            && !waiting.marker.is_wanted(&request.paths)
-        {
-            return Err(Error::new(
-                error::TRY_LATER,
-                "a DEL for this sandbox came while its ADD waited",
-                "nothing was done",
-            ));
+        if waiting.as_ref().is_some_and(|waiting| !waiting.marker.is_wanted(&request.paths)) {
+            lock.remove();
+            let late = "a DEL for this sandbox came while its ADD waited";
+            return Err(Error::new(error::TRY_LATER, late, "nothing was done"));
         }
         let lock = clear(request, lock)?;
-        reads += 1;
-        match begin(request, reads >= READS)? {
-            Begin::Attach(record) => {
+        let next = match begin(request, reads == READS) {
+            Ok(Begin::Attach(record)) => {
                 drop(waiting);
                 return attach(request, *record, lock);
             }
-            Begin::ReadAgain => {
-                drop(lock);
+            next => next,
+        };
+        // There is no record, so there is nothing to lock.
+        lock.remove();
+        match (next?, &waiting) {
+            (Begin::Wait(state), Some(waiting)) => waiting.sleep(&state)?,
+            // The state may have changed before the watch began: look again first.
+            (Begin::Wait(_), None) => waiting = Some(Waiting::start(request)?),
+            _ => {
+                reads += 1;
                 std::thread::sleep(READ_PAUSE);
-            }
-            Begin::Wait(state) => {
-                drop(lock);
-                match &waiting {
-                    // The state may have changed before the watch began: look again first.
-                    None => waiting = Some(Waiting::start(request)?),
-                    Some(waiting) => waiting.sleep(&state)?,
-                }
             }
         }
     }

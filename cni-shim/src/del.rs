@@ -53,6 +53,7 @@ fn find(request: &Request) -> Result<Option<Record>, Error> {
     let torn = match Record::load(&request.paths, id, ifname) {
         Ok(Some(record)) => return Ok(Some(record)),
         Ok(None) => None,
+        Err(cause) if cause.code == error::CONFIG => return Err(cause),
         Err(cause) => Some(cause),
     };
     if let Ok(Some(Pending { record: Some(record), .. })) = Pending::load(&request.paths, id, ifname) {

@@ -97,20 +97,21 @@ fn spawn(path: &Path, environment: &[(&str, &str)], deadline: Instant) -> Result
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A binary that is just being written (an installer's plain cp): six tries, like libcni, which then forgets the error
     // and calls it a success.
-    for _ in 0..5 {
+    let mut tries = 1;
+    loop {
         match command.spawn() {
-            Err(cause) if cause.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
-                sleep(Duration::from_secs(1).min(deadline.saturating_duration_since(Instant::now())));
+            Err(cause) if cause.kind() == ErrorKind::ExecutableFileBusy => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if tries == 6 || left.is_zero() {
+                    let msg = format!("{} is being written", path.display());
+                    return Err(Error::new(error::TRY_LATER, msg, cause.to_string()));
+                }
+                sleep(Duration::from_secs(1).min(left));
             }
             spawned => return spawned.map_err(Error::io("run", path)),
         }
+        tries += 1;
     }
-    command.spawn().map_err(|cause| match cause.kind() {
-        ErrorKind::ExecutableFileBusy => {
-            Error::new(error::TRY_LATER, format!("{} is being written", path.display()), cause.to_string())
-        }
-        _ => Error::io("run", path)(cause),
-    })
 }
 
 fn supervise(child: &mut Child, streams: &mut Streams<'_>, deadline: Instant) -> Option<ExitStatus> {

@@ -3,7 +3,7 @@
 
 use crate::chain::Failure;
 use crate::conflist::Backends;
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::record::Record;
 use crate::{Paths, delete, evidence, file, lock};
 use serde::{Deserialize, Serialize};
@@ -96,10 +96,12 @@ impl Pending {
             return Ok(Outcome::Busy);
         };
         if Self::load(paths, container_id, ifname).is_ok_and(|still| still.is_none()) {
+            lock.remove();
             return Ok(Outcome::Done);
         }
         let record = match Record::load(paths, container_id, ifname) {
             Ok(Some(record)) => Some(record),
+            Err(cause) if cause.code == error::CONFIG => return Err(cause),
             _ if self.record.is_some() => self.record.clone(),
             unusable => {
                 let sought = evidence::Sought { container_id, ifname, args: "", cni_path, torn: unusable.is_err() };

@@ -149,14 +149,14 @@ impl Record {
         }
     }
 
-    /// Reads a record; `None` if there is none, an error if it is torn or another attachment's.
+    /// Reads a record; `None` if there is none, code 6 if it is torn or another attachment's, code 7 if a later shim wrote it.
     pub fn load(paths: &Paths, container_id: &str, ifname: &str) -> Result<Option<Self>, Error> {
         let path = paths.record(container_id, ifname);
         match file::read_json::<Self>(&path)? {
-            Some(record) if record.format == 0 || record.format > FORMAT => Err(Error::new(
-                error::DECODE,
+            Some(record) if record.format > FORMAT => Err(Error::new(
+                error::CONFIG,
                 format!("{} has format {}", path.display(), record.format),
-                format!("this cni-shim reads up to {FORMAT}. To fix it: install the newer cni-shim again"),
+                format!("this cni-shim reads up to {FORMAT}. To fix it: install the later cni-shim again"),
             )),
             Some(record) if (record.container_id.as_str(), record.ifname.as_str()) != (container_id, ifname) => {
                 Err(Error::new(error::DECODE, format!("{} is another attachment's", path.display()), ""))
@@ -180,7 +180,7 @@ impl Record {
         let (mut records, mut torn) = (Vec::new(), Vec::new());
         for path in file::list(&paths.attachments())? {
             match file::read_json::<Self>(&path) {
-                Ok(Some(record)) if (1..=FORMAT).contains(&record.format) => records.push(record),
+                Ok(Some(record)) if record.format <= FORMAT => records.push(record),
                 Ok(None) => {}
                 Ok(Some(_)) | Err(_) => torn.push(path),
             }

@@ -1,0 +1,15 @@
+//! The tests of cni-shim: the real binary, real delegates (scripted ones, and Debian's plugins in namespaces of their own).
+
+#![allow(missing_docs, reason = "tests")]
+
+mod common;
+mod hold;
+mod hostile;
+mod matrix_add;
+mod matrix_chain;
+mod matrix_del;
+mod matrix_verbs;
+mod real;
+mod stress;
+mod transparency;
+mod verbs;

@@ -1,0 +1,344 @@
+//! The failure matrix, rows about ADD and its state, files and binaries. `row_N_...` is row N.
+
+use crate::common::{World, flannel_list, wait_for};
+use cni_shim::record::{Phase, Record};
+use cni_shim::state::Backend;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::Duration;
+
+#[test]
+fn row_01_state_missing_add_takes_the_default_backend() {
+    let world = World::new();
+    world.add("c1").succeeded();
+    assert_eq!(world.take_log(), ["flannel ADD", "portmap ADD"]);
+    world.call("ADD", "c2").with("default", json!("calico")).go().succeeded();
+    assert_eq!(world.take_log(), ["calico ADD", "bandwidth ADD"]);
+    // DEL goes by the records.
+    world.del("c2").succeeded();
+    assert_eq!(world.take_log(), ["bandwidth DEL", "calico DEL"]);
+    world.call("DEL", "c1").with("default", json!("calico")).go().succeeded();
+    assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL"]);
+    world.assert_clean();
+}
+
+#[test]
+fn row_02_state_corrupt_uses_the_copy_or_says_try_later() {
+    let world = World::new();
+    world.route(Backend::Calico);
+    world.add("c1").succeeded();
+    world.take_log();
+    for torn in [
+        "",
+        "{\"format\":1,\"mode\":\"fla",
+        "\0\0\0\0",
+        "[]",
+        r#"{"format":99,"mode":"flannel"}"#,
+        r#"{"format":1,"mode":"hold"}"#,
+    ] {
+        fs::write(world.paths().state(), torn).unwrap();
+        world.add("c2").succeeded();
+        world.del("c2").succeeded();
+        assert_eq!(world.take_log().first().unwrap(), "calico ADD");
+        let copy = fs::read(world.paths().state_copy()).unwrap();
+        fs::write(world.paths().state_copy(), torn).unwrap();
+        let refused = world.add("c3").failed(11);
+        assert!(refused.stdout.contains("To fix it"), "{refused:?}");
+        world.call("STATUS", "").go().failed(50);
+        assert!(world.take_log().is_empty());
+        fs::write(world.paths().state_copy(), copy).unwrap();
+    }
+    fs::remove_file(world.paths().state()).unwrap();
+    world.add("c4").succeeded();
+    assert_eq!(world.take_log().first().unwrap(), "calico ADD");
+    world.del("c4").succeeded();
+    world.del("c1").succeeded();
+    world.assert_clean();
+}
+
+#[test]
+fn row_03_conflist_missing_or_half_written() {
+    let world = World::new();
+    let path = world.conflist_path(Backend::Flannel);
+    // Never read before: no copy.
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    world.add("c1").failed(11);
+    // The installer finishes while the shim tries again.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(70));
+            fs::write(&path, &whole).unwrap();
+        });
+        world.add("c1").succeeded();
+    });
+    // From now on there is a copy.
+    for half in [Some(&whole[..40]), Some(&[][..]), None] {
+        match half {
+            Some(half) => fs::write(&path, half).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        world.take_log();
+        world.add("c2").succeeded();
+        assert_eq!(world.take_log(), ["flannel ADD", "portmap ADD"]);
+        fs::remove_dir_all(world.paths().state_dir().join("backends")).unwrap();
+        world.del("c2").succeeded();
+        assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL"]);
+        fs::write(&path, &whole).unwrap();
+        world.add("c3").succeeded();
+        world.del("c3").succeeded();
+    }
+    world.del("c1").succeeded();
+    world.assert_clean();
+}
+
+#[test]
+fn row_04_delegate_binary_missing() {
+    let world = World::new();
+    fs::remove_file(world.path("bin/portmap")).unwrap();
+    let refused = world.add("c1").failed(11);
+    assert!(refused.stdout.contains("portmap"), "{refused:?}");
+    assert!(world.take_log().is_empty(), "nothing may run when the chain cannot be run whole");
+    world.assert_clean();
+
+    world.install("bin", "portmap");
+    world.add("c1").succeeded();
+    fs::remove_file(world.path("bin/portmap")).unwrap();
+    world.take_log();
+    let failed = world.del("c1").failed(5);
+    assert!(!failed.stdout.to_lowercase().contains("not found"), "{failed:?}");
+    assert!(!failed.stdout.to_lowercase().contains("no such file"), "{failed:?}");
+    assert_eq!(world.take_log(), ["flannel DEL"]);
+    assert!(world.record("c1").is_some());
+    world.install("bin", "portmap");
+    world.del("c1").succeeded();
+    world.assert_clean();
+}
+
+#[test]
+fn row_05_delegate_hangs_with_a_grandchild_that_keeps_its_output_open() {
+    let world = World::new();
+    world.tell("portmap.ADD", "sleep 300 & echo $! > $world/grandchild; wait");
+    let answer = world.call("ADD", "c1").limits(json!({"add": 400})).go().failed(11);
+    assert!(answer.took < Duration::from_secs(3), "{answer:?}");
+    assert_eq!(world.take_log(), ["flannel ADD", "portmap ADD", "portmap DEL", "flannel DEL"]);
+    world.assert_clean();
+    let pid = fs::read_to_string(world.path("grandchild")).unwrap();
+    wait_for("the group to be killed", || !fs::exists(format!("/proc/{}", pid.trim())).unwrap() || is_zombie(&pid));
+
+    // A delegate that ends, leaving a process that keeps its output open, is not waited for.
+    world.tell("portmap.ADD", "sleep 2 &");
+    let answer = world.add("c2").succeeded();
+    assert!(answer.took < Duration::from_secs(2), "{answer:?}");
+    world.tell("portmap.DEL", "sleep 300");
+    world.take_log();
+    let answer = world.call("DEL", "c2").limits(json!({"del": 5_000, "lock": 10})).go();
+    // The stray process still holds the attachment's lock.
+    assert!(answer.failed(11).stdout.contains("still at work"));
+    wait_for("the stray to end", || !world.record("c2").unwrap().is_busy(&world.paths()).unwrap());
+    let answer = world.call("DEL", "c2").limits(json!({"del": 600})).go().failed(11);
+    assert!(answer.took < Duration::from_secs(3), "{answer:?}");
+    assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL"], "the rest of the chain gets its share of the time");
+    assert!(world.record("c2").is_some() && world.paths().pending("c2", "eth0").exists());
+    world.untell("portmap.DEL");
+    world.del("c2").succeeded();
+    world.assert_clean();
+}
+
+fn is_zombie(pid: &str) -> bool {
+    cni_shim::file::process_start(pid.trim().parse().unwrap()).is_none()
+}
+
+#[test]
+fn row_06_shim_killed_the_next_del_waits_for_its_delegate() {
+    let world = World::new();
+    world.tell("flannel.ADD", "echo > $world/started; sleep 0.7; echo > $world/ended");
+    let mut shim = world.call("ADD", "c1").spawn();
+    wait_for("the delegate", || world.path("started").exists());
+    shim.kill().unwrap();
+    shim.wait().unwrap();
+    assert_eq!(world.record("c1").unwrap().phase, Phase::Intent);
+    assert!(!world.path("ended").exists());
+    world.call("DEL", "c1").limits(json!({"lock": 50})).go().failed(11);
+    assert!(!world.path("ended").exists());
+    world.del("c1").succeeded();
+    assert!(world.path("ended").exists(), "DEL ran beside a delegate of the ADD");
+    assert_eq!(
+        world.take_log(),
+        ["flannel ADD", "portmap DEL", "flannel DEL"],
+        "also the plugin that was never reached"
+    );
+    world.assert_clean();
+}
+
+/// A full disk: a small tmpfs as the state directory, in a mount namespace of this thread's own.
+fn on_a_small_disk(world: &World) {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    let dir = world.paths().state_dir().to_owned();
+    fs::create_dir_all(&dir).unwrap();
+    mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some("size=128k")).unwrap();
+}
+
+fn fill(world: &World) {
+    let full = fs::write(world.paths().state_dir().join("filler"), vec![b'x'; 1 << 20]);
+    assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn row_09_disk_full_at_the_intent() {
+    std::thread::spawn(|| {
+        let world = World::new();
+        on_a_small_disk(&world);
+        fill(&world);
+        let answer = world.add("c1").failed(5);
+        assert!(answer.stdout.contains("Nothing was done"), "{answer:?}");
+        assert!(world.take_log().is_empty());
+        fs::remove_file(world.paths().state_dir().join("filler")).unwrap();
+        world.assert_clean();
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn row_10_and_11_disk_full_after_the_intent() {
+    std::thread::spawn(|| {
+        let world = World::new();
+        on_a_small_disk(&world);
+        world.tell("portmap.ADD", &format!("head -c 1M /dev/zero > {}/filler", world.paths().state_dir().display()));
+        let mappings = json!({"portMappings": [{"HostPort": 8080}]});
+        world.call("ADD", "c1").with("runtimeConfig", mappings.clone()).go().succeeded();
+        let record = world.record("c1").unwrap();
+        assert_eq!(record.phase, Phase::Intent, "there was no room for more");
+        world.del("c1").succeeded();
+        assert_eq!(world.calls()[2].stdin["runtimeConfig"], mappings);
+        assert_eq!(world.take_log(), ["flannel ADD", "portmap ADD", "portmap DEL", "flannel DEL"]);
+        world.assert_clean();
+        // Of a sandbox for which not even a lock file can be made.
+        world.del("c2").succeeded();
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn row_12_same_attachment_added_again() {
+    let world = World::new();
+    world.add("c1").succeeded();
+    let before = world.record("c1");
+    world.take_log();
+    world.add("c1").failed(100);
+    assert!(world.take_log().is_empty(), "undoing it would tear down a live attachment");
+    assert_eq!(world.record("c1"), before);
+    // An ADD that died: its remains are cleaned up first.
+    let died = Record { phase: Phase::Intent, result: None, ..before.unwrap() };
+    died.store(&world.paths(), false).unwrap();
+    world.add("c1").succeeded();
+    assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL", "flannel ADD", "portmap ADD"]);
+    world.del("c1").succeeded();
+    world.assert_clean();
+}
+
+#[test]
+fn row_13_state_changes_while_an_add_runs() {
+    let world = World::new();
+    world.route(Backend::Flannel);
+    world.tell("flannel.ADD", "echo > $world/started; while [ ! -e $world/go ]; do sleep 0.01; done");
+    let shim = world.call("ADD", "c1").spawn();
+    wait_for("the delegate", || world.path("started").exists());
+    world.route(Backend::Calico);
+    world.write("go", "");
+    assert!(shim.wait_with_output().unwrap().status.success());
+    world.add("c2").succeeded();
+    assert_eq!(world.take_log(), ["flannel ADD", "portmap ADD", "calico ADD", "bandwidth ADD"]);
+    world.call("CHECK", "c2").go().succeeded();
+    world.take_log();
+    world.del("c1").succeeded();
+    world.del("c2").succeeded();
+    assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL", "bandwidth DEL", "calico DEL"]);
+    world.assert_clean();
+}
+
+#[test]
+fn row_14_del_before_the_add_has_finished() {
+    let world = World::new();
+    world.tell("flannel.ADD", "echo > $world/started; while [ ! -e $world/go ]; do sleep 0.01; done");
+    let shim = world.call("ADD", "c1").spawn();
+    wait_for("the delegate", || world.path("started").exists());
+    world.call("DEL", "c1").limits(json!({"lock": 100})).go().failed(11);
+    assert!(world.paths().pending("c1", "eth0").exists());
+    world.write("go", "");
+    let output = shim.wait_with_output().unwrap();
+    assert!(!output.status.success(), "a late ADD must not stay");
+    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["code"], 11);
+    assert_eq!(world.take_log(), ["flannel ADD", "portmap ADD", "portmap DEL", "flannel DEL"]);
+    world.assert_clean();
+    world.del("c1").succeeded();
+}
+
+#[test]
+fn row_23_flannel_is_not_ready_after_a_boot() {
+    let world = World::new();
+    world.add("c1").succeeded();
+    fs::remove_dir_all(world.path("root/run")).unwrap();
+    let rebooted = Record { boot_id: "an earlier boot".into(), ..world.record("c1").unwrap() };
+    rebooted.store(&world.paths(), false).unwrap();
+    world.take_log();
+    world.add("c2").failed(11);
+    assert!(world.take_log().is_empty());
+    // containerd sends an empty netns for a sandbox of before the boot.
+    world.call("DEL", "c1").unset("CNI_NETNS").go().succeeded();
+    assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL"]);
+    world.assert_clean();
+}
+
+#[test]
+fn row_28_upgrades() {
+    let world = World::new();
+    world.add("c1").succeeded();
+    // A delegate that is just being written, by cp instead of a rename.
+    fs::remove_file(world.path("bin/portmap")).unwrap();
+    fs::copy("/bin/true", world.path("bin/portmap")).unwrap();
+    let writer = fs::OpenOptions::new().append(true).mode(0o755).open(world.path("bin/portmap")).unwrap();
+    world.take_log();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(writer);
+        });
+        let answer = world.del("c1").succeeded();
+        assert!(answer.took > Duration::from_millis(900), "it was tried again after a second: {answer:?}");
+    });
+    assert_eq!(world.take_log(), ["flannel DEL"]);
+    let _writer = fs::OpenOptions::new().append(true).open(world.path("bin/portmap")).unwrap();
+    world.conflist(Backend::Flannel, &json!({"name": "cbr0", "cniVersion": "0.3.1", "plugins": [{"type": "portmap"}]}));
+    let answer = world.call("ADD", "c2").limits(json!({"add": 1200})).go().failed(11);
+    assert!(answer.stdout.contains("being written"), "{answer:?}");
+    // Still busy, so that the undoing failed too; it is kept, not called a success.
+    assert!(world.paths().pending("c2", "eth0").exists());
+    drop(_writer);
+    world.del("c2").succeeded();
+    world.conflist(Backend::Flannel, &flannel_list());
+    // A record of a later version is not touched by this one.
+    fs::remove_file(world.path("bin/portmap")).unwrap();
+    world.install("bin", "portmap");
+    world.add("c3").succeeded();
+    let path = world.paths().record("c3", "eth0");
+    let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    record["format"] = json!(2);
+    let later = record.to_string();
+    record["format"] = json!(1);
+    record["something_new"] = json!(1);
+    fs::write(&path, &later).unwrap();
+    world.take_log();
+    world.del("c3").failed(7);
+    assert!(world.take_log().is_empty());
+    assert_eq!(fs::read_to_string(&path).unwrap(), later);
+    fs::write(&path, record.to_string()).unwrap();
+    world.del("c3").succeeded();
+    world.assert_clean();
+}

@@ -1,0 +1,144 @@
+//! Many at once, and killed at any point.
+
+use crate::common::{World, wait_for};
+use cni_shim::conflist::Backends;
+use cni_shim::pending::{Outcome, Pending};
+use cni_shim::record::Record;
+use cni_shim::state::{Backend, Owner, State};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+#[test]
+fn row_22_hundred_concurrent_adds_during_a_flip() {
+    let world = World::new();
+    world.route(Backend::Flannel);
+    let adds: Vec<_> = (0..100)
+        .map(|i| {
+            match i {
+                30 => {
+                    let owner = Owner::this_process("run");
+                    let hold = State::hold(Backend::Flannel, Backend::Calico, owner, Duration::from_secs(60));
+                    hold.store(&world.paths()).unwrap();
+                    // From here on no ADD begins on flannel: what has begun is recorded.
+                }
+                70 => world.route(Backend::Calico),
+                _ => {}
+            }
+            world.call("ADD", &format!("c{i}")).spawn()
+        })
+        .collect();
+    for add in adds {
+        let output = add.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    let ends: BTreeMap<_, _> = Record::list(&world.paths())
+        .unwrap()
+        .0
+        .into_iter()
+        .map(|record| (record.container_id, record.backend))
+        .collect();
+    assert_eq!(ends.len(), 100);
+    let calico = ends.values().filter(|backend| **backend == Backend::Calico).count();
+    assert!(calico >= 70, "{calico}: those that came in or after the hold");
+    let dels: Vec<_> = ends.keys().map(|id| world.call("DEL", id).spawn()).collect();
+    for del in dels {
+        assert!(del.wait_with_output().unwrap().status.success());
+    }
+    // Every sandbox was handled by one backend alone, in order.
+    let mut by_sandbox = BTreeMap::<_, Vec<_>>::new();
+    for call in world.calls() {
+        by_sandbox.entry(call.container_id.clone()).or_default().push(format!("{} {}", call.kind, call.verb));
+    }
+    for (id, calls) in by_sandbox {
+        match ends[&id] {
+            Backend::Flannel => assert_eq!(calls, ["flannel ADD", "portmap ADD", "portmap DEL", "flannel DEL"], "{id}"),
+            Backend::Calico => {
+                assert_eq!(calls, ["calico ADD", "bandwidth ADD", "bandwidth DEL", "calico DEL"], "{id}")
+            }
+        }
+    }
+    world.assert_clean();
+}
+
+#[test]
+fn state_changes_are_linear() {
+    let world = World::new();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..25 {
+                    State::change(&world.paths(), |state| Ok(state.unwrap_or(State::routed(Backend::Flannel))))
+                        .unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(State::load(&world.paths()).unwrap().unwrap().generation, 100);
+}
+
+/// What a scripted network leaves: a file per sandbox and plugin, made by ADD and removed by DEL.
+fn with_leftovers(world: &World) {
+    std::fs::create_dir_all(world.path("made")).unwrap();
+    for kind in ["flannel", "portmap"] {
+        world.tell(
+            &format!("{kind}.ADD"),
+            "sleep 0.00$(( $$ % 10 )); echo > $world/made/$CNI_CONTAINERID.$kind; sleep 0.00$(( $$ % 7 ))",
+        );
+        world.tell(&format!("{kind}.DEL"), "sleep 0.00$(( $$ % 10 )); rm -f $world/made/$CNI_CONTAINERID.$kind");
+    }
+}
+
+#[test]
+fn killed_at_any_point_nothing_leaks() {
+    let world = World::new();
+    with_leftovers(&world);
+    let rounds = std::env::var("SHIM_KILLS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(60);
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut ids = BTreeSet::new();
+    for round in 0..rounds {
+        let id = format!("k{round}");
+        let verb = if round % 2 == 0 { "ADD" } else { "DEL" };
+        if verb == "DEL" {
+            world.add(&id).succeeded();
+        }
+        let mut shim = world.call(verb, &id).spawn();
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_micros(seed >> 33 & 0x7fff));
+        shim.kill().unwrap();
+        shim.wait().unwrap();
+        ids.insert(id);
+    }
+    // The runtime sends one DEL for some of them; nodectl's reaper sees to the rest.
+    for id in ids.iter().step_by(3) {
+        world.del(id).succeeded();
+    }
+    for record in Record::list(&world.paths()).unwrap().0 {
+        let error = cni_shim::Error::new(11, "the sandbox is gone", "");
+        Pending::note(&world.paths(), &record.container_id, &record.ifname, Some(&record), &error).unwrap();
+    }
+    for pending in Pending::list(&world.paths()).unwrap() {
+        wait_for("the delegates that were left behind", || {
+            pending.run(&world.paths(), &Backends::default(), "", Duration::from_secs(5)).unwrap() == Outcome::Done
+        });
+    }
+    let left: Vec<_> = std::fs::read_dir(world.path("made")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let records = Record::list(&world.paths()).unwrap();
+    assert!(records.0.is_empty() && records.1.is_empty());
+    let files = std::fs::read_dir(world.paths().attachments()).unwrap().count();
+    assert_eq!(files, 0, "not even a temporary file");
+}
+
+#[test]
+fn a_delegate_that_is_killed_is_undone() {
+    let world = World::new();
+    with_leftovers(&world);
+    for (round, whom) in ["flannel.ADD", "portmap.ADD"].iter().enumerate() {
+        let kept = std::fs::read_to_string(world.path("do").join(whom)).unwrap();
+        world.tell(whom, "echo > $world/made/$CNI_CONTAINERID.$kind; kill -9 $$");
+        world.add(&format!("d{round}")).failed(999);
+        world.tell(whom, &kept);
+    }
+    assert_eq!(std::fs::read_dir(world.path("made")).unwrap().count(), 0);
+    world.assert_clean();
+}
