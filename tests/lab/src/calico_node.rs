@@ -1,1 +1,0 @@
-//! The stand-in for calico-node (felix and its startup).

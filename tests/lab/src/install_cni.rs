@@ -1,1 +1,0 @@
-//! Calico's init container that installs its CNI files.

@@ -1,1 +1,0 @@
-//! Flannel's init container that installs its CNI files.
