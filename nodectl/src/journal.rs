@@ -3,6 +3,9 @@
 //! A crash leaves at most one step whose `begin` has no `done`; that step may be wholly, partly or not at all done, and
 //! both doing it again and undoing it must be right. A torn last line is the mark of a power cut and is dropped.
 
+mod debt;
+mod log;
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,6 +13,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use debt::Debt;
+pub use log::Log;
 
 use crate::fault;
 use crate::plan::Plan;
@@ -108,39 +114,6 @@ pub enum Record {
     },
 }
 
-/// What a revert without the API server leaves to be done when it answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "debt", rename_all = "kebab-case")]
-pub enum Debt {
-    /// Set the node's label.
-    Label {
-        /// To this value; removed where `None`.
-        value: Option<String>,
-    },
-    /// Set spec.unschedulable.
-    Unschedulable {
-        /// To this.
-        value: bool,
-    },
-    /// Put a Node condition back.
-    Condition {
-        /// The condition object.
-        value: Value,
-    },
-    /// Start a unit that was stopped to keep it from fighting.
-    StartUnit {
-        /// Its name.
-        unit: String,
-    },
-    /// Wait until the agent that the label asks for serves again.
-    AwaitAgent {
-        /// The agent.
-        agent: Box<crate::step::Agent>,
-    },
-    /// Run the DELs that the shim keeps.
-    PendingDels,
-}
-
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -149,13 +122,6 @@ pub enum Outcome {
     Switched,
     /// The node is as it was before the run.
     PutBack,
-}
-
-/// A run's journal, read whole.
-#[derive(Debug, Clone)]
-pub struct Log {
-    /// Its records in order.
-    pub records: Vec<Record>,
 }
 
 /// An open journal file.
@@ -248,86 +214,4 @@ fn parse(bytes: &[u8], path: &Path) -> Result<(Log, usize)> {
 fn sync_parent(path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     File::open(dir).and_then(|d| d.sync_all()).with_context(|| format!("could not sync {}", dir.display()))
-}
-
-impl Log {
-    /// The plan and the run's head.
-    pub fn plan(&self) -> Option<&Plan> {
-        match self.records.first() {
-            Some(Record::Open { plan, .. }) => Some(plan),
-            _ => None,
-        }
-    }
-
-    /// Pre-image of step `n`, where it was begun; the first one counts: later ones saw our own work.
-    pub fn before(&self, n: usize) -> Option<&Before> {
-        self.records.iter().find_map(|r| match r {
-            Record::Begin { n: m, before, .. } if *m == n => Some(before),
-            _ => None,
-        })
-    }
-
-    /// Steps begun and not undone, in order.
-    pub fn standing(&self) -> Vec<usize> {
-        let mut standing = Vec::new();
-        for record in &self.records {
-            match record {
-                Record::Begin { n, .. } if !standing.contains(n) => standing.push(*n),
-                Record::Undone { n, .. } => standing.retain(|m| m != n),
-                _ => {}
-            }
-        }
-        standing
-    }
-
-    /// Whether step `n` was done and not undone since.
-    pub fn is_done(&self, n: usize) -> bool {
-        self.records.iter().rev().find_map(|r| match r {
-            Record::Done { n: m, .. } if *m == n => Some(true),
-            Record::Undone { n: m, .. } if *m == n => Some(false),
-            _ => None,
-        }) == Some(true)
-    }
-
-    /// Result of step `n`, where it was done.
-    pub fn result(&self, n: usize) -> Option<&Value> {
-        self.records.iter().rev().find_map(|r| match r {
-            Record::Done { n: m, result, .. } if *m == n => Some(result),
-            _ => None,
-        })
-    }
-
-    /// Whether the run has turned back.
-    pub fn reverting(&self) -> bool {
-        self.records.iter().any(|r| matches!(r, Record::Reverting { .. }))
-    }
-
-    /// Debts that are not paid yet, oldest first.
-    pub fn debts(&self) -> Vec<Debt> {
-        let mut debts: Vec<Debt> = Vec::new();
-        for record in &self.records {
-            match record {
-                Record::Owed { debt } if !debts.contains(debt) => debts.push(debt.clone()),
-                Record::Paid { debt } => debts.retain(|d| d != debt),
-                _ => {}
-            }
-        }
-        debts
-    }
-
-    /// How the run ended, where it has.
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.records.iter().rev().find_map(|r| match r {
-            Record::Close { outcome, .. } => Some(*outcome),
-            _ => None,
-        })
-    }
-
-    /// Boot id of the last process that worked on the run.
-    pub fn last_boot(&self) -> Option<&str> {
-        self.records.iter().rev().find_map(|r| match r {
-            Record::Attach { boot_id, .. } | Record::Open { boot_id, .. } => Some(boot_id.as_str()),
-            _ => None,
-        })
-    }
 }

@@ -16,6 +16,7 @@ pub mod ownership;
 pub mod plan;
 pub mod preflight;
 pub mod prepared;
+pub mod report;
 pub mod request;
 pub mod rules;
 pub mod step;

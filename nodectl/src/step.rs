@@ -3,6 +3,8 @@
 //! A step carries all it needs to be done or undone on its own, never an index or a handle. What each does to the node
 //! stands in [`crate::act`], one file a step.
 
+mod words;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -333,44 +335,4 @@ impl Step {
             Step::DisableBootUnits { .. } => "disable-boot-units",
         }
     }
-
-    /// One line for people: what will be done.
-    pub fn title(&self) -> String {
-        match self {
-            Step::PreserveBinaries { names, dir } => {
-                format!("keep copies of {} plugin binaries of {dir}", names.len())
-            }
-            Step::EnableBootUnits { .. } => "enable the boot-time units, in case of a reboot".into(),
-            Step::InstallShimBinary { to, .. } => format!("install {to}"),
-            Step::SetShimState { to } => format!("route new pods through the shim to {to}"),
-            Step::InstallShimConflist { path, .. } => format!("put {path} in front"),
-            Step::ImportAttachments { made_by } => format!("record the sandboxes that {made_by} made"),
-            Step::Baseline { targets } => format!("measure what answers now ({} peers)", targets.peers.len()),
-            Step::Cordon => "cordon the node".into(),
-            Step::Evict { pods, .. } => format!("evict {}", count(pods.len(), "pod")),
-            Step::Hold { .. } => "hold new attachments".into(),
-            Step::StopAgent(a) => format!("stop {} and wait until it is gone", a.cni),
-            Step::KeepFlannelRules { .. } => "keep flannel's rules until Calico's stand".into(),
-            Step::StopSandboxes { pods, .. } => {
-                format!("stop the sandboxes that stay ({}); kubelet rebuilds them", count(pods.len(), "pod"))
-            }
-            Step::RenameOverlay { from, to } => format!("rename {from} to {to}"),
-            Step::DeleteOverlay { link, why } => format!("delete {link}: {why}"),
-            Step::StartAgent(a) => format!("start {} and wait until it serves", a.cni),
-            Step::MarkNetworkAvailable { .. } => "mark the node's network available".into(),
-            Step::Probe { targets, via } => {
-                format!("verify through {via}: {}, host, service", count(targets.peers.len(), "peer"))
-            }
-            Step::Release { to } => format!("release the hold: new pods get {to}"),
-            Step::AwaitPods { .. } => "wait for this node's pods, verify one".into(),
-            Step::Uncordon => "uncordon the node".into(),
-            Step::Clean { cni, .. } => format!("remove what {cni} left on this node"),
-            Step::DisableBootUnits { .. } => "disable the boot-time units".into(),
-        }
-    }
-}
-
-/// "1 pod", "2 pods".
-fn count(n: usize, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }

@@ -1,0 +1,109 @@
+//! What each step does to the node: read what is there (`before`), do it (`apply`), put back what was there (`undo`).
+//!
+//! Both `apply` and `undo` are right whatever half of themselves a crash has left behind: doing it again ends where doing it
+//! once ends, and undoing what was never done changes nothing. One file a step, or a pair of steps.
+
+mod agent;
+mod api;
+mod attachment;
+mod await_pods;
+mod baseline;
+mod binaries;
+mod clean;
+mod context;
+mod cordon;
+mod debts;
+mod evict;
+mod overlay;
+mod rules;
+mod sandboxes;
+mod shim;
+mod shim_files;
+mod units;
+
+use anyhow::Result;
+use serde_json::Value;
+
+pub use api::Api;
+pub use context::{Context, RunFolder};
+pub use debts::{in_order, pay};
+
+use crate::step::{Before, Step};
+
+/// Reads what the step is about to change.
+pub fn before(step: &Step, cx: &mut Context) -> Result<Before> {
+    match step {
+        Step::PreserveBinaries { dir, names } => binaries::before(cx, dir, names),
+        Step::EnableBootUnits { units } | Step::DisableBootUnits { units } => units::before(cx, units),
+        Step::InstallShimBinary { to, .. } => shim_files::binary_before(cx, to),
+        Step::InstallShimConflist { path, .. } => shim_files::conflist_before(cx, path),
+        Step::SetShimState { .. } | Step::Hold { .. } | Step::Release { .. } => shim::before(cx),
+        Step::Cordon | Step::Uncordon => cordon::before(cx),
+        Step::StopAgent(_) | Step::StartAgent(_) => agent::before(cx),
+        Step::RenameOverlay { from, .. } | Step::DeleteOverlay { link: from, .. } => overlay::before(from),
+        Step::MarkNetworkAvailable { .. } => agent::condition_before(cx),
+        Step::Clean { cni, scope } => clean::before(cx, *cni, scope),
+        Step::ImportAttachments { .. }
+        | Step::Baseline { .. }
+        | Step::Evict { .. }
+        | Step::KeepFlannelRules { .. }
+        | Step::StopSandboxes { .. }
+        | Step::Probe { .. }
+        | Step::AwaitPods { .. } => Ok(Before::Nothing),
+    }
+}
+
+/// Does the step; what it returns goes into the journal and the report.
+pub fn apply(step: &Step, before: &Before, cx: &mut Context) -> Result<Value> {
+    match step {
+        Step::PreserveBinaries { dir, names } => binaries::apply(cx, dir, names),
+        Step::EnableBootUnits { units } => units::enable(cx, units),
+        Step::DisableBootUnits { units } => units::disable(cx, units),
+        Step::InstallShimBinary { from, to } => shim_files::install_binary(cx, from, to),
+        Step::SetShimState { to } => shim::route(cx, *to),
+        Step::InstallShimConflist { path, content } => shim_files::install_conflist(cx, path, content),
+        Step::ImportAttachments { made_by } => shim::import(cx, *made_by),
+        Step::Baseline { targets } => baseline::measure(cx, targets),
+        Step::Cordon => cordon::set(cx, true),
+        Step::Uncordon => cordon::set(cx, false),
+        Step::Evict { timeout_s, grace_s, .. } => evict::apply(cx, *timeout_s, *grace_s),
+        Step::Hold { next } => shim::hold(cx, *next),
+        Step::Release { to } => shim::route(cx, *to),
+        Step::StopAgent(agent) => agent::stop(cx, agent),
+        Step::StartAgent(agent) => agent::start(cx, agent),
+        Step::KeepFlannelRules { rules } => rules::keep(rules),
+        Step::StopSandboxes { made_by, .. } => sandboxes::stop_all(cx, *made_by),
+        Step::RenameOverlay { from, to } => overlay::rename(from, to, before),
+        Step::DeleteOverlay { link, .. } => overlay::delete(link),
+        Step::MarkNetworkAvailable { by } => agent::mark_available(cx, *by),
+        Step::Probe { via, targets } => baseline::verify(cx, *via, targets),
+        Step::AwaitPods { made_by, timeout_s } => await_pods::apply(cx, *made_by, *timeout_s),
+        Step::Clean { .. } => clean::apply(cx, before),
+    }
+}
+
+/// Puts back what was there before the step. What needs the API server and does not reach it becomes a debt.
+pub fn undo(step: &Step, before: &Before, cx: &mut Context) -> Result<()> {
+    match step {
+        Step::PreserveBinaries { dir, .. } => binaries::undo(cx, dir, before),
+        Step::EnableBootUnits { units } | Step::DisableBootUnits { units } => units::undo(cx, units, before),
+        Step::InstallShimBinary { to, .. } => shim_files::undo(cx, to, before),
+        Step::InstallShimConflist { path, .. } => shim_files::undo(cx, path, before),
+        Step::SetShimState { .. } | Step::Hold { .. } => shim::undo(cx, before),
+        Step::Release { to } => sandboxes::undo_release(cx, *to),
+        Step::Cordon | Step::Uncordon => cordon::undo(cx, before),
+        Step::StopAgent(agent) => agent::undo_stop(cx, agent, before),
+        Step::StartAgent(agent) => agent::undo_start(cx, agent, before),
+        Step::RenameOverlay { from, to } => overlay::undo(from, Some(to), before),
+        Step::DeleteOverlay { link, .. } => overlay::undo(link, None, before),
+        Step::MarkNetworkAvailable { .. } => agent::undo_condition(cx, before),
+        Step::Clean { .. } => clean::undo(cx, before),
+        Step::ImportAttachments { .. }
+        | Step::Baseline { .. }
+        | Step::Evict { .. }
+        | Step::KeepFlannelRules { .. }
+        | Step::StopSandboxes { .. }
+        | Step::Probe { .. }
+        | Step::AwaitPods { .. } => Ok(()),
+    }
+}

@@ -1,0 +1,198 @@
+//! Stopping and starting an agent by the node's label, which its DaemonSet selects on.
+//!
+//! Where the API server is dead, a label moves nothing. To take a node back then, kubelet is stopped (it would start the
+//! agent's containers again) and the agent's sandbox is ended through CRI; both are owed to the moment the server answers.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use super::{Context, api, clean};
+use crate::cni::Cni;
+use crate::host::{files, local_http, netlink, process, systemd};
+use crate::journal::Debt;
+use crate::step::{Agent, Before};
+
+/// felix's readiness, where its manifests put it.
+const FELIX_READINESS: &str = "http://127.0.0.1:9099/readiness";
+/// kubelet's units by distribution.
+const KUBELET_UNITS: [&str; 2] = ["kubelet.service", "snap.kubelet.service"];
+
+pub(super) fn before(cx: &mut Context) -> Result<Before> {
+    Ok(Before::Label { value: cx.api.label()? })
+}
+
+/// Labels the node `none` and waits until the agent is gone.
+pub(super) fn stop(cx: &mut Context, agent: &Agent) -> Result<Value> {
+    set_label(cx, "none")?;
+    await_gone(cx, agent)?;
+    Ok(Value::Null)
+}
+
+/// Labels the node for the agent and waits until it serves.
+pub(super) fn start(cx: &mut Context, agent: &Agent) -> Result<Value> {
+    set_label(cx, agent.cni.name())?;
+    await_serving(cx, agent)
+}
+
+fn set_label(cx: &Context, value: &str) -> Result<()> {
+    if !cx.api.set_label(Some(value))? {
+        bail!("the API server does not answer. To fix it: see that it is reachable from this node");
+    }
+    Ok(())
+}
+
+fn is_gone(cx: &mut Context, agent: &Agent) -> Result<bool> {
+    if process::scan()?.iter().any(|p| p.name == agent.cni.process()) {
+        return Ok(false);
+    }
+    let prefix = format!("{}-", agent.daemonset);
+    let mine = |s: &crate::facts::Sandbox| s.ready && s.namespace == agent.namespace && s.name.starts_with(&prefix);
+    Ok(!cx.cri()?.sandboxes()?.iter().any(mine))
+}
+
+fn await_gone(cx: &mut Context, agent: &Agent) -> Result<()> {
+    let stop = cx.stop;
+    let gone = stop.wait_for(Duration::from_secs(agent.timeout_s), || Ok(is_gone(cx, agent)?.then_some(())))?;
+    gone.with_context(|| {
+        format!(
+            "{} still runs {} s after the node's label asked it to leave. To fix it: see that the DaemonSet {}/{} selects on \
+             nodectl.io/cni and that its pod here is not stuck terminating",
+            agent.cni, agent.timeout_s, agent.namespace, agent.daemonset
+        )
+    })
+}
+
+/// Waits until the agent serves; what it still waits for is in the error.
+pub(super) fn await_serving(cx: &mut Context, agent: &Agent) -> Result<Value> {
+    let stop = cx.stop;
+    let mut lacking = Vec::new();
+    let serving = stop.wait_for(Duration::from_secs(agent.timeout_s), || {
+        lacking = lacks(cx, agent)?;
+        Ok(lacking.is_empty().then_some(()))
+    })?;
+    if serving.is_none() {
+        bail!(
+            "{} does not serve after {} s; it lacks: {}. To fix it: see the log of its pod on this node ({}/{})",
+            agent.cni,
+            agent.timeout_s,
+            lacking.join(", "),
+            agent.namespace,
+            agent.daemonset
+        );
+    }
+    Ok(json!({ "serving": agent.cni }))
+}
+
+/// What the agent has not brought yet.
+fn lacks(cx: &mut Context, agent: &Agent) -> Result<Vec<String>> {
+    let mut lacks = Vec::new();
+    let mut need = |there: bool, what: &str| {
+        if !there {
+            lacks.push(what.to_owned());
+        }
+    };
+    need(process::scan()?.iter().any(|p| p.name == agent.cni.process()), "its process");
+    // Calico's installer writes its conflist in place: half of it does not parse.
+    let conflist = files::read_text_optional(&cx.host.path(&agent.conflist))?.unwrap_or_default();
+    need(serde_json::from_str::<Value>(&conflist).is_ok(), "its network configuration");
+    for binary in &agent.binaries {
+        need(files::exists(&cx.host.path(binary)), binary);
+    }
+    let network = netlink::observe()?;
+    need(network.link(&agent.overlay).is_some_and(|l| l.up), &agent.overlay);
+    match agent.cni {
+        Cni::Flannel => need(files::exists(&cx.host.path(Path::new("/run/flannel/subnet.env"))), "subnet.env"),
+        Cni::Calico => {
+            need(files::exists(&cx.host.path(Path::new("/var/lib/calico/nodename"))), "/var/lib/calico/nodename");
+            need(local_http::ready(FELIX_READINESS), "felix's readiness");
+            // The condition was False before, by flannel: only Calico's own reason proves that Calico set it.
+            let node = cx.api.get_node()?;
+            let reason = api::network_unavailable(&node).map(|c| (c["status"].as_str(), c["reason"].as_str()));
+            need(reason == Some((Some("False"), Some("CalicoIsUp"))), "the condition NetworkUnavailable by Calico");
+        }
+    }
+    Ok(lacks)
+}
+
+/// Gives the label back; the agent comes with it, or is owed.
+pub(super) fn undo_stop(cx: &mut Context, agent: &Agent, before: &Before) -> Result<()> {
+    let Before::Label { value } = before else { return Ok(()) };
+    if cx.api.set_label(value.as_deref())? {
+        return await_serving(cx, agent).map(drop);
+    }
+    cx.owe(Debt::Label { value: value.clone() })?;
+    cx.owe(Debt::AwaitAgent { agent: Box::new(agent.clone()) })
+}
+
+/// Takes the label back, sees the agent off, and removes what it had begun to make.
+pub(super) fn undo_start(cx: &mut Context, agent: &Agent, before: &Before) -> Result<()> {
+    let Before::Label { value } = before else { return Ok(()) };
+    if cx.api.set_label(value.as_deref())? {
+        await_gone(cx, agent)?;
+    } else {
+        cx.owe(Debt::Label { value: value.clone() })?;
+        end_without_api(cx, agent)?;
+    }
+    clean::remove_all(cx, agent.cni, &agent.scope, &agent.overlay)
+}
+
+/// Ends the agent with kubelet held back, so that it does not come again.
+fn end_without_api(cx: &mut Context, agent: &Agent) -> Result<()> {
+    for unit in KUBELET_UNITS {
+        if systemd::unit(unit)?.is_some_and(|u| u.active == "active" || u.active == "activating") {
+            // Owed before it is done: a crash in between must not leave kubelet down for good.
+            cx.owe(Debt::StartUnit { unit: unit.to_owned() })?;
+            systemd::stop(unit, Duration::from_secs(60))?;
+        }
+    }
+    let prefix = format!("{}-", agent.daemonset);
+    for sandbox in cx.cri()?.sandboxes()? {
+        if sandbox.namespace == agent.namespace && sandbox.name.starts_with(&prefix) {
+            cx.cri()?.stop_sandbox(&sandbox.id)?;
+        }
+    }
+    await_gone(cx, agent)
+}
+
+pub(super) fn condition_before(cx: &mut Context) -> Result<Before> {
+    let node = cx.api.get_node()?;
+    Ok(Before::Condition { value: api::network_unavailable(&node).cloned() })
+}
+
+/// Says that the network is available where the agent has not said so itself.
+pub(super) fn mark_available(cx: &mut Context, by: Cni) -> Result<Value> {
+    let node = cx.api.get_node()?;
+    let condition = api::network_unavailable(&node);
+    let own = condition.and_then(|c| c["reason"].as_str()).is_some_and(|r| r.starts_with(by_reason(by)));
+    if own && condition.is_some_and(|c| c["status"] == "False") {
+        return Ok(json!({ "set": false }));
+    }
+    let now = crate::clock::now();
+    let condition = json!({
+        "type": "NetworkUnavailable", "status": "False", "reason": format!("{}IsUp", by_reason(by)),
+        "message": format!("{by} is running on this node"), "lastTransitionTime": now, "lastHeartbeatTime": now,
+    });
+    if !cx.api.set_condition(&condition)? {
+        bail!("the API server does not answer. To fix it: see that it is reachable from this node");
+    }
+    Ok(json!({ "set": true }))
+}
+
+/// How the agents begin the condition's reason.
+fn by_reason(cni: Cni) -> &'static str {
+    match cni {
+        Cni::Flannel => "Flannel",
+        Cni::Calico => "Calico",
+    }
+}
+
+pub(super) fn undo_condition(cx: &mut Context, before: &Before) -> Result<()> {
+    let Before::Condition { value: Some(value) } = before else { return Ok(()) };
+    if !cx.api.set_condition(value)? {
+        cx.owe(Debt::Condition { value: value.clone() })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! This node's own objects at the API server, with the kubelet's identity.
+
+use std::cell::Cell;
+
+use anyhow::{Context as _, Result, anyhow};
+use serde_json::{Value, json};
+
+use crate::cni::NODE_LABEL;
+use crate::facts::Pod;
+use crate::host::kube::{Kube, KubeError, Patch, Write};
+
+/// The API server as this node may use it.
+pub struct Api {
+    kube: Option<Kube>,
+    node: String,
+    dead: Cell<bool>,
+}
+
+impl Api {
+    /// `kube` is `None` where not even a kubeconfig could be read.
+    pub fn new(kube: Option<Kube>, node: String) -> Api {
+        Api { kube, node, dead: Cell::new(false) }
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Whether it was found not to answer. It is not asked again within this run: each try would cost its time limit.
+    pub fn is_dead(&self) -> bool {
+        self.kube.is_none() || self.dead.get()
+    }
+
+    /// Runs a request; `None` where the server does not answer.
+    pub fn unless_dead<T>(&self, request: impl FnOnce(&Kube) -> Result<T, KubeError>) -> Result<Option<T>> {
+        let Some(kube) = self.kube.as_ref().filter(|_| !self.dead.get()) else {
+            return Ok(None);
+        };
+        match request(kube) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.is_unreachable() => {
+                self.dead.set(true);
+                tracing::warn!(%error, "the API server does not answer");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Runs a request that the run cannot go on without.
+    pub fn must<T>(&self, request: impl FnOnce(&Kube) -> Result<T, KubeError>) -> Result<T> {
+        let kube = self.kube.as_ref().ok_or_else(|| anyhow!("there is no kubeconfig to reach the API server with"))?;
+        request(kube).map_err(anyhow::Error::from)
+    }
+
+    /// The Node.
+    pub fn get_node(&self) -> Result<Value> {
+        self.must(|kube| kube.get(&self.path())).with_context(|| format!("could not read the Node {}", self.node))
+    }
+
+    /// The label that steers the agents.
+    pub fn label(&self) -> Result<Option<String>> {
+        Ok(self.get_node()?["metadata"]["labels"][NODE_LABEL].as_str().map(str::to_owned))
+    }
+
+    /// Sets or removes that label; false where the server does not answer.
+    pub fn set_label(&self, value: Option<&str>) -> Result<bool> {
+        let patch = json!({"metadata": {"labels": {NODE_LABEL: value}}});
+        let done = self.unless_dead(|kube| kube.patch(&self.path(), Patch::Merge, &patch, Write::default()));
+        Ok(done
+            .with_context(|| format!("could not label the Node {} with {NODE_LABEL}={value:?}", self.node))?
+            .is_some())
+    }
+
+    /// Sets spec.unschedulable; false where the server does not answer.
+    pub fn set_unschedulable(&self, value: bool) -> Result<bool> {
+        let patch = json!({"spec": {"unschedulable": if value { json!(true) } else { Value::Null }}});
+        let done = self.unless_dead(|kube| kube.patch(&self.path(), Patch::Merge, &patch, Write::default()));
+        let verb = if value { "cordon" } else { "uncordon" };
+        Ok(done.with_context(|| format!("could not {verb} the Node {}", self.node))?.is_some())
+    }
+
+    /// Puts one condition into the Node's status (merged by type); false where the server does not answer.
+    pub fn set_condition(&self, condition: &Value) -> Result<bool> {
+        let patch = json!({"status": {"conditions": [condition]}});
+        let path = format!("{}/status", self.path());
+        let done = self.unless_dead(|kube| kube.patch(&path, Patch::Strategic, &patch, Write::default()));
+        Ok(done.with_context(|| format!("could not set a condition of the Node {}", self.node))?.is_some())
+    }
+
+    /// Pods bound to this node.
+    pub fn pods(&self) -> Result<Vec<Pod>> {
+        self.must(|kube| kube.pods_on(&self.node)).context("could not list the pods of this node")
+    }
+
+    fn path(&self) -> String {
+        format!("/api/v1/nodes/{}", self.node)
+    }
+}
+
+/// The NetworkUnavailable condition of a Node.
+pub fn network_unavailable(node: &Value) -> Option<&Value> {
+    node["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == "NetworkUnavailable")
+}

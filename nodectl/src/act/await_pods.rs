@@ -1,0 +1,67 @@
+//! Waiting until the pods that stayed on the node have their network back, and verifying one of them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use cni_shim::record::{Phase, Record};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::cni::Cni;
+use crate::facts::Pod;
+use crate::host::ping;
+use crate::plan::{full_name, shim_backend};
+
+pub(super) fn apply(cx: &mut Context, made_by: Cni, timeout_s: u64) -> Result<Value> {
+    let stop = cx.stop;
+    let mut waiting = Vec::new();
+    let done = stop.wait_for(Duration::from_secs(timeout_s), || {
+        waiting = without_network(cx, made_by)?;
+        Ok(waiting.is_empty().then_some(()))
+    })?;
+    if done.is_none() {
+        bail!("these pods have no network from {made_by} after {timeout_s} s: {}", waiting.join(", "));
+    }
+    verify_one(cx)
+}
+
+/// Pods with pod network, bound here and not ending, whose attachment the CNI has not made (yet).
+fn without_network(cx: &mut Context, made_by: Cni) -> Result<Vec<String>> {
+    let (records, _) = Record::list(&cx.shim()).map_err(anyhow::Error::msg)?;
+    let sandboxes = cx.cri()?.sandboxes()?;
+    let attached = |pod: &Pod| {
+        records.iter().any(|r| {
+            r.backend == shim_backend(made_by)
+                && r.phase == Phase::Added
+                && sandboxes
+                    .iter()
+                    .any(|s| s.id == r.container_id && s.ready && s.namespace == pod.namespace && s.name == pod.name)
+        })
+    };
+    Ok(here(cx)?.iter().filter(|p| !attached(p)).map(full_name).collect())
+}
+
+fn here(cx: &Context) -> Result<Vec<Pod>> {
+    let ended = |p: &Pod| p.terminating || p.phase == "Succeeded" || p.phase == "Failed";
+    Ok(cx.api.pods()?.into_iter().filter(|p| !p.host_network && !ended(p)).collect())
+}
+
+/// One real pod must answer this host. A policy may forbid echoes to some; felix always lets the own host through.
+fn verify_one(cx: &mut Context) -> Result<Value> {
+    let stop = cx.stop;
+    let mut tried: Vec<IpAddr> = Vec::new();
+    let answered = stop.wait_for(Duration::from_secs(20), || {
+        tried = cx.cri()?.sandboxes()?.iter().filter(|s| s.ready && !s.host_network).filter_map(|s| s.ip).collect();
+        if tried.is_empty() {
+            return Ok(here(cx)?.is_empty().then_some(None));
+        }
+        let replies = ping::ping(&tried, None, 2, Duration::from_millis(500)).unwrap_or_default();
+        Ok(replies.iter().find(|r| r.received > 0).map(|r| Some(r.target)))
+    })?;
+    match answered {
+        Some(Some(ip)) => Ok(json!({ "verified": ip })),
+        Some(None) => Ok(json!({ "verified": null, "note": "no pod with pod network is on this node" })),
+        None => bail!("none of this node's pods answers this host: {tried:?}"),
+    }
+}

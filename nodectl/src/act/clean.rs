@@ -1,0 +1,83 @@
+//! Removing what a CNI left, by ownership, with a pre-image of each object.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::cni::Cni;
+use crate::host::{backup, ipset, iptables, netlink, nft};
+use crate::ownership;
+use crate::rules::{OwnedRules, owned, put_back, take_out};
+use crate::step::{Before, CleanScope, RemovedImage};
+
+pub(super) fn before(cx: &mut Context, cni: Cni, scope: &CleanScope) -> Result<Before> {
+    let facts = crate::observe::node(cx.host);
+    Ok(Before::Removed(Box::new(ownership::owned(&facts, cni, scope))))
+}
+
+pub(super) fn apply(cx: &mut Context, before: &Before) -> Result<Value> {
+    let Before::Removed(image) = before else { return Ok(Value::Null) };
+    remove(cx, image)?;
+    Ok(json!({
+        "links": image.links.len(), "routes": image.routes.len(), "sets": image.sets.len(),
+        "rules": image.rules.iter().map(|r| rule_count(r)).sum::<usize>(), "files": image.files.len(),
+    }))
+}
+
+fn rule_count(rules: &OwnedRules) -> usize {
+    rules.owned.tables.iter().map(|t| t.inside.len() + t.hooks.len()).sum()
+}
+
+/// Removes what an agent whose start is undone has left; `keep` names a device that is handed back.
+pub(super) fn remove_all(cx: &mut Context, cni: Cni, scope: &CleanScope, keep: &str) -> Result<()> {
+    let mut image = ownership::owned(&crate::observe::node(cx.host), cni, scope);
+    image.links.retain(|l| l.name != keep);
+    remove(cx, &image)
+}
+
+/// Rules first, then the sets that they use; routes before links; files last.
+fn remove(cx: &mut Context, image: &RemovedImage) -> Result<()> {
+    for rules in &image.rules {
+        // Computed from what stands now: deleting a rule that is gone already would fail the whole batch.
+        let now = iptables::save(rules.backend, rules.family)?;
+        let chains: Vec<&String> = rules.owned.tables.iter().flat_map(|t| &t.chains).collect();
+        let hooks: Vec<&String> = rules.owned.tables.iter().flat_map(|t| &t.hooks).map(|(_, _, s)| s).collect();
+        let standing = owned(&now, |c| chains.iter().any(|o| *o == c), |r| hooks.iter().any(|o| *o == r));
+        let batch = take_out(&standing);
+        if !batch.is_empty() {
+            iptables::restore(rules.backend, rules.family, &batch).context("could not remove iptables rules")?;
+        }
+    }
+    ipset::destroy(&image.sets)?;
+    image.nft_tables.iter().try_for_each(|t| nft::delete_table(t))?;
+    netlink::change_routes(&[], &image.routes)?;
+    let names: Vec<&str> = image.links.iter().map(|l| l.name.as_str()).collect();
+    netlink::delete_links(&names)?;
+    image.files.iter().try_for_each(|file| backup::move_aside(&cx.host.path(file), &aside(cx, file)))
+}
+
+/// Where a file of the node waits in the run's backup folder.
+fn aside(cx: &Context, file: &str) -> PathBuf {
+    cx.run.backup.join("files").join(Path::new(file).strip_prefix("/").unwrap_or(Path::new(file)))
+}
+
+/// Puts it all back, in the opposite order.
+pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
+    let Before::Removed(image) = before else { return Ok(()) };
+    image.files.iter().rev().try_for_each(|file| backup::put_back(&aside(cx, file), &cx.host.path(file)))?;
+    let network = netlink::observe()?;
+    for link in image.links.iter().filter(|l| network.link(&l.name).is_none()) {
+        netlink::add_link(link).with_context(|| format!("could not make {} again", link.name))?;
+    }
+    image.addresses.iter().try_for_each(netlink::add_address)?;
+    netlink::change_routes(&image.routes, &[])?;
+    for rules in &image.rules {
+        let batch = put_back(&rules.owned, &iptables::save(rules.backend, rules.family)?);
+        if !batch.is_empty() {
+            iptables::restore(rules.backend, rules.family, &batch).context("could not put back iptables rules")?;
+        }
+    }
+    Ok(())
+}

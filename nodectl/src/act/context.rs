@@ -1,0 +1,67 @@
+//! What the steps of one run share: the machine, the run's folders, the API server, the journal for debts.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::api::Api;
+use crate::host::Host;
+use crate::host::cri::Cri;
+use crate::journal::{Debt, Journal, Record};
+use crate::prepared::Prepared;
+use crate::stop::Stop;
+
+/// Folders of one run.
+#[derive(Debug, Clone)]
+pub struct RunFolder {
+    /// The run's id.
+    pub id: String,
+    /// Backups of files and binaries.
+    pub backup: PathBuf,
+}
+
+/// What the steps of one run share.
+pub struct Context<'a> {
+    /// The machine.
+    pub host: &'a Host,
+    /// The run's folders.
+    pub run: RunFolder,
+    /// The API server, with the node's own identity.
+    pub api: Api,
+    /// What may end the run early.
+    pub stop: &'a Stop,
+    /// What prepare told this node.
+    pub prepared: Prepared,
+    /// What the baseline measured, once it has.
+    pub baseline: Value,
+    /// The journal.
+    pub journal: Journal,
+    cri: Option<Cri>,
+}
+
+impl<'a> Context<'a> {
+    /// A run's context.
+    pub fn new(host: &'a Host, run: RunFolder, api: Api, stop: &'a Stop, prepared: Prepared, journal: Journal) -> Self {
+        Context { host, run, api, stop, prepared, baseline: Value::Null, journal, cri: None }
+    }
+
+    /// The container runtime; connected at first use, and anew after it was restarted.
+    pub fn cri(&mut self) -> Result<&Cri> {
+        if self.cri.is_none() {
+            self.cri = Some(Cri::detect(self.host)?);
+        }
+        self.cri.as_ref().ok_or_else(|| anyhow::anyhow!("the container runtime is not connected"))
+    }
+
+    /// The shim's files.
+    pub fn shim(&self) -> cni_shim::Paths {
+        cni_shim::Paths::under(self.host.root())
+    }
+
+    /// Notes that something must be done once the API server answers.
+    pub fn owe(&mut self, debt: Debt) -> Result<()> {
+        tracing::warn!(?debt, "the API server does not answer; this is owed");
+        self.journal.append(&Record::Owed { debt })
+    }
+}

@@ -1,0 +1,75 @@
+//! Paying what a revert without the API server had to leave undone.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::{Context, agent, attachment};
+use crate::cni::Cni;
+use crate::facts::Pod;
+use crate::host::systemd;
+use crate::journal::Debt;
+
+/// Pays one debt. An error leaves it owed.
+pub fn pay(debt: &Debt, cx: &mut Context) -> Result<()> {
+    let reached = match debt {
+        Debt::Label { value } => cx.api.set_label(value.as_deref())?,
+        Debt::Unschedulable { value } => cx.api.set_unschedulable(*value)?,
+        Debt::Condition { value } => cx.api.set_condition(value)?,
+        Debt::StartUnit { unit } => {
+            await_unwanted(cx)?;
+            systemd::start(unit, Duration::from_secs(60))?;
+            true
+        }
+        Debt::AwaitAgent { agent } => {
+            agent::await_serving(cx, agent)?;
+            true
+        }
+        Debt::PendingDels => {
+            attachment::drain_pending(cx)?;
+            true
+        }
+    };
+    if !reached {
+        bail!("the API server still does not answer");
+    }
+    Ok(())
+}
+
+/// Waits until no pod is wanted here of an agent that the node's label does not ask for: kubelet, when it starts, would
+/// start such a pod's containers again before the DaemonSet's controller has taken it away.
+fn await_unwanted(cx: &mut Context) -> Result<()> {
+    let label = cx.api.label()?;
+    let unwanted: Vec<(String, String)> = [(Cni::Flannel, &cx.prepared.flannel), (Cni::Calico, &cx.prepared.calico)]
+        .into_iter()
+        .filter(|(cni, _)| label.as_deref() != Some(cni.name()))
+        .map(|(_, info)| (info.namespace.clone(), info.daemonset.clone()))
+        .collect();
+    let (api, stop) = (&cx.api, cx.stop);
+    let gone = stop.wait_for(Duration::from_secs(60), || {
+        let pods: Vec<Pod> = api.pods()?;
+        let stays = |p: &Pod| {
+            let owner = p.controller.as_ref().map(|(_, name)| (p.namespace.clone(), name.clone()));
+            !p.terminating && owner.is_some_and(|o| unwanted.contains(&o))
+        };
+        Ok((!pods.iter().any(stays)).then_some(()))
+    })?;
+    if gone.is_none() {
+        bail!("the DaemonSet's controller has not taken the other agent's pod off this node within 60 s");
+    }
+    Ok(())
+}
+
+/// The order in which debts are paid: DELs and the node's labels first, then kubelet, then what needs kubelet.
+/// Debts of one rank stay in the order in which they arose, so the last label set is the right one.
+pub fn in_order(debts: &[Debt]) -> Vec<Debt> {
+    let rank = |d: &Debt| match d {
+        Debt::PendingDels => 0,
+        Debt::Label { .. } | Debt::Unschedulable { .. } | Debt::Condition { .. } => 1,
+        Debt::StartUnit { .. } => 2,
+        Debt::AwaitAgent { .. } => 3,
+    };
+    let mut ordered: Vec<Debt> = debts.to_vec();
+    ordered.sort_by_key(rank);
+    ordered
+}

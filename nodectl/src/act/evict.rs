@@ -1,0 +1,74 @@
+//! Evicting the pods that may move. Budgets are respected: a refused eviction is tried again until the time is up.
+//!
+//! Differs from `kubectl drain` where a node's own identity must: no DaemonSet can be read, so ownership decides, and a
+//! pod that is gone answers 403 from Kubernetes 1.32 on, so waiting is done by listing.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::facts::Pod;
+use crate::host::kube::{Evictee, Eviction, Write};
+use crate::plan;
+
+/// kubectl waits this long before it tries a refused eviction again.
+const RETRY: Duration = Duration::from_secs(5);
+
+pub(super) fn apply(cx: &mut Context, timeout_s: u64, grace_s: Option<u32>) -> Result<Value> {
+    let end = Instant::now() + Duration::from_secs(timeout_s);
+    let mut refused: BTreeMap<String, (Instant, String)> = BTreeMap::new();
+    let mut evicted: Vec<String> = Vec::new();
+    loop {
+        let pods: Vec<Pod> = cx.api.pods()?.into_iter().filter(plan::moves).collect();
+        if pods.is_empty() {
+            return Ok(json!({ "evicted": evicted }));
+        }
+        for pod in pods.iter().filter(|p| !p.terminating) {
+            let name = plan::full_name(pod);
+            if refused.get(&name).is_some_and(|(at, _)| at.elapsed() < RETRY) {
+                continue;
+            }
+            match evict(cx, pod, grace_s)? {
+                None => evicted.push(name),
+                Some(why) => drop(refused.insert(name, (Instant::now(), why))),
+            }
+        }
+        cx.stop.check()?;
+        if Instant::now() >= end {
+            bail!("{}", too_late(&pods, &refused, timeout_s));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// `None` where the eviction was accepted or the pod is gone, else why it was refused for now.
+fn evict(cx: &Context, pod: &Pod, grace_s: Option<u32>) -> Result<Option<String>> {
+    let evictee = Evictee { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid, grace_seconds: grace_s };
+    let answer = cx.api.must(|kube| kube.evict(evictee, Write::default()));
+    match answer.with_context(|| format!("could not evict {}", plan::full_name(pod)))? {
+        Eviction::Accepted | Eviction::Gone => Ok(None),
+        Eviction::Blocked(why) => Ok(Some(why)),
+    }
+}
+
+fn too_late(pods: &[Pod], refused: &BTreeMap<String, (Instant, String)>, timeout_s: u64) -> String {
+    let each: Vec<String> = pods
+        .iter()
+        .map(|p| {
+            let name = plan::full_name(p);
+            match refused.get(&name) {
+                Some((_, why)) if !p.terminating => format!("{name}: {why}"),
+                _ => format!("{name}: still terminating"),
+            }
+        })
+        .collect();
+    format!(
+        "{} pods are still on the node after {timeout_s} s: {}. To fix it: scale the workload up or loosen its \
+         budget, then run it again; or give it longer with --drain-timeout",
+        each.len(),
+        each.join("; ")
+    )
+}

@@ -1,0 +1,96 @@
+//! The shim's state and records.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use cni_shim::record::{Phase, Record};
+use cni_shim::state::{Owner, State};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::cni::Cni;
+use crate::fault;
+use crate::plan::shim_backend;
+use crate::step::Before;
+
+/// A hold lasts at most this long even if its owner lives: a run that hangs must not keep pods from starting for ever.
+const HOLD_BOUND: Duration = Duration::from_secs(15 * 60);
+/// Delegates of an ADD that is under way end within the shim's own limit for it.
+const IN_FLIGHT: Duration = Duration::from_secs(110);
+
+pub(super) fn before(cx: &mut Context) -> Result<Before> {
+    let state = State::load(&cx.shim()).map_err(anyhow::Error::msg)?;
+    let state = state.map(serde_json::to_value).transpose().context("could not encode the shim's state")?;
+    Ok(Before::ShimState { state })
+}
+
+/// Sends new pods to one CNI; what waits in a hold goes on.
+pub(super) fn route(cx: &mut Context, to: Cni) -> Result<Value> {
+    set(cx, &State::routed(shim_backend(to)))
+}
+
+/// New pods wait; ADDs that are under way are waited for.
+pub(super) fn hold(cx: &mut Context, next: Cni) -> Result<Value> {
+    let paths = cx.shim();
+    let owner = Owner::this_process(cx.run.id.clone());
+    let state = State::hold(shim_backend(next.other()), shim_backend(next), owner, HOLD_BOUND);
+    set(cx, &state)?;
+    let settled = cx.stop.wait_for(IN_FLIGHT, || {
+        let (records, _) = Record::list(&paths).map_err(anyhow::Error::msg)?;
+        let under_way = records
+            .iter()
+            .filter(|r| r.phase == Phase::Intent)
+            .try_fold(false, |any, r| r.is_busy(&paths).map(|busy| any || busy))
+            .map_err(anyhow::Error::msg)?;
+        Ok((!under_way).then_some(()))
+    })?;
+    settled.context("an attachment that had begun before the hold did not end within 110 s")?;
+    Ok(Value::Null)
+}
+
+fn set(cx: &Context, state: &State) -> Result<Value> {
+    fault::point("shim.state");
+    state.store(&cx.shim()).map_err(anyhow::Error::msg).context("could not write the shim's state")?;
+    Ok(Value::Null)
+}
+
+/// Puts the state back; where there was none, the shim's whole folder goes: it was ours alone.
+pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
+    let Before::ShimState { state } = before else { return Ok(()) };
+    match state {
+        Some(state) => {
+            let mut state: State = serde_json::from_value(state.clone())
+                .context("the journal's copy of the shim's state does not parse")?;
+            state.owner = None;
+            set(cx, &state).map(drop)
+        }
+        None => {
+            let folder = cx.host.path(crate::plan::SHIM_STATE_DIR);
+            // DELs that the API server still owes must outlive the shim's own folder.
+            if cni_shim::pending::list(&cx.shim()).map_err(anyhow::Error::msg)?.is_empty() {
+                crate::host::files::remove_directory(&folder)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Gives every sandbox that is older than the shim a record, from what its ADD left behind.
+pub(super) fn import(cx: &mut Context, made_by: Cni) -> Result<Value> {
+    let paths = cx.shim();
+    let sandboxes = cx.cri()?.sandboxes()?;
+    let mut imported = Vec::new();
+    for sandbox in sandboxes.iter().filter(|s| !s.host_network && s.ready) {
+        let ifname = "eth0";
+        if Record::load(&paths, &sandbox.id, ifname).map_err(anyhow::Error::msg)?.is_some() {
+            continue;
+        }
+        fault::point("shim.import");
+        let known = super::attachment::known(cx, sandbox, ifname);
+        cni_shim::evidence::import_record(&paths, &known, shim_backend(made_by))
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("could not record the sandbox of {}/{}", sandbox.namespace, sandbox.name))?;
+        imported.push(format!("{}/{}", sandbox.namespace, sandbox.name));
+    }
+    Ok(json!({ "imported": imported }))
+}

@@ -1,0 +1,197 @@
+//! The command line: raw arguments only. What they mean together is decided in [`crate::command`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cni::Cni;
+use crate::report::{OutputFormat, ProgressFormat};
+use crate::request::Strategy;
+
+/// Switches a running Kubernetes node between flannel and Calico, from the node itself.
+#[derive(Debug, Parser)]
+#[command(name = "nodectl", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done or nothing to do, 1 failed and nothing changed, 2 changes pending \
+    (--detailed-exitcode), 3 refused by preflight, 4 failed and put back, 5 needs hands or owes, 64 usage, 75 busy.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Format of the result on stdout.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// Format of the progress on stderr.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub progress: ProgressFormat,
+    /// An alternate root of the file system, for tests and images.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// More in the log; twice for all.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Less in the log.
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check whether this node can be switched; changes nothing.
+    Preflight(Switch),
+    /// Show what a switch would do; changes nothing.
+    Plan(PlanArgs),
+    /// Switch this node.
+    Migrate(MigrateArgs),
+    /// Take back the open run, or the last closed one.
+    Revert(RevertArgs),
+    /// Finish the open run, or what it owes.
+    Resume(ResumeArgs),
+    /// Show where this node stands.
+    Status,
+    /// List the runs on this node.
+    History,
+    /// The cluster's side; needs an admin kubeconfig.
+    Cluster(crate::cluster::ClusterArgs),
+}
+
+/// What a switch is asked to be.
+#[derive(Debug, Clone, Args)]
+pub struct Switch {
+    /// The CNI that the node is to be on.
+    #[arg(long, value_enum, default_value = "calico")]
+    pub to: Cni,
+    /// What happens to the node's pods.
+    #[arg(long, value_enum, default_value_t)]
+    pub strategy: Strategy,
+    /// Accept that this preflight check fails; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub ignore: Vec<String>,
+    /// Evict pods that no controller will re-create.
+    #[arg(long)]
+    pub force: bool,
+    /// Evict pods that use emptyDir; their data is lost.
+    #[arg(long)]
+    pub delete_emptydir_data: bool,
+    /// How long eviction may take, disruption budgets included, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub drain_timeout: u64,
+    /// Grace period of evicted pods in seconds; their own by default.
+    #[arg(long, value_name = "SECONDS")]
+    pub grace_period: Option<u32>,
+    /// How long an agent may take to leave or to come, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub agent_timeout: u64,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The switch.
+    #[command(flatten)]
+    pub switch: Switch,
+    /// Save the plan, to be applied with `migrate --plan`.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Exit 2 where changes are pending.
+    #[arg(long)]
+    pub detailed_exitcode: bool,
+}
+
+/// What a run that changes the node takes.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Do not ask.
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+    /// Why; goes into the journal and the report.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Undo what is not finished by then: a time (RFC 3339) or a duration (`15m`).
+    #[arg(long, value_name = "TIME")]
+    pub deadline: Option<String>,
+    /// Leave a failed run as it stands instead of taking it back.
+    #[arg(long)]
+    pub no_auto_revert: bool,
+    /// What SIGTERM and Ctrl-C do after the current step.
+    #[arg(long, value_enum, default_value_t)]
+    pub on_stop: OnStop,
+}
+
+/// What a stopped run does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnStop {
+    /// Take it back.
+    #[default]
+    Revert,
+    /// Leave it open for `nodectl resume`.
+    Resume,
+}
+
+/// Arguments of `migrate`.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// The switch.
+    #[command(flatten)]
+    pub switch: Switch,
+    /// The run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Apply this saved plan exactly, or refuse if the node has drifted.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "strategy"])]
+    pub plan: Option<PathBuf>,
+    /// Show the plan and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Arguments of `revert`.
+#[derive(Debug, Args)]
+pub struct RevertArgs {
+    /// The run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// What happens to pods, where a closed run is reverted.
+    #[arg(long, value_enum, default_value_t)]
+    pub strategy: Strategy,
+    /// Evict pods that no controller will re-create.
+    #[arg(long)]
+    pub force: bool,
+    /// Evict pods that use emptyDir; their data is lost.
+    #[arg(long)]
+    pub delete_emptydir_data: bool,
+    /// Accept that this preflight check fails; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub ignore: Vec<String>,
+    /// Stop a migrate that runs right now, then revert.
+    #[arg(long)]
+    pub take_over: bool,
+}
+
+/// Arguments of `resume`.
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// The run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// At boot: `files` before kubelet starts (edits files only), `settle` once the network is up.
+    #[arg(long, value_enum, value_name = "PHASE", hide = true)]
+    pub at_boot: Option<BootPhase>,
+}
+
+/// The two boot-time units' work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BootPhase {
+    /// Before kubelet: files only.
+    Files,
+    /// After the network is up: what is owed, and the run's end.
+    Settle,
+}

@@ -1,0 +1,26 @@
+//! `nodectl history`: the runs on this node.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::cli::Common;
+use crate::failure::code;
+use crate::host::Host;
+use crate::journal::Log;
+use crate::report;
+use crate::run::Folders;
+
+pub(super) fn run(host: &Host, common: &Common) -> Result<u8> {
+    let runs = Folders::new(host)?.runs()?;
+    let data: Vec<Value> = runs.iter().map(|(id, log)| entry(id, log)).collect();
+    report::result(common.output, &report::history_text(&runs), &json!({"runs": data}), false)?;
+    Ok(code::DONE)
+}
+
+fn entry(id: &str, log: &Log) -> Value {
+    let plan = log.plan();
+    json!({
+        "run": id, "from": plan.map(|p| p.from), "to": plan.map(|p| p.request.to),
+        "outcome": log.outcome(), "owed": log.debts(),
+    })
+}

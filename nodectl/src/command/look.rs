@@ -1,0 +1,58 @@
+//! Looking at the node with all that a decision needs, the server's answers to `dryRun=All` included.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::cli::Switch;
+use crate::cni::NODE_LABEL;
+use crate::facts::{ClusterView, Facts};
+use crate::host::Host;
+use crate::host::kube::{Kube, KubeError, Patch, Write};
+use crate::plan::moves;
+use crate::request::Request;
+
+/// The facts, with what the server refuses and which evictions it would allow.
+pub(super) fn look(host: &Host) -> Facts {
+    let mut facts = crate::observe::node(host);
+    if let (Some(view), Ok(kube)) = (&mut facts.cluster, Kube::for_node(host)) {
+        view.refused = Some(refused(&kube, view));
+        for pod in view.pods.iter_mut().filter(|p| moves(p) && p.phase == "Running") {
+            pod.eviction = Some(match kube.may_evict(&pod.namespace, &pod.name, &pod.uid) {
+                Ok(answer) => answer,
+                Err(error) => Some(error.to_string()),
+            });
+        }
+    }
+    facts
+}
+
+/// The switch's own requests, asked without effect: admission refuses what access reviews allow.
+fn refused(kube: &Kube, view: &ClusterView) -> BTreeMap<String, String> {
+    let path = format!("/api/v1/nodes/{}", view.node);
+    let ask = |path: &str, patch: Patch, document: Value| kube.patch(path, patch, &document, Write::DRY);
+    let condition = json!({"status": {"conditions": [{
+        "type": "NetworkUnavailable", "status": "False", "reason": "FlannelIsUp", "message": "asked with dryRun",
+    }]}});
+    let asked: [(&str, Result<Value, KubeError>); 3] = [
+        ("label", ask(&path, Patch::Merge, json!({"metadata": {"labels": {NODE_LABEL: "none"}}}))),
+        ("cordon", ask(&path, Patch::Merge, json!({"spec": {"unschedulable": true}}))),
+        ("condition", ask(&format!("{path}/status"), Patch::Strategic, condition)),
+    ];
+    asked.into_iter().filter_map(|(what, answer)| Some((what.to_owned(), answer.err()?.to_string()))).collect()
+}
+
+/// What was asked for.
+pub(super) fn request(args: &Switch) -> Request {
+    Request {
+        to: args.to,
+        strategy: args.strategy,
+        ignore: args.ignore.clone(),
+        force: args.force,
+        delete_emptydir_data: args.delete_emptydir_data,
+        drain_timeout_s: args.drain_timeout,
+        grace_s: args.grace_period,
+        agent_timeout_s: args.agent_timeout,
+        ..Request::default()
+    }
+}

@@ -1,0 +1,136 @@
+//! `nodectl migrate`: preflight, plan, consent, run.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::look;
+use crate::cli::{Common, MigrateArgs, OnStop, RunArgs};
+use crate::facts::Facts;
+use crate::failure::{Failure, code};
+use crate::host::Host;
+use crate::plan::{self, PLAN_FORMAT, Plan};
+use crate::preflight;
+use crate::report;
+use crate::request::Request;
+use crate::run::{self, Lock, Options};
+use crate::stop::Stop;
+
+pub(super) fn run(host: &Host, args: &MigrateArgs, common: &Common) -> Result<u8> {
+    let saved = args.plan.as_deref().map(read_plan).transpose()?;
+    let request = saved.as_ref().map_or_else(|| look::request(&args.switch), |plan| plan.request.clone());
+    if args.dry_run {
+        let facts = look::look(host);
+        let plan = decide(&facts, &request, saved)?;
+        report::result(common.output, &report::plan_text(&plan), &json!({"plan": plan}), false)?;
+        return Ok(code::DONE);
+    }
+    let stop = listen(&args.run)?;
+    let _lock = Lock::take(host)?;
+    switch(host, &request, saved, &args.run, common, &stop)
+}
+
+/// The signals and the deadline.
+pub(super) fn listen(args: &RunArgs) -> Result<Stop> {
+    let deadline = args.deadline.as_deref().map(crate::clock::deadline).transpose();
+    Stop::listen(deadline.map_err(|e| Failure::Usage(format!("--deadline: {e}")))?)
+}
+
+/// Preflight, plan, consent, run; the lock is held by the caller.
+pub(super) fn switch(
+    host: &Host,
+    request: &Request,
+    saved: Option<Plan>,
+    args: &RunArgs,
+    common: &Common,
+    stop: &Stop,
+) -> Result<u8> {
+    let facts = look::look(host);
+    let checks = preflight::checks(&facts, request);
+    super::preflight::known_ignores(&checks, request)?;
+    if plan::current_cni(&facts) == Some(request.to) && facts.runs.open.is_none() {
+        let text = format!("Nothing to do: this node is on {} already.\n", request.to);
+        report::result(common.output, &text, &json!({"outcome": "nothing-to-do"}), false)?;
+        return Ok(code::DONE);
+    }
+    if !preflight::passed(&checks) {
+        report::result(
+            common.output,
+            &report::preflight_text(&checks),
+            &json!({"ready": false, "checks": checks}),
+            false,
+        )?;
+        bail!(Failure::Refused("preflight refused; nothing was changed".into()));
+    }
+    let plan = decide(&facts, request, saved)?;
+    consent(&plan, args, "Switch this node?")?;
+    let summary = run::start(host, plan, &facts, stop, options(args, common))?;
+    report::result(common.output, &report::run_text(&summary), &summary, true)?;
+    Ok(code::DONE)
+}
+
+/// The plan: made now, or the saved one if the node has not drifted from it.
+fn decide(facts: &Facts, request: &Request, saved: Option<Plan>) -> Result<Plan> {
+    let now = plan::plan(facts, request).map_err(|e| Failure::Refused(e.to_string()))?;
+    let Some(saved) = saved else { return Ok(now) };
+    let drift = plan::drift(&saved.basis, &now.basis);
+    if !drift.is_empty() {
+        return Err(Failure::Refused(format!(
+            "the node has drifted from the saved plan; nothing was changed:\n  {}\nTo fix it: make a new plan with `nodectl plan --out`",
+            drift.join("\n  ")
+        ))
+        .into());
+    }
+    Ok(saved)
+}
+
+fn read_plan(path: &Path) -> Result<Plan> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("could not read the plan {}", path.display()))?;
+    let value: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("the plan {} is not JSON", path.display()))?;
+    if value["format"] != PLAN_FORMAT {
+        bail!(
+            "the plan {} has format {}, this nodectl reads format {PLAN_FORMAT}. To fix it: make it anew with `nodectl plan --out`",
+            path.display(),
+            value["format"]
+        );
+    }
+    serde_json::from_value(value).with_context(|| format!("{} is not a plan", path.display()))
+}
+
+/// Shows the plan and asks, on a terminal; without one, `--yes` must have been said.
+pub(super) fn consent(plan: &Plan, args: &RunArgs, question: &str) -> Result<()> {
+    if args.yes {
+        return Ok(());
+    }
+    ask(&report::plan_text(plan), question)
+}
+
+pub(super) fn ask(text: &str, question: &str) -> Result<()> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage(
+            "this changes the node, and there is no terminal to ask on. To fix it: add --yes".into(),
+        )
+        .into());
+    }
+    let mut err = std::io::stderr().lock();
+    write!(err, "{text}\n{question} [y/N] ").and_then(|()| err.flush()).context("could not ask")?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("could not read the answer")?;
+    if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
+        return Ok(());
+    }
+    Err(Failure::Refused("not confirmed; nothing was changed".into()).into())
+}
+
+/// How the run is driven.
+pub(super) fn options(args: &RunArgs, common: &Common) -> Options {
+    Options {
+        reason: args.reason.clone(),
+        auto_revert: !args.no_auto_revert,
+        stay_open_on_stop: args.on_stop == OnStop::Resume,
+        progress: common.progress,
+    }
+}

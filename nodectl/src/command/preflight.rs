@@ -1,0 +1,37 @@
+//! `nodectl preflight`: the named checks, and nothing else.
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::look;
+use crate::cli::{Common, Switch};
+use crate::failure::{Failure, code};
+use crate::host::Host;
+use crate::preflight::{self, Check};
+use crate::report;
+use crate::request::Request;
+
+pub(super) fn run(host: &Host, args: &Switch, common: &Common) -> Result<u8> {
+    let request = look::request(args);
+    let facts = look::look(host);
+    let checks = preflight::checks(&facts, &request);
+    known_ignores(&checks, &request)?;
+    let ready = preflight::passed(&checks);
+    report::result(common.output, &report::preflight_text(&checks), &json!({"ready": ready, "checks": checks}), false)?;
+    Ok(if ready { code::DONE } else { code::REFUSED })
+}
+
+/// A typing error in `--ignore` must not go unnoticed.
+pub(super) fn known_ignores(checks: &[Check], request: &Request) -> Result<()> {
+    let unknown = preflight::unknown_ignores(checks, request);
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = checks.iter().map(|c| c.name.as_str()).collect();
+    Err(Failure::Usage(format!(
+        "--ignore {}: no check that can be ignored has this name; there are: {}",
+        unknown.join(", "),
+        names.join(", ")
+    ))
+    .into())
+}

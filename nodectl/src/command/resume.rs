@@ -1,0 +1,74 @@
+//! `nodectl resume`: finishes the open run, or pays what it owes; and what the boot-time units do.
+
+use anyhow::{Context, Result};
+use cni_shim::state::{Mode, State};
+use serde_json::json;
+
+use super::migrate;
+use crate::cli::{BootPhase, Common, ResumeArgs};
+use crate::cni::Cni;
+use crate::failure::{Failure, code};
+use crate::host::Host;
+use crate::journal;
+use crate::plan::shim_backend;
+use crate::report;
+use crate::run::{self, Folders, Lock};
+use crate::step::Step;
+
+pub(super) fn run(host: &Host, args: &ResumeArgs, common: &Common) -> Result<u8> {
+    let stop = migrate::listen(&args.run)?;
+    let _lock = Lock::take(host)?;
+    let folders = Folders::new(host)?;
+    let Some(id) = folders.open_run()? else {
+        report::result(
+            common.output,
+            "Nothing to resume: no run is open.\n",
+            &json!({"outcome": "nothing-to-do"}),
+            false,
+        )?;
+        return Ok(code::DONE);
+    };
+    if args.at_boot == Some(BootPhase::Files) {
+        return before_kubelet(host, &folders, &id, common);
+    }
+    let options = migrate::options(&args.run, common);
+    let back = args.at_boot == Some(BootPhase::Settle) && !is_released(&folders, &id)?;
+    let summary = if back {
+        // The machine went down in mid-switch: the way back is the one that needs the least.
+        run::revert_open(host, &id, &stop, options)
+    } else {
+        run::resume(host, &id, &stop, options)
+    };
+    let summary = summary?;
+    report::result(common.output, &report::run_text(&summary), &summary, true)?;
+    match summary.outcome.as_str() {
+        "put-back" if !back && args.at_boot.is_none() => {
+            Err(Failure::PutBack(format!("run {id} was on its way back, and the node is as it was before")).into())
+        }
+        _ => Ok(code::DONE),
+    }
+}
+
+fn is_released(folders: &Folders, id: &str) -> Result<bool> {
+    let log = journal::read(&folders.journal(id))?;
+    let plan = log.plan().context("the journal holds no plan")?;
+    let release = plan.steps.iter().position(|s| matches!(s, Step::Release { .. }));
+    Ok(!log.reverting() && release.is_some_and(|n| log.is_done(n)))
+}
+
+/// Before kubelet starts: links, namespaces and /run are new, so only files count. The shim's state is made to name one
+/// CNI, the one that the rest of the run will end on; a hold would keep every pod waiting for an owner that is gone.
+fn before_kubelet(host: &Host, folders: &Folders, id: &str, common: &Common) -> Result<u8> {
+    let log = journal::read(&folders.journal(id))?;
+    let plan = log.plan().context("the journal holds no plan")?;
+    let cni: Cni = if is_released(folders, id)? { plan.request.to } else { plan.from };
+    let paths = cni_shim::Paths::under(host.root());
+    let state = State::load(&paths).map_err(anyhow::Error::msg)?;
+    let changed = state.is_some_and(|s| s.mode != Mode::from(shim_backend(cni)));
+    if changed {
+        State::routed(shim_backend(cni)).store(&paths).map_err(anyhow::Error::msg)?;
+    }
+    let text = format!("Run {id} is open; new pods get {cni} until it is settled.\n");
+    report::result(common.output, &text, &json!({"outcome": "open", "cni": cni}), changed)?;
+    Ok(code::DONE)
+}

@@ -1,0 +1,48 @@
+//! `nodectl revert`: undoes the open run from its journal, or switches back what the last closed run switched.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::migrate;
+use crate::cli::{Common, RevertArgs};
+use crate::failure::code;
+use crate::host::Host;
+use crate::journal::Outcome;
+use crate::report;
+use crate::request::Request;
+use crate::run::{self, Folders, Lock};
+
+/// How long a nodectl that was told to stop may take to undo its run.
+const TAKE_OVER: Duration = Duration::from_secs(600);
+
+pub(super) fn run(host: &Host, args: &RevertArgs, common: &Common) -> Result<u8> {
+    let stop = migrate::listen(&args.run)?;
+    let _lock = if args.take_over { Lock::take_over(host, TAKE_OVER)? } else { Lock::take(host)? };
+    let folders = Folders::new(host)?;
+    if let Some(id) = folders.open_run()? {
+        if !args.run.yes {
+            migrate::ask(&format!("Run {id} is open; all that it did is undone, newest first."), "Take it back?")?;
+        }
+        let summary = run::revert_open(host, &id, &stop, migrate::options(&args.run, common))?;
+        report::result(common.output, &report::run_text(&summary), &summary, true)?;
+        return Ok(code::DONE);
+    }
+    let last = folders.runs()?.into_iter().rev().find(|(_, log)| log.outcome() == Some(Outcome::Switched));
+    let Some(plan) = last.as_ref().and_then(|(_, log)| log.plan()) else {
+        let text = "Nothing to take back: no run has switched this node.\n";
+        report::result(common.output, text, &json!({"outcome": "nothing-to-do"}), false)?;
+        return Ok(code::DONE);
+    };
+    // A closed run is a new switch the other way: what others changed meanwhile is kept, pods born since are included.
+    let request = Request {
+        to: plan.from,
+        strategy: args.strategy,
+        ignore: args.ignore.clone(),
+        force: args.force,
+        delete_emptydir_data: args.delete_emptydir_data,
+        ..plan.request.clone()
+    };
+    migrate::switch(host, &request, None, &args.run, common, &stop)
+}

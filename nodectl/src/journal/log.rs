@@ -1,0 +1,96 @@
+//! A journal, read: what stands, what is done, what is owed, how it ended. Pure.
+
+use serde_json::Value;
+
+use super::{Debt, Outcome, Record};
+use crate::plan::Plan;
+use crate::step::Before;
+
+/// A run's journal, read whole.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Its records in order.
+    pub records: Vec<Record>,
+}
+
+impl Log {
+    /// The plan and the run's head.
+    pub fn plan(&self) -> Option<&Plan> {
+        match self.records.first() {
+            Some(Record::Open { plan, .. }) => Some(plan),
+            _ => None,
+        }
+    }
+
+    /// Pre-image of step `n`, where it was begun; the first one counts: later ones saw our own work.
+    pub fn before(&self, n: usize) -> Option<&Before> {
+        self.records.iter().find_map(|r| match r {
+            Record::Begin { n: m, before, .. } if *m == n => Some(before),
+            _ => None,
+        })
+    }
+
+    /// Steps begun and not undone, in order.
+    pub fn standing(&self) -> Vec<usize> {
+        let mut standing = Vec::new();
+        for record in &self.records {
+            match record {
+                Record::Begin { n, .. } if !standing.contains(n) => standing.push(*n),
+                Record::Undone { n, .. } => standing.retain(|m| m != n),
+                _ => {}
+            }
+        }
+        standing
+    }
+
+    /// Whether step `n` was done and not undone since.
+    pub fn is_done(&self, n: usize) -> bool {
+        self.records.iter().rev().find_map(|r| match r {
+            Record::Done { n: m, .. } if *m == n => Some(true),
+            Record::Undone { n: m, .. } if *m == n => Some(false),
+            _ => None,
+        }) == Some(true)
+    }
+
+    /// Result of step `n`, where it was done.
+    pub fn result(&self, n: usize) -> Option<&Value> {
+        self.records.iter().rev().find_map(|r| match r {
+            Record::Done { n: m, result, .. } if *m == n => Some(result),
+            _ => None,
+        })
+    }
+
+    /// Whether the run has turned back.
+    pub fn reverting(&self) -> bool {
+        self.records.iter().any(|r| matches!(r, Record::Reverting { .. }))
+    }
+
+    /// Debts that are not paid yet, oldest first.
+    pub fn debts(&self) -> Vec<Debt> {
+        let mut debts: Vec<Debt> = Vec::new();
+        for record in &self.records {
+            match record {
+                Record::Owed { debt } if !debts.contains(debt) => debts.push(debt.clone()),
+                Record::Paid { debt } => debts.retain(|d| d != debt),
+                _ => {}
+            }
+        }
+        debts
+    }
+
+    /// How the run ended, where it has.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.records.iter().rev().find_map(|r| match r {
+            Record::Close { outcome, .. } => Some(*outcome),
+            _ => None,
+        })
+    }
+
+    /// Boot id of the last process that worked on the run.
+    pub fn last_boot(&self) -> Option<&str> {
+        self.records.iter().rev().find_map(|r| match r {
+            Record::Attach { boot_id, .. } | Record::Open { boot_id, .. } => Some(boot_id.as_str()),
+            _ => None,
+        })
+    }
+}

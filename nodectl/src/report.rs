@@ -1,0 +1,87 @@
+//! What people and scripts get to read: results on stdout, progress and the log on stderr.
+
+mod plan_text;
+mod preflight_text;
+mod progress;
+mod run_text;
+mod status_text;
+
+use std::io::{IsTerminal, Write};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+pub use plan_text::plan_text;
+pub use preflight_text::preflight_text;
+pub use progress::{Progress, ProgressFormat};
+pub use run_text::{RunSummary, history_text, run_text};
+pub use status_text::status_text;
+
+/// Version of every JSON document on stdout.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// Writes a result to stdout: its text, or its data as one JSON document with `schema_version` and `changed`.
+pub fn result(format: OutputFormat, text: &str, data: &impl Serialize, changed: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = match format {
+        OutputFormat::Text => out.write_all(text.as_bytes()),
+        OutputFormat::Json => {
+            let document = document(data, changed)?;
+            serde_json::to_writer_pretty(&mut out, &document).context("could not encode the result")?;
+            out.write_all(b"\n")
+        }
+    };
+    match written.and_then(|()| out.flush()) {
+        // `nodectl status | head` is no failure.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("could not write to stdout"),
+    }
+}
+
+fn document(data: &impl Serialize, changed: bool) -> Result<Value> {
+    let mut document = json!({ "schema_version": SCHEMA_VERSION, "changed": changed });
+    match serde_json::to_value(data).context("could not encode the result")? {
+        Value::Object(fields) => fields.into_iter().for_each(|(k, v)| document[k] = v),
+        other => document["result"] = other,
+    }
+    Ok(document)
+}
+
+/// Whether stdout may carry colour: a terminal, and NO_COLOR unset.
+pub fn colour() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// A word in bold where colour is allowed.
+pub(crate) fn bold(text: &str) -> String {
+    if colour() { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() }
+}
+
+/// Text wrapped at 100 columns, later lines indented.
+pub(crate) fn wrap(text: &str, indent: usize) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().map_or(0, |l| l.chars().count());
+        if line + word.chars().count() + 1 + indent > 100 && line > 0 {
+            lines.push(String::new());
+        }
+        if let Some(last) = lines.last_mut() {
+            if !last.is_empty() {
+                last.push(' ');
+            }
+            last.push_str(word);
+        }
+    }
+    lines.join(&format!("\n{}", " ".repeat(indent)))
+}

@@ -1,0 +1,238 @@
+//! Driving a run to an end: forward and verified, or back and verified, or open with its debts named.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::Folders;
+use crate::act::{Api, Context};
+use crate::execute;
+use crate::facts::Facts;
+use crate::failure::Failure;
+use crate::host::kube::Kube;
+use crate::host::{Host, machine};
+use crate::journal::{self, Journal, Log, Outcome, Record};
+use crate::plan::Plan;
+use crate::report::{Progress, ProgressFormat, RunSummary};
+use crate::stop::{Stop, Stopped};
+use crate::verify;
+
+/// How a run is driven.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Why, for the journal.
+    pub reason: Option<String>,
+    /// Take a failed run back.
+    pub auto_revert: bool,
+    /// Leave a stopped run open.
+    pub stay_open_on_stop: bool,
+    /// How progress is shown.
+    pub progress: ProgressFormat,
+}
+
+/// How long the node is given to look as it must, once every step is done.
+const SETTLE: Duration = Duration::from_secs(30);
+/// How long one request may take in a run, repetitions included.
+const API_PATIENCE: Duration = Duration::from_secs(20);
+/// On the way back an API server that does not answer within this is taken for dead.
+const API_PATIENCE_BACK: Duration = Duration::from_secs(6);
+
+/// A run that is being driven.
+struct Run<'a> {
+    folders: Folders,
+    path: PathBuf,
+    plan: Plan,
+    cx: Context<'a>,
+    progress: Progress,
+    options: Options,
+}
+
+/// Starts a new run of this plan.
+pub fn start(host: &Host, plan: Plan, facts: &Facts, stop: &Stop, options: Options) -> Result<RunSummary> {
+    let folders = Folders::new(host)?;
+    let id = crate::clock::run_id();
+    folders.keep("snapshots", &id, facts)?;
+    let journal = folders.begin(
+        &id,
+        &Record::Open {
+            format: journal::JOURNAL_FORMAT,
+            tool: env!("CARGO_PKG_VERSION").into(),
+            run: id.clone(),
+            boot_id: machine::boot_id()?,
+            at: crate::clock::now(),
+            reason: options.reason.clone(),
+            plan: Box::new(plan.clone()),
+        },
+    )?;
+    let mut run = Run::new(host, folders, &id, plan, journal, stop, options, API_PATIENCE)?;
+    run.go_forward()
+}
+
+/// Goes on with the open run: to its target, or, where it had turned back, to its start; then pays what it owes.
+pub fn resume(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<RunSummary> {
+    let (mut run, log) = Run::reopen(host, id, stop, options, API_PATIENCE)?;
+    match log.outcome() {
+        // Killed after its last record: only the open file is left to remove.
+        Some(outcome) => run.finish(outcome),
+        None if log.reverting() => run.go_back("resumed on its way back"),
+        None => run.go_forward(),
+    }
+}
+
+/// Takes the open run back.
+pub fn revert_open(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<RunSummary> {
+    let (mut run, log) = Run::reopen(host, id, stop, options, API_PATIENCE_BACK)?;
+    match log.outcome() {
+        Some(outcome) => run.finish(outcome),
+        None => run.go_back("asked for with `nodectl revert`"),
+    }
+}
+
+impl<'a> Run<'a> {
+    #[allow(clippy::too_many_arguments, reason = "one private constructor, called twice")]
+    fn new(
+        host: &'a Host,
+        folders: Folders,
+        id: &str,
+        plan: Plan,
+        journal: Journal,
+        stop: &'a Stop,
+        options: Options,
+        patience: Duration,
+    ) -> Result<Run<'a>> {
+        let kube = match Kube::for_node(host) {
+            Ok(kube) => Some(kube.patience(patience)),
+            Err(error) => {
+                tracing::warn!("no kubeconfig of this node can be used: {error:#}");
+                None
+            }
+        };
+        let api = Api::new(kube, plan.node.clone());
+        let progress = Progress::new(options.progress, plan.steps.len());
+        let path = folders.journal(id);
+        let prepared = plan.prepared.clone();
+        let cx = Context::new(host, folders.of_run(id), api, stop, prepared, journal);
+        Ok(Run { path, cx, folders, plan, progress, options })
+    }
+
+    fn reopen(
+        host: &'a Host,
+        id: &str,
+        stop: &'a Stop,
+        options: Options,
+        patience: Duration,
+    ) -> Result<(Run<'a>, Log)> {
+        let folders = Folders::new(host)?;
+        let (mut journal, log) = Journal::open(&folders.journal(id))?;
+        let plan = log.plan().cloned().with_context(|| format!("the journal of run {id} holds no plan"))?;
+        let attach = Record::Attach { pid: std::process::id(), boot_id: machine::boot_id()?, at: crate::clock::now() };
+        journal.append(&attach)?;
+        Ok((Run::new(host, folders, id, plan, journal, stop, options, patience)?, log))
+    }
+
+    fn log(&self) -> Result<Log> {
+        journal::read(&self.path)
+    }
+
+    fn go_forward(&mut self) -> Result<RunSummary> {
+        let log = self.log()?;
+        if let Err(failed) = execute::forward(&self.plan, &log, &mut self.cx, &mut self.progress) {
+            let stopped = failed.error.downcast_ref::<Stopped>().is_some();
+            let stay = if stopped { self.options.stay_open_on_stop } else { !self.options.auto_revert };
+            return if stay { self.stays_open(&failed.to_string()) } else { self.failed(&failed.to_string()) };
+        }
+        let findings = self.settled(|facts, plan| verify::findings(facts, &plan.prepared, plan.request.to, plan));
+        if findings.is_empty() {
+            return self.finish(Outcome::Switched);
+        }
+        let why = format!("the node is not as it must be after the last step: {}", findings.join("; "));
+        if self.options.auto_revert { self.failed(&why) } else { self.stays_open(&why) }
+    }
+
+    /// Takes a failed run back and says so with exit code 4.
+    fn failed(&mut self, why: &str) -> Result<RunSummary> {
+        self.progress.say(&format!("{why}\nTaking it back:"));
+        let summary = self.go_back(why)?;
+        Err(Failure::PutBack(format!("{why}. The node is as it was before. Report: {}", summary.report)).into())
+    }
+
+    fn stays_open(&mut self, why: &str) -> Result<RunSummary> {
+        Err(Failure::NeedsHands(format!(
+            "{why}. The run stays open. To fix it: `nodectl resume` finishes it, `nodectl revert` takes it back"
+        ))
+        .into())
+    }
+
+    /// Undoes everything, then pays what can be paid.
+    fn go_back(&mut self, why: &str) -> Result<RunSummary> {
+        if !self.log()?.reverting() {
+            let at = crate::clock::now();
+            self.cx.journal.append(&Record::Reverting { why: why.to_owned(), at })?;
+        }
+        let log = self.log()?;
+        if let Err(failed) = execute::backward(&self.plan, &log, &mut self.cx, &mut self.progress) {
+            return Err(Failure::NeedsHands(format!(
+                "{failed}. The run stays open, part of the way back. To fix it: mend the cause, then `nodectl revert` again"
+            ))
+            .into());
+        }
+        let left = execute::settle(&self.log()?, &mut self.cx, &mut self.progress)?;
+        if !left.is_empty() {
+            let summary = self.summarise("owes", "The node is back, but owes something to the API server", left)?;
+            return Err(Failure::NeedsHands(format!(
+                "the node is on {} again, but owes until the API server answers: {}. To fix it: `nodectl resume` once it \
+                 does. Report: {}",
+                self.plan.from,
+                summary.owed.join("; "),
+                summary.report
+            ))
+            .into());
+        }
+        let findings = self.settled(|facts, plan| verify::put_back(facts, &plan.prepared, plan, false));
+        if !findings.is_empty() {
+            return Err(Failure::NeedsHands(format!(
+                "everything was undone, but the node is not as it was: {}. To fix it: mend that, then `nodectl revert` again",
+                findings.join("; ")
+            ))
+            .into());
+        }
+        self.finish(Outcome::PutBack)
+    }
+
+    /// Looks until nothing is found, or the time is up.
+    fn settled(&self, look: impl Fn(&Facts, &Plan) -> Vec<String>) -> Vec<String> {
+        let end = std::time::Instant::now() + SETTLE;
+        loop {
+            let findings = look(&crate::observe::node(self.cx.host), &self.plan);
+            if findings.is_empty() || std::time::Instant::now() >= end {
+                return findings;
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    fn finish(&mut self, outcome: Outcome) -> Result<RunSummary> {
+        if self.log()?.outcome().is_none() {
+            self.cx.journal.append(&Record::Close { outcome, at: crate::clock::now() })?;
+        }
+        let (word, sentence) = match outcome {
+            Outcome::Switched => ("switched", format!("{} is on {} now.", self.plan.node, self.plan.request.to)),
+            Outcome::PutBack => ("put-back", format!("{} is on {} as before.", self.plan.node, self.plan.from)),
+        };
+        let summary = self.summarise(word, &sentence, Vec::new())?;
+        self.folders.keep("receipts", &self.cx.run.id, &self.log()?.records)?;
+        self.folders.end()?;
+        Ok(summary)
+    }
+
+    fn summarise(&self, outcome: &str, sentence: &str, owed: Vec<String>) -> Result<RunSummary> {
+        let log = self.log()?;
+        let mut summary = super::summary::summary(&log, &self.plan, &self.cx.run.id);
+        summary.outcome = outcome.to_owned();
+        summary.sentence = sentence.to_owned();
+        summary.owed = owed;
+        summary.report = self.folders.keep("reports", &self.cx.run.id, &summary)?.display().to_string();
+        Ok(summary)
+    }
+}

@@ -1,0 +1,74 @@
+//! /var/lib/nodectl: journals, snapshots, backups, receipts, reports, and the file that names the open run.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::act::RunFolder;
+use crate::host::{Host, files};
+use crate::journal::{self, Journal, Log, Record};
+
+/// nodectl's own folder on a node.
+#[derive(Debug, Clone)]
+pub struct Folders {
+    base: PathBuf,
+}
+
+impl Folders {
+    /// Those of this node; created where missing, for root alone (journals and backups hold what Calico's tokens open).
+    pub fn new(host: &Host) -> Result<Folders> {
+        let base = host.path("/var/lib/nodectl");
+        for name in ["", "journal", "snapshots", "receipts", "reports", "backup"] {
+            files::create_directory(&base.join(name), 0o700)?;
+        }
+        Ok(Folders { base })
+    }
+
+    /// Path of a run's journal.
+    pub fn journal(&self, run: &str) -> PathBuf {
+        self.base.join("journal").join(format!("{run}.jsonl"))
+    }
+
+    /// A run's folders as steps see them.
+    pub fn of_run(&self, run: &str) -> RunFolder {
+        RunFolder { id: run.to_owned(), backup: self.base.join("backup").join(run) }
+    }
+
+    /// Id of the open run.
+    pub fn open_run(&self) -> Result<Option<String>> {
+        let text = files::read_text_optional(&self.base.join("open"))?;
+        Ok(text.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()))
+    }
+
+    /// Creates a run's journal, then names the run as the open one: only from then on is there anything to undo.
+    pub fn begin(&self, run: &str, open: &Record) -> Result<Journal> {
+        let journal = Journal::create(&self.journal(run), open)?;
+        files::write_atomic(&self.base.join("open"), format!("{run}\n").as_bytes(), 0o600)?;
+        Ok(journal)
+    }
+
+    /// No run is open any more.
+    pub fn end(&self) -> Result<()> {
+        files::remove(&self.base.join("open")).map(drop)
+    }
+
+    /// Keeps a document of a run in one of the folders.
+    pub fn keep(&self, folder: &str, run: &str, document: &impl Serialize) -> Result<PathBuf> {
+        let path = self.base.join(folder).join(format!("{run}.json"));
+        let text = serde_json::to_vec_pretty(document).context("could not encode a document of the run")?;
+        files::write_atomic(&path, &text, 0o600)?;
+        Ok(path)
+    }
+
+    /// Every run's id and journal, oldest first. Ids begin with their time.
+    pub fn runs(&self) -> Result<Vec<(String, Log)>> {
+        let mut names = files::list(&self.base.join("journal"))?;
+        names.sort_unstable();
+        names
+            .iter()
+            .filter_map(|name| name.strip_suffix(".jsonl"))
+            .map(|run| Ok((run.to_owned(), journal::read(&self.journal(run))?)))
+            .collect()
+    }
+}

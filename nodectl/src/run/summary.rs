@@ -1,0 +1,56 @@
+//! A run's report, from its journal. Pure.
+
+use serde_json::{Value, json};
+
+use crate::journal::{Log, Record};
+use crate::plan::Plan;
+use crate::report::RunSummary;
+use crate::step::Step;
+
+/// What the journal says of the run; outcome and sentence are the caller's.
+pub(super) fn summary(log: &Log, plan: &Plan, run: &str) -> RunSummary {
+    let mut steps = Vec::new();
+    let mut total = 0;
+    for record in &log.records {
+        let (n, event, ms, result) = match record {
+            Record::Done { n, ms, result } => (*n, "done", *ms, result.clone()),
+            Record::Undone { n, ms } => (*n, "undone", *ms, Value::Null),
+            Record::Failed { n, error } => (*n, "failed", 0, json!(error)),
+            _ => continue,
+        };
+        total += ms;
+        let step = plan.steps.get(n);
+        steps.push(json!({
+            "n": n + 1, "step": step.map(Step::name), "title": step.map(Step::title), "event": event, "ms": ms, "result": result,
+        }));
+    }
+    let reason = match log.records.first() {
+        Some(Record::Open { reason, .. }) => reason.clone(),
+        _ => None,
+    };
+    RunSummary {
+        run: run.to_owned(),
+        node: plan.node.clone(),
+        outcome: String::new(),
+        sentence: String::new(),
+        owed: Vec::new(),
+        ms: total,
+        measured: measured(log, plan),
+        steps,
+        report: String::new(),
+        reason,
+    }
+}
+
+/// What the probe after the switch found, in a line.
+fn measured(log: &Log, plan: &Plan) -> Option<String> {
+    let n = plan.steps.iter().position(|s| matches!(s, Step::Probe { .. }))?;
+    let found = log.result(n)?;
+    let peers = found["host"]["peers"].as_object()?;
+    let up = peers.values().filter(|r| r["received"].as_u64().unwrap_or(0) > 0).count();
+    let pod = match found["pod"]["attachment"]["address"].as_str() {
+        Some(ip) => format!("from the host and from an attachment of our own ({ip})"),
+        None => "from the host".to_owned(),
+    };
+    Some(format!("{up} of {} targets that answered before answer now, {pod}", peers.len()))
+}

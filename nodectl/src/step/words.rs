@@ -1,0 +1,73 @@
+//! Steps in words: what will be done, and what undoing it means.
+
+use super::Step;
+
+impl Step {
+    /// One line for people: what will be done.
+    pub fn title(&self) -> String {
+        match self {
+            Step::PreserveBinaries { names, dir } => {
+                format!("keep copies of {} plugin binaries of {dir}", names.len())
+            }
+            Step::EnableBootUnits { .. } => "enable the boot-time units, in case of a reboot".into(),
+            Step::InstallShimBinary { to, .. } => format!("install {to}"),
+            Step::SetShimState { to } => format!("route new pods through the shim to {to}"),
+            Step::InstallShimConflist { path, .. } => format!("put {path} in front"),
+            Step::ImportAttachments { made_by } => format!("record the sandboxes that {made_by} made"),
+            Step::Baseline { targets } => format!("measure what answers now ({} peers)", targets.peers.len()),
+            Step::Cordon => "cordon the node".into(),
+            Step::Evict { pods, .. } => format!("evict {}", count(pods.len(), "pod")),
+            Step::Hold { .. } => "hold new attachments".into(),
+            Step::StopAgent(a) => format!("stop {} and wait until it is gone", a.cni),
+            Step::KeepFlannelRules { .. } => "keep flannel's rules until Calico's stand".into(),
+            Step::StopSandboxes { pods, .. } => {
+                format!("stop the sandboxes that stay ({}); kubelet rebuilds them", count(pods.len(), "pod"))
+            }
+            Step::RenameOverlay { from, to } => format!("rename {from} to {to}"),
+            Step::DeleteOverlay { link, why } => format!("delete {link}: {why}"),
+            Step::StartAgent(a) => format!("start {} and wait until it serves", a.cni),
+            Step::MarkNetworkAvailable { .. } => "mark the node's network available".into(),
+            Step::Probe { targets, via } => {
+                format!("verify through {via}: {}, host, service", count(targets.peers.len(), "peer"))
+            }
+            Step::Release { to } => format!("release the hold: new pods get {to}"),
+            Step::AwaitPods { .. } => "wait for this node's pods, verify one".into(),
+            Step::Uncordon => "uncordon the node".into(),
+            Step::Clean { cni, .. } => format!("remove what {cni} left on this node"),
+            Step::DisableBootUnits { .. } => "disable the boot-time units".into(),
+        }
+    }
+
+    /// One line for people: what undoing it does; `None` where there is nothing to undo.
+    pub fn undo_title(&self) -> Option<String> {
+        Some(match self {
+            Step::PreserveBinaries { .. } => "put back the plugin binaries that were overwritten".into(),
+            Step::EnableBootUnits { .. } => "disable the boot-time units".into(),
+            Step::InstallShimBinary { to, .. } => format!("remove {to}"),
+            Step::SetShimState { .. } => "remove the shim's state and records".into(),
+            Step::InstallShimConflist { path, .. } => format!("remove {path}"),
+            Step::Cordon | Step::Uncordon => "make the node schedulable or not, as it was".into(),
+            Step::Hold { .. } => "route new pods as before, end the hold".into(),
+            Step::StopAgent(a) => format!("label the node for {} again and wait until it serves", a.cni),
+            Step::RenameOverlay { from, to } => format!("rename {to} back to {from}, with exactly what hung on it"),
+            Step::DeleteOverlay { link, .. } => format!("make {link} again, with exactly what hung on it"),
+            Step::StartAgent(a) => format!("see {} off and remove what it made, by ownership", a.cni),
+            Step::MarkNetworkAvailable { .. } => "put the Node's condition back".into(),
+            Step::Release { to } => format!("hold new attachments, stop the sandboxes that {to} made"),
+            Step::Clean { cni, .. } => format!("put back what {cni} had left"),
+            Step::DisableBootUnits { .. } => "enable the boot-time units".into(),
+            Step::ImportAttachments { .. }
+            | Step::Baseline { .. }
+            | Step::Evict { .. }
+            | Step::KeepFlannelRules { .. }
+            | Step::StopSandboxes { .. }
+            | Step::Probe { .. }
+            | Step::AwaitPods { .. } => return None,
+        })
+    }
+}
+
+/// "1 pod", "2 pods".
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}

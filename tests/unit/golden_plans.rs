@@ -1,0 +1,104 @@
+//! Golden folders: a node's facts in; plan, undo and preflight's findings out, as text to be reviewed.
+//!
+//! `UPDATE=1 cargo test -p nodectl --test golden_plans` writes them anew.
+
+use std::path::{Path, PathBuf};
+
+use nodectl::facts::Facts;
+use nodectl::plan;
+use nodectl::preflight::{self, Verdict};
+use nodectl::request::Request;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/plans")
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> T {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Compares with the file, or writes it.
+fn golden(path: &Path, text: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, text).unwrap();
+    }
+    let wanted = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(wanted, text, "{} differs; UPDATE=1 writes it anew", path.display());
+}
+
+fn plan_and_undo(facts: &Facts, request: &Request) -> (String, String) {
+    match plan::plan(facts, request) {
+        Err(refusal) => (format!("refused: {refusal}\n"), String::new()),
+        Ok(plan) => {
+            let mut steps: Vec<String> = plan
+                .steps
+                .iter()
+                .enumerate()
+                .map(|(n, s)| format!("{:>2} {:<24} {}\n", n + 1, s.name(), s.title()))
+                .collect();
+            steps.extend(plan.notes.iter().map(|n| format!("note: {n}\n")));
+            let undo = plan.steps.iter().enumerate().rev();
+            let undo = undo.filter_map(|(n, s)| Some(format!("{:>2} {:<24} {}\n", n + 1, s.name(), s.undo_title()?)));
+            (steps.concat(), undo.collect())
+        }
+    }
+}
+
+fn findings(facts: &Facts, request: &Request) -> String {
+    let checks = preflight::checks(facts, request);
+    let line = |c: &preflight::Check| {
+        let fix = if c.fix.is_empty() || c.verdict == Verdict::Pass {
+            String::new()
+        } else {
+            format!("\n  To fix it: {}", c.fix)
+        };
+        format!("{:?} {}: {}{fix}\n", c.verdict, c.name, c.found)
+    };
+    checks.iter().map(line).collect()
+}
+
+#[test]
+fn every_golden_folder_gives_what_it_says() {
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap().path()).collect();
+    cases.sort();
+    assert!(cases.len() >= 5, "there are golden folders");
+    for case in cases.iter().filter(|c| c.is_dir()) {
+        let request: Request = read(&case.join("request.json"));
+        let facts = facts_of(case);
+        let (plan, undo) = plan_and_undo(&facts, &request);
+        golden(&case.join("plan.txt"), &plan);
+        golden(&case.join("undo.txt"), &undo);
+        golden(&case.join("findings.txt"), &findings(&facts, &request));
+        let again = plan_and_undo(&facts, &request);
+        assert_eq!((plan, undo), again, "{}: the same facts give the same plan", case.display());
+    }
+}
+
+/// A case is a whole node's facts, or another case's with some of them changed (a JSON merge patch).
+fn facts_of(case: &Path) -> Facts {
+    let own = case.join("facts.json");
+    if own.exists() {
+        return read(&own);
+    }
+    let patch: serde_json::Value = read(&case.join("facts.patch.json"));
+    let base = patch["base"].as_str().expect("a patch names its base");
+    let mut facts: serde_json::Value = read(&folder().join(base).join("facts.json"));
+    merge(&mut facts, &patch["patch"]);
+    serde_json::from_value(facts).unwrap_or_else(|e| panic!("{}: {e}", case.display()))
+}
+
+/// RFC 7386.
+fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
+    let Some(fields) = patch.as_object() else {
+        *target = patch.clone();
+        return;
+    };
+    for (key, value) in fields {
+        if value.is_null() {
+            target.as_object_mut().map(|t| t.shift_remove(key));
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
