@@ -221,10 +221,13 @@ pub fn present(kind: &ResourceType, object: &Value) -> Value {
 }
 
 fn stamp(object: &mut Value) {
+    let specified = object["spec"].is_object();
     let metadata = &mut object["metadata"];
     metadata["uid"] = json!(value::new_uid());
     metadata["creationTimestamp"] = json!(value::now());
-    metadata["generation"] = json!(1);
+    if specified {
+        metadata["generation"] = json!(1);
+    }
     value::remove(metadata, "deletionTimestamp");
     value::remove(metadata, "deletionGracePeriodSeconds");
 }

@@ -80,7 +80,7 @@ pub fn on_update(kind: &ResourceType, subresource: &str, old: &Value, new: &mut 
             _ => workload_defaults(&resource, new),
         }
     }
-    if old["spec"] != new["spec"] {
+    if old["spec"] != new["spec"] && !old["metadata"]["generation"].is_null() {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(1);
         new["metadata"]["generation"] = json!(generation + 1);
     }
@@ -109,6 +109,9 @@ fn keep_all_but_status(kind: &ResourceType, old: &Value, new: &mut Value) {
 
 /// podCIDR and providerID go from unset to set, never further.
 fn node_update(old: &Value, new: &mut Value) -> ApiResult<()> {
+    if !new["spec"].is_object() {
+        new["spec"] = json!({});
+    }
     let name = text(&old["metadata"]["name"]).to_string();
     if new["spec"]["podCIDR"] != old["spec"]["podCIDR"] && new["spec"]["podCIDRs"] == old["spec"]["podCIDRs"] {
         remove(&mut new["spec"], "podCIDRs");
@@ -126,7 +129,7 @@ fn node_update(old: &Value, new: &mut Value) -> ApiResult<()> {
     if new["spec"]["unschedulable"] == false {
         remove(&mut new["spec"], "unschedulable");
     }
-    if items(&new["spec"]["taints"]).next().is_none() && new["spec"].is_object() {
+    if items(&new["spec"]["taints"]).next().is_none() {
         remove(&mut new["spec"], "taints");
     }
     Ok(())
@@ -142,7 +145,7 @@ fn sync_pod_cidrs(node: &mut Value) {
 }
 
 fn workload_defaults(resource: &str, object: &mut Value) {
-    let spec = &mut object["spec"];
+    let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) else { return };
     match resource {
         "daemonsets.apps" => {
             default_to(spec, "updateStrategy", json!({"type": "RollingUpdate"}));

@@ -1,22 +1,114 @@
-//! The controllers that a cluster cannot do without, working directly on the API server's store.
+//! The controllers that a cluster cannot do without: workloads, scheduling, budgets, node lifecycle, garbage.
+//!
+//! Each is one function that looks at everything and corrects what is wrong; they run after every change, one after the other.
 
-use std::sync::Arc;
+mod access;
+mod calico_gc;
+mod daemon_sets;
+mod disruption;
+mod endpoints;
+mod garbage;
+mod node_lifecycle;
+mod placement;
+mod pods;
+mod replica_sets;
+mod scheduler;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::apiserver::Options;
 use crate::apiserver::api::Api;
+use crate::client::Client;
+
+use access::Access;
+use calico_gc::CalicoGc;
 
 /// The running controllers.
-pub struct Controllers {}
+pub struct Controllers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    access: Access,
+    options: Options,
+    stopped: AtomicBool,
+    calico: Mutex<CalicoGc>,
+}
 
 impl Controllers {
-    /// Starts them.
-    pub fn start(_api: Arc<Api>, _options: &Options) -> anyhow::Result<Self> {
-        Ok(Self {})
+    /// Starts them on the store of this process.
+    pub fn start(api: Arc<Api>, options: &Options) -> anyhow::Result<Self> {
+        Self::run(Access::Local(api), options)
+    }
+
+    /// Starts them against another API server, which has no controllers of its own.
+    pub fn start_remote(client: Client, options: &Options) -> anyhow::Result<Self> {
+        Self::run(Access::Remote(client), options)
+    }
+
+    fn run(access: Access, options: &Options) -> anyhow::Result<Self> {
+        let shared = Arc::new(Shared {
+            access,
+            options: options.clone(),
+            stopped: AtomicBool::new(false),
+            calico: Mutex::new(CalicoGc::new(options.ipam_gc_grace_ms)),
+        });
+        let running = shared.clone();
+        std::thread::Builder::new().name("controllers".into()).spawn(move || running.work())?;
+        Ok(Self { shared })
     }
 
     /// Runs Calico's IPAM garbage collector now.
-    pub fn collect_garbage(&self) {}
+    pub fn collect_garbage(&self) {
+        self.shared.collect_ipam();
+    }
 
     /// Stops them.
-    pub fn stop(&self) {}
+    pub fn stop(&self) {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    /// Rounds: after every change once things have settled, and every second for what only time changes.
+    fn work(&self) {
+        let mut seen = None;
+        let mut last = Instant::now();
+        let mut last_ipam = Instant::now();
+        while !self.stopped.load(Ordering::Relaxed) {
+            let newest = self.access.revision();
+            let changed = newest != seen;
+            let period = if newest.is_some() { Duration::from_secs(1) } else { Duration::from_millis(200) };
+            if changed || last.elapsed() >= period {
+                if changed {
+                    std::thread::sleep(self.options.settle_ms);
+                }
+                seen = self.access.revision();
+                self.round();
+                last = Instant::now();
+            }
+            if last_ipam.elapsed() >= self.options.ipam_gc_period_ms {
+                self.collect_ipam();
+                last_ipam = Instant::now();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn round(&self) {
+        let access = &self.access;
+        node_lifecycle::run(access, &self.options);
+        replica_sets::run(access);
+        daemon_sets::run(access);
+        scheduler::run(access);
+        disruption::run(access);
+        endpoints::run(access);
+        garbage::run(access);
+    }
+
+    fn collect_ipam(&self) {
+        self.calico.lock().unwrap_or_else(PoisonError::into_inner).run(&self.access);
+    }
 }
