@@ -40,6 +40,10 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// What prepare told this node: a revert must know it with the API server dead, too.
     pub prepared: Prepared,
+    /// The CNI configuration directory that the runtime reads.
+    pub conf_dir: String,
+    /// The CNI binary directory that the runtime uses.
+    pub bin_dir: String,
     /// What the plan rests on; a saved plan is refused where this has changed.
     pub basis: Basis,
 }
@@ -119,6 +123,8 @@ pub fn plan(facts: &Facts, request: &Request) -> Result<Plan, Unplannable> {
         steps,
         notes,
         prepared: prepared.clone(),
+        conf_dir: facts.files.conf_dir.clone(),
+        bin_dir: facts.files.bin_dir.clone(),
         basis: basis::basis(facts),
     })
 }

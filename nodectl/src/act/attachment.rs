@@ -1,9 +1,12 @@
 //! Calling the shim as a runtime would: for the attachment that we probe from, and for DELs that no runtime asks for.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use cni_shim::evidence::{self, Sought};
+use cni_shim::lock;
+use cni_shim::pending::{Outcome, Pending};
 use cni_shim::record::Record;
 use serde_json::{Value, json};
 
@@ -32,7 +35,7 @@ pub(super) struct Call<'a> {
 
 /// Runs the shim; its answer, or its error as a sentence.
 pub(super) fn call(cx: &Context, call: &Call) -> Result<Value> {
-    let (bin_dir, config) = shim_config(cx)?;
+    let (bin_dir, config) = (cx.bin_dir(), shim_config(cx)?);
     let output = Run::new(bin_dir.join("cni-shim"))
         .env("CNI_COMMAND", call.verb)
         .env("CNI_CONTAINERID", call.container)
@@ -52,17 +55,16 @@ pub(super) fn call(cx: &Context, call: &Call) -> Result<Value> {
     bail!("cni-shim {} failed: {} {} {}", call.verb, text("msg"), text("details"), stderr.trim())
 }
 
-/// The CNI binary directory, and the shim's plugin configuration as libcni derives it from its conflist.
-fn shim_config(cx: &Context) -> Result<(PathBuf, Value)> {
-    let dirs = crate::observe::cni_directories(cx.host);
-    let conflist = cx.host.path(Path::new(&dirs.conf_dir).join(SHIM_CONFLIST));
+/// The shim's plugin configuration as libcni derives it from its conflist.
+fn shim_config(cx: &Context) -> Result<Value> {
+    let conflist = cx.host.path(Path::new(&cx.plan.conf_dir).join(SHIM_CONFLIST));
     let text = files::read_text_optional(&conflist)?
         .with_context(|| format!("{} is missing, so the shim cannot be called", conflist.display()))?;
     let list: Value = serde_json::from_str(&text).with_context(|| format!("{} does not parse", conflist.display()))?;
     let mut config = list["plugins"][0].clone();
     config["name"] = list["name"].clone();
     config["cniVersion"] = list["cniVersion"].clone();
-    Ok((cx.host.path(&dirs.bin_dir), config))
+    Ok(config)
 }
 
 /// Runs the DEL of a record whose sandbox the runtime has forgotten.
@@ -78,29 +80,36 @@ pub(super) fn drain_pending(cx: &Context) -> Result<()> {
     if !files::exists(&cx.host.path(SHIM_STATE_DIR)) {
         return Ok(());
     }
-    let paths = cx.shim();
-    for pending in cni_shim::pending::list(&paths).map_err(anyhow::Error::msg)? {
+    let (paths, backends, cni_path) = (cx.shim(), cx.backends(), cx.bin_dir().display().to_string());
+    for pending in Pending::list(&paths)? {
         crate::fault::point("shim.pending");
-        cni_shim::pending::run(&paths, &pending)
-            .map_err(anyhow::Error::msg)
-            .with_context(|| format!("could not finish the kept DEL of {}", pending.container_id))?;
+        let id = &pending.container_id;
+        match pending.run(&paths, &backends, &cni_path, LIMIT).with_context(|| format!("the kept DEL of {id} failed"))? {
+            Outcome::Done => {}
+            Outcome::Busy => bail!("the kept DEL of {id} is being worked on by somebody else"),
+            Outcome::Failed(failures) => bail!("the kept DEL of {id} failed again: {failures:?}"),
+        }
     }
     Ok(())
 }
 
-/// What CRI knows of a sandbox, as the shim's search for evidence takes it.
-pub(super) fn known(cx: &Context, sandbox: &Sandbox, ifname: &str) -> cni_shim::evidence::Known {
+/// Records a sandbox that is older than the shim; false where nothing tells who made it.
+pub(super) fn import(cx: &Context, sandbox: &Sandbox, ifname: &str) -> Result<bool> {
     let args = format!(
         "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
         sandbox.namespace, sandbox.name, sandbox.id, sandbox.uid
     );
-    cni_shim::evidence::Known {
-        container_id: sandbox.id.clone(),
-        ifname: ifname.to_owned(),
-        netns: sandbox.netns.clone().unwrap_or_default(),
-        args,
-        cni_path: crate::observe::cni_directories(cx.host).bin_dir,
+    let cni_path = cx.bin_dir().display().to_string();
+    let sought = Sought { container_id: &sandbox.id, ifname, args: &args, cni_path: &cni_path, torn: false };
+    let paths = cx.shim();
+    let Some(mut record) = evidence::import_record(&paths, &cx.backends(), &sought)? else { return Ok(false) };
+    if record.netns.is_empty() {
+        record.netns = sandbox.netns.clone().unwrap_or_default();
     }
+    let wait = Duration::from_secs(5);
+    let _lock = lock::attachment(&paths, &sandbox.id, ifname, wait)?.context("its attachment is being worked on")?;
+    record.store(&paths, true)?;
+    Ok(true)
 }
 
 /// Kept small on purpose: what a probe found goes into the journal.

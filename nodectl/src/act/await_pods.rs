@@ -28,7 +28,7 @@ pub(super) fn apply(cx: &mut Context, made_by: Cni, timeout_s: u64) -> Result<Va
 
 /// Pods with pod network, bound here and not ending, whose attachment the CNI has not made (yet).
 fn without_network(cx: &mut Context, made_by: Cni) -> Result<Vec<String>> {
-    let (records, _) = Record::list(&cx.shim()).map_err(anyhow::Error::msg)?;
+    let (records, _) = Record::list(&cx.shim())?;
     let sandboxes = cx.cri()?.sandboxes()?;
     let attached = |pod: &Pod| {
         records.iter().any(|r| {

@@ -100,7 +100,7 @@ fn waiting_pod(cx: &mut Context) -> Result<Option<(String, String, String)>> {
         Duration::ZERO
     };
     stop.wait_for(limit, || {
-        let holds = cni_shim::holds::list(&paths).map_err(anyhow::Error::msg)?;
+        let holds = cni_shim::holds::list(&paths)?;
         Ok(holds.into_iter().find_map(|h| h.pod).map(|p| (p.namespace, p.name, p.uid)))
     })
 }

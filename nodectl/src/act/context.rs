@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use cni_shim::conflist::Backends;
 use serde_json::Value;
 
 use super::api::Api;
 use crate::host::Host;
 use crate::host::cri::Cri;
 use crate::journal::{Debt, Journal, Record};
-use crate::prepared::Prepared;
+use crate::plan::Plan;
 use crate::stop::Stop;
 
 /// Folders of one run.
@@ -31,8 +32,8 @@ pub struct Context<'a> {
     pub api: Api,
     /// What may end the run early.
     pub stop: &'a Stop,
-    /// What prepare told this node.
-    pub prepared: Prepared,
+    /// The plan that is carried out.
+    pub plan: &'a Plan,
     /// What the baseline measured, once it has.
     pub baseline: Value,
     /// The journal.
@@ -42,8 +43,8 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// A run's context.
-    pub fn new(host: &'a Host, run: RunFolder, api: Api, stop: &'a Stop, prepared: Prepared, journal: Journal) -> Self {
-        Context { host, run, api, stop, prepared, baseline: Value::Null, journal, cri: None }
+    pub fn new(host: &'a Host, run: RunFolder, api: Api, stop: &'a Stop, plan: &'a Plan, journal: Journal) -> Self {
+        Context { host, run, api, stop, plan, baseline: Value::Null, journal, cri: None }
     }
 
     /// The container runtime; connected at first use, and anew after it was restarted.
@@ -57,6 +58,20 @@ impl<'a> Context<'a> {
     /// The shim's files.
     pub fn shim(&self) -> cni_shim::Paths {
         cni_shim::Paths::under(self.host.root())
+    }
+
+    /// The two conflists behind the shim.
+    pub fn backends(&self) -> Backends {
+        let dir = self.host.path(&self.plan.conf_dir);
+        Backends {
+            flannel: dir.join(&self.plan.prepared.flannel.conflist),
+            calico: dir.join(&self.plan.prepared.calico.conflist),
+        }
+    }
+
+    /// The CNI binary directory.
+    pub fn bin_dir(&self) -> PathBuf {
+        self.host.path(&self.plan.bin_dir)
     }
 
     /// Notes that something must be done once the API server answers.

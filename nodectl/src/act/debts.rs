@@ -40,7 +40,7 @@ pub fn pay(debt: &Debt, cx: &mut Context) -> Result<()> {
 /// start such a pod's containers again before the DaemonSet's controller has taken it away.
 fn await_unwanted(cx: &mut Context) -> Result<()> {
     let label = cx.api.label()?;
-    let unwanted: Vec<(String, String)> = [(Cni::Flannel, &cx.prepared.flannel), (Cni::Calico, &cx.prepared.calico)]
+    let unwanted: Vec<(String, String)> = [(Cni::Flannel, &cx.plan.prepared.flannel), (Cni::Calico, &cx.plan.prepared.calico)]
         .into_iter()
         .filter(|(cni, _)| label.as_deref() != Some(cni.name()))
         .map(|(_, info)| (info.namespace.clone(), info.daemonset.clone()))

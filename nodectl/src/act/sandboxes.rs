@@ -52,7 +52,7 @@ pub(super) fn stop_all(cx: &mut Context, made_by: Cni) -> Result<Value> {
 
 /// Sandboxes to stop, and records whose sandbox the runtime no longer knows.
 fn targets(cx: &mut Context, made_by: Cni) -> Result<(Vec<Sandbox>, Vec<Record>)> {
-    let (records, _) = Record::list(&cx.shim()).map_err(anyhow::Error::msg)?;
+    let (records, _) = Record::list(&cx.shim())?;
     let sandboxes = cx.cri()?.sandboxes()?;
     let (mut found, mut orphans) = (Vec::new(), Vec::new());
     for record in records.into_iter().filter(|r| r.backend == shim_backend(made_by)) {
@@ -84,7 +84,7 @@ pub(super) fn undo_release(cx: &mut Context, to: Cni) -> Result<()> {
             state.defer_failed_del = true;
             Ok(state)
         })
-        .map_err(anyhow::Error::msg)
+        
         .context("could not tell the shim to keep DELs that fail")?;
         cx.owe(crate::journal::Debt::PendingDels)?;
     }

@@ -7,7 +7,7 @@ use cni_shim::record::{Phase, Record};
 use cni_shim::state::{Owner, State};
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, attachment};
 use crate::cni::Cni;
 use crate::fault;
 use crate::plan::shim_backend;
@@ -19,7 +19,7 @@ const HOLD_BOUND: Duration = Duration::from_secs(15 * 60);
 const IN_FLIGHT: Duration = Duration::from_secs(110);
 
 pub(super) fn before(cx: &mut Context) -> Result<Before> {
-    let state = State::load(&cx.shim()).map_err(anyhow::Error::msg)?;
+    let state = State::load(&cx.shim())?;
     let state = state.map(serde_json::to_value).transpose().context("could not encode the shim's state")?;
     Ok(Before::ShimState { state })
 }
@@ -36,12 +36,12 @@ pub(super) fn hold(cx: &mut Context, next: Cni) -> Result<Value> {
     let state = State::hold(shim_backend(next.other()), shim_backend(next), owner, HOLD_BOUND);
     set(cx, &state)?;
     let settled = cx.stop.wait_for(IN_FLIGHT, || {
-        let (records, _) = Record::list(&paths).map_err(anyhow::Error::msg)?;
+        let (records, _) = Record::list(&paths)?;
         let under_way = records
             .iter()
             .filter(|r| r.phase == Phase::Intent)
             .try_fold(false, |any, r| r.is_busy(&paths).map(|busy| any || busy))
-            .map_err(anyhow::Error::msg)?;
+            ?;
         Ok((!under_way).then_some(()))
     })?;
     settled.context("an attachment that had begun before the hold did not end within 110 s")?;
@@ -50,7 +50,7 @@ pub(super) fn hold(cx: &mut Context, next: Cni) -> Result<Value> {
 
 fn set(cx: &Context, state: &State) -> Result<Value> {
     fault::point("shim.state");
-    state.store(&cx.shim()).map_err(anyhow::Error::msg).context("could not write the shim's state")?;
+    state.store(&cx.shim()).context("could not write the shim's state")?;
     Ok(Value::Null)
 }
 
@@ -67,7 +67,7 @@ pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
         None => {
             let folder = cx.host.path(crate::plan::SHIM_STATE_DIR);
             // DELs that the API server still owes must outlive the shim's own folder.
-            if cni_shim::pending::list(&cx.shim()).map_err(anyhow::Error::msg)?.is_empty() {
+            if cni_shim::pending::Pending::list(&cx.shim())?.is_empty() {
                 crate::host::files::remove_directory(&folder)?;
             }
             Ok(())
@@ -82,15 +82,17 @@ pub(super) fn import(cx: &mut Context, made_by: Cni) -> Result<Value> {
     let mut imported = Vec::new();
     for sandbox in sandboxes.iter().filter(|s| !s.host_network && s.ready) {
         let ifname = "eth0";
-        if Record::load(&paths, &sandbox.id, ifname).map_err(anyhow::Error::msg)?.is_some() {
+        if Record::load(&paths, &sandbox.id, ifname)?.is_some() {
             continue;
         }
         fault::point("shim.import");
-        let known = super::attachment::known(cx, sandbox, ifname);
-        cni_shim::evidence::import_record(&paths, &known, shim_backend(made_by))
-            .map_err(anyhow::Error::msg)
-            .with_context(|| format!("could not record the sandbox of {}/{}", sandbox.namespace, sandbox.name))?;
-        imported.push(format!("{}/{}", sandbox.namespace, sandbox.name));
+        let name = format!("{}/{}", sandbox.namespace, sandbox.name);
+        let found = attachment::import(cx, sandbox, ifname)
+            .with_context(|| format!("could not record the sandbox of {name}"))?;
+        if !found {
+            tracing::warn!("nothing tells which CNI made the sandbox of {name}; it is taken to be {made_by}'s");
+        }
+        imported.push(name);
     }
     Ok(json!({ "imported": imported }))
 }

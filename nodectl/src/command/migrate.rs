@@ -66,7 +66,7 @@ pub(super) fn switch(
     }
     let plan = decide(&facts, request, saved)?;
     consent(&plan, args, "Switch this node?")?;
-    let summary = run::start(host, plan, &facts, stop, options(args, common))?;
+    let summary = run::start(host, &plan, &facts, stop, options(args, common))?;
     report::result(common.output, &report::run_text(&summary), &summary, true)?;
     Ok(code::DONE)
 }

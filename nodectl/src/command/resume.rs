@@ -63,10 +63,10 @@ fn before_kubelet(host: &Host, folders: &Folders, id: &str, common: &Common) -> 
     let plan = log.plan().context("the journal holds no plan")?;
     let cni: Cni = if is_released(folders, id)? { plan.request.to } else { plan.from };
     let paths = cni_shim::Paths::under(host.root());
-    let state = State::load(&paths).map_err(anyhow::Error::msg)?;
+    let state = State::load(&paths)?;
     let changed = state.is_some_and(|s| s.mode != Mode::from(shim_backend(cni)));
     if changed {
-        State::routed(shim_backend(cni)).store(&paths).map_err(anyhow::Error::msg)?;
+        State::routed(shim_backend(cni)).store(&paths)?;
     }
     let text = format!("Run {id} is open; new pods get {cni} until it is settled.\n");
     report::result(common.output, &text, &json!({"outcome": "open", "cni": cni}), changed)?;

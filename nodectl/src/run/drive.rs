@@ -42,14 +42,14 @@ const API_PATIENCE_BACK: Duration = Duration::from_secs(6);
 struct Run<'a> {
     folders: Folders,
     path: PathBuf,
-    plan: Plan,
+    plan: &'a Plan,
     cx: Context<'a>,
     progress: Progress,
     options: Options,
 }
 
 /// Starts a new run of this plan.
-pub fn start(host: &Host, plan: Plan, facts: &Facts, stop: &Stop, options: Options) -> Result<RunSummary> {
+pub fn start(host: &Host, plan: &Plan, facts: &Facts, stop: &Stop, options: Options) -> Result<RunSummary> {
     let folders = Folders::new(host)?;
     let id = crate::clock::run_id();
     folders.keep("snapshots", &id, facts)?;
@@ -71,7 +71,8 @@ pub fn start(host: &Host, plan: Plan, facts: &Facts, stop: &Stop, options: Optio
 
 /// Goes on with the open run: to its target, or, where it had turned back, to its start; then pays what it owes.
 pub fn resume(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<RunSummary> {
-    let (mut run, log) = Run::reopen(host, id, stop, options, API_PATIENCE)?;
+    let (folders, journal, log, plan) = reopen(host, id)?;
+    let mut run = Run::new(host, folders, id, &plan, journal, stop, options, API_PATIENCE)?;
     match log.outcome() {
         // Killed after its last record: only the open file is left to remove.
         Some(outcome) => run.finish(outcome),
@@ -82,11 +83,21 @@ pub fn resume(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<Ru
 
 /// Takes the open run back.
 pub fn revert_open(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<RunSummary> {
-    let (mut run, log) = Run::reopen(host, id, stop, options, API_PATIENCE_BACK)?;
+    let (folders, journal, log, plan) = reopen(host, id)?;
+    let mut run = Run::new(host, folders, id, &plan, journal, stop, options, API_PATIENCE_BACK)?;
     match log.outcome() {
         Some(outcome) => run.finish(outcome),
         None => run.go_back("asked for with `nodectl revert`"),
     }
+}
+
+/// The open run's journal, ready to go on with, and its plan.
+fn reopen(host: &Host, id: &str) -> Result<(Folders, Journal, Log, Plan)> {
+    let folders = Folders::new(host)?;
+    let (mut journal, log) = Journal::open(&folders.journal(id))?;
+    let plan = log.plan().cloned().with_context(|| format!("the journal of run {id} holds no plan"))?;
+    journal.append(&Record::Attach { pid: std::process::id(), boot_id: machine::boot_id()?, at: crate::clock::now() })?;
+    Ok((folders, journal, log, plan))
 }
 
 impl<'a> Run<'a> {
@@ -95,7 +106,7 @@ impl<'a> Run<'a> {
         host: &'a Host,
         folders: Folders,
         id: &str,
-        plan: Plan,
+        plan: &'a Plan,
         journal: Journal,
         stop: &'a Stop,
         options: Options,
@@ -111,24 +122,8 @@ impl<'a> Run<'a> {
         let api = Api::new(kube, plan.node.clone());
         let progress = Progress::new(options.progress, plan.steps.len());
         let path = folders.journal(id);
-        let prepared = plan.prepared.clone();
-        let cx = Context::new(host, folders.of_run(id), api, stop, prepared, journal);
+        let cx = Context::new(host, folders.of_run(id), api, stop, plan, journal);
         Ok(Run { path, cx, folders, plan, progress, options })
-    }
-
-    fn reopen(
-        host: &'a Host,
-        id: &str,
-        stop: &'a Stop,
-        options: Options,
-        patience: Duration,
-    ) -> Result<(Run<'a>, Log)> {
-        let folders = Folders::new(host)?;
-        let (mut journal, log) = Journal::open(&folders.journal(id))?;
-        let plan = log.plan().cloned().with_context(|| format!("the journal of run {id} holds no plan"))?;
-        let attach = Record::Attach { pid: std::process::id(), boot_id: machine::boot_id()?, at: crate::clock::now() };
-        journal.append(&attach)?;
-        Ok((Run::new(host, folders, id, plan, journal, stop, options, patience)?, log))
     }
 
     fn log(&self) -> Result<Log> {
@@ -137,7 +132,7 @@ impl<'a> Run<'a> {
 
     fn go_forward(&mut self) -> Result<RunSummary> {
         let log = self.log()?;
-        if let Err(failed) = execute::forward(&self.plan, &log, &mut self.cx, &mut self.progress) {
+        if let Err(failed) = execute::forward(self.plan, &log, &mut self.cx, &mut self.progress) {
             let stopped = failed.error.downcast_ref::<Stopped>().is_some();
             let stay = if stopped { self.options.stay_open_on_stop } else { !self.options.auto_revert };
             return if stay { self.stays_open(&failed.to_string()) } else { self.failed(&failed.to_string()) };
@@ -171,7 +166,7 @@ impl<'a> Run<'a> {
             self.cx.journal.append(&Record::Reverting { why: why.to_owned(), at })?;
         }
         let log = self.log()?;
-        if let Err(failed) = execute::backward(&self.plan, &log, &mut self.cx, &mut self.progress) {
+        if let Err(failed) = execute::backward(self.plan, &log, &mut self.cx, &mut self.progress) {
             return Err(Failure::NeedsHands(format!(
                 "{failed}. The run stays open, part of the way back. To fix it: mend the cause, then `nodectl revert` again"
             ))
@@ -204,7 +199,7 @@ impl<'a> Run<'a> {
     fn settled(&self, look: impl Fn(&Facts, &Plan) -> Vec<String>) -> Vec<String> {
         let end = std::time::Instant::now() + SETTLE;
         loop {
-            let findings = look(&crate::observe::node(self.cx.host), &self.plan);
+            let findings = look(&crate::observe::node(self.cx.host), self.plan);
             if findings.is_empty() || std::time::Instant::now() >= end {
                 return findings;
             }
@@ -228,7 +223,7 @@ impl<'a> Run<'a> {
 
     fn summarise(&self, outcome: &str, sentence: &str, owed: Vec<String>) -> Result<RunSummary> {
         let log = self.log()?;
-        let mut summary = super::summary::summary(&log, &self.plan, &self.cx.run.id);
+        let mut summary = super::summary::summary(&log, self.plan, &self.cx.run.id);
         summary.outcome = outcome.to_owned();
         summary.sentence = sentence.to_owned();
         summary.owed = owed;
