@@ -27,7 +27,7 @@ pub struct Sought<'a> {
     pub args: &'a str,
     /// CNI_PATH.
     pub cni_path: &'a str,
-    /// There was a record, but it is unreadable: with no other evidence, both backends are to clean up.
+    /// There was a record, but it is unreadable: with no better evidence, both backends are to clean up.
     pub torn: bool,
 }
 
@@ -141,7 +141,7 @@ pub fn build(
     found: &Evidence,
 ) -> Result<Option<Record>, Error> {
     let load = |backend| List::of_backend(paths, backends, backend, true);
-    let (mut lists, mut owner) = (Vec::new(), None);
+    let (mut lists, mut owner, mut unclear) = (Vec::new(), None, sought.torn);
     for cached in &found.cached {
         let list = cached.conflist.as_deref().and_then(|bytes| List::parse(bytes).ok()).filter(|list| !list.runs(TYPE));
         // Without its conflist, the network's name tells the backend.
@@ -150,7 +150,9 @@ pub fn build(
                 .iter()
                 .find_map(|b| load(*b).ok().filter(|list| list.name == cached.network))
         };
+        // The shim's own list says that it was the shim, not for which backend.
         let shims_own = cached.conflist.is_some() && list.is_none();
+        unclear |= shims_own;
         if let Some(list) = list.or_else(|| if shims_own { None } else { by_name() }) {
             owner = owner.or(Some(if list.runs("calico") { Backend::Calico } else { Backend::Flannel }));
             lists.push(list);
@@ -164,7 +166,7 @@ pub fn build(
         owner = Some(Backend::Calico);
         lists.push(load(Backend::Calico)?);
     }
-    if sought.torn && lists.is_empty() && found.reserved.is_empty() {
+    if unclear && lists.is_empty() && found.reserved.is_empty() {
         lists.extend([Backend::Flannel, Backend::Calico].into_iter().filter_map(|backend| load(backend).ok()));
     }
     // Without its scratch file, flannel's DEL does not free the address; host-local's own does.

@@ -44,6 +44,23 @@ pub fn attachment(paths: &Paths, container_id: &str, ifname: &str, wait: Duratio
     take(&path, true, wait)
 }
 
+/// Removes the lock files of attachments that have neither a record nor a pending DEL: a killed ADD leaves one.
+pub fn sweep(paths: &Paths) -> Result<(), Error> {
+    let dir = paths.state_lock().parent().map(Path::to_owned).unwrap_or_default();
+    let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(()) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".lock")) else { continue };
+        let file = format!("{name}.json");
+        if let Some(lock) = take(&path, true, Duration::ZERO)?
+            && !paths.attachments().join(&file).exists()
+            && !paths.pendings().join(&file).exists()
+        {
+            lock.remove();
+        }
+    }
+    Ok(())
+}
+
 /// Takes the lock of the routing state; code 11 if it is still taken after `wait`.
 pub fn state(paths: &Paths, exclusive: bool, wait: Duration) -> Result<Lock, Error> {
     let path = paths.state_lock();

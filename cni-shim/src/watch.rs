@@ -1,7 +1,8 @@
 //! CHECK, GC and STATUS.
 
 use crate::request::Request;
-use cni_shim::conflist::List;
+use cni_shim::chain::Failure;
+use cni_shim::conflist::{List, TYPE};
 use cni_shim::delete::{self, Terms};
 use cni_shim::record::{Phase, Record};
 use cni_shim::state::{Backend, Mode, State};
@@ -54,20 +55,9 @@ pub fn gc(request: &Request) -> Result<(), Error> {
     let deadline = Instant::now() + request.limits.gc();
     let mut failures = Vec::new();
     for record in Record::list(&request.paths)?.0 {
-        if record.imported || keep.contains(&(record.container_id.clone(), record.ifname.clone())) {
-            continue;
+        if !record.imported && !keep.contains(&(record.container_id.clone(), record.ifname.clone())) {
+            failures.extend(collect(request, &record, deadline));
         }
-        let taken = lock::attachment(&request.paths, &record.container_id, &record.ifname, Duration::ZERO)?;
-        // Taken: at work. Gone since: its DEL came.
-        let (Some(lock), Ok(Some(record))) =
-            (taken, Record::load(&request.paths, &record.container_id, &record.ifname))
-        else {
-            continue;
-        };
-        let invocation = delete::unattended(&record);
-        let within = deadline.saturating_duration_since(Instant::now());
-        let terms = Terms { request_name: "", within, defer: false };
-        failures.extend(delete::finish(&request.paths, record, &invocation, terms, lock).err().unwrap_or_default());
     }
     let more: Map<_, _> = named.iter().map(|key| ((*key).to_owned(), valid.clone().into())).collect();
     for backend in [Backend::Flannel, Backend::Calico] {
@@ -75,15 +65,36 @@ pub fn gc(request: &Request) -> Result<(), Error> {
         if list.disable_gc || !convert::at_least(&list.cni_version, "1.1.0") {
             continue;
         }
-        failures.extend(chain::each(
-            "GC",
-            &list.resolve(&request.invocation.cni_path)?,
-            &request.invocation,
-            &more,
-            deadline,
-        ));
+        match list.resolve(&request.invocation.cni_path) {
+            Ok(run) => failures.extend(chain::each("GC", &run, &request.invocation, &more, deadline)),
+            Err(error) => failures.push(Failure { plugin: backend.to_string(), network: list.name, error }),
+        }
     }
     if failures.is_empty() { Ok(()) } else { Err(chain::join(&failures)) }
+}
+
+/// Detaches one of them, unless a call or a delegate is at work on it, or its DEL has come meanwhile.
+fn collect(request: &Request, record: &Record, deadline: Instant) -> Vec<Failure> {
+    let (id, ifname) = (&record.container_id, &record.ifname);
+    let fail = |error| vec![Failure { plugin: TYPE.to_owned(), network: request.name.clone(), error }];
+    let lock = match lock::attachment(&request.paths, id, ifname, Duration::ZERO) {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return Vec::new(),
+        Err(error) => return fail(error),
+    };
+    match Record::load(&request.paths, id, ifname) {
+        Ok(Some(record)) => {
+            let invocation = delete::unattended(&record);
+            let within = deadline.saturating_duration_since(Instant::now());
+            let terms = Terms { request_name: "", within, defer: false };
+            delete::finish(&request.paths, record, &invocation, terms, lock).err().unwrap_or_default()
+        }
+        Ok(None) => {
+            lock.remove();
+            Vec::new()
+        }
+        Err(error) => fail(error),
+    }
 }
 
 /// Says whether an ADD would succeed. During a hold it says yes: the node must not become NotReady.

@@ -228,6 +228,22 @@ fn torn_records_fall_back_to_evidence_and_then_to_both() {
 }
 
 #[test]
+fn lost_records_of_the_shims_own_pods() {
+    let world = World::new();
+    // A power cut took the record before it reached the disk; the runtime's cache has the shim's own list.
+    let shims = json!({"name": "cbr0", "cniVersion": "1.0.0", "plugins": [world.entry()]});
+    cache_file(&world, &shims, "c1", &json!({"cniVersion": "1.0.0", "ips": []}));
+    world.del("c1").succeeded();
+    let calls = world.calls();
+    assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL", "bandwidth DEL", "calico DEL"]);
+    assert_eq!(calls[0].stdin["runtimeConfig"]["portMappings"][0]["HostPort"], 8080);
+    world.write("root/var/lib/cni/flannel/c1", r#"{"name":"cbr0","type":"bridge"}"#);
+    world.del("c1").succeeded();
+    assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL"], "it was flannel's");
+    world.assert_clean();
+}
+
+#[test]
 fn adopted_pods_end_in_two_lists() {
     let world = World::new();
     let mappings = json!({"portMappings": [{"HostPort": 8080}]});

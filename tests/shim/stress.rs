@@ -127,6 +127,8 @@ fn killed_at_any_point_nothing_leaks() {
     assert!(records.0.is_empty() && records.1.is_empty());
     let files = std::fs::read_dir(world.paths().attachments()).unwrap().count();
     assert_eq!(files, 0, "not even a temporary file");
+    cni_shim::lock::sweep(&world.paths()).unwrap();
+    world.assert_clean();
 }
 
 #[test]
