@@ -145,6 +145,22 @@ impl Cri {
         answer.status.context("the runtime answered without a status")
     }
 
+    /// ExecSync: runs a command in a container; an error unless its exit code is 0.
+    pub fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Result<()> {
+        let timeout = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+        let request = cri::ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout };
+        let answer = self.call(limit + TIMEOUT, async |client| client.exec_sync(request).await)?;
+        if answer.exit_code != 0 {
+            let words = [answer.stdout, answer.stderr].concat();
+            anyhow::bail!(
+                "command {command:?} exited with {}: {}",
+                answer.exit_code,
+                String::from_utf8_lossy(&words).trim()
+            );
+        }
+        Ok(())
+    }
+
     /// True when the image is there.
     pub fn has_image(&self, name: &str) -> Result<bool> {
         let mut client = ImageServiceClient::new(self.channel.clone());

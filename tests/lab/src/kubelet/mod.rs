@@ -1,5 +1,133 @@
-//! The stand-in for the kubelet.
+//! The stand-in for the kubelet: it drives any CRI socket, real containerd's too.
 
+mod api_pods;
+mod container_config;
 mod cri_client;
+mod environment;
+mod gc;
+mod health;
+mod kubelet_options;
+mod node_status;
+mod pleg;
+mod pod;
+mod pod_status;
+mod probe;
+mod sandbox_config;
+mod static_pods;
+mod sync;
+mod terminate;
+mod volumes;
+mod worker;
 
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::client::Client;
 pub use cri_client::Cri;
+use kubelet_options::Options;
+use worker::Worker;
+
+/// What all threads of the kubelet share.
+pub struct Kubelet {
+    /// How it was started.
+    pub options: Options,
+    /// The runtime.
+    pub cri: Cri,
+    /// The API server; none where no kubeconfig was found, then only static pods run.
+    pub client: Option<Client>,
+    /// Pods that should run here, by uid.
+    desired: Mutex<BTreeMap<String, Value>>,
+    /// The threads that see to it, by uid.
+    workers: Mutex<BTreeMap<String, Worker>>,
+    /// True once the API server's list was seen: only then is a pod that is in no list an orphan.
+    pub sources_ready: AtomicBool,
+    /// Why the network is not ready; none when it is.
+    network: Mutex<Option<String>>,
+}
+
+/// The program `kubelet`.
+pub fn main(arguments: &[String]) -> Result<ExitCode> {
+    let options = Options::parse(arguments)?;
+    let client = if options.kubeconfig.exists() { Some(Client::from_kubeconfig(&options.kubeconfig)?) } else { None };
+    let kubelet = Arc::new(Kubelet {
+        cri: Cri::new(&options.runtime)?,
+        sources_ready: AtomicBool::new(client.is_none()),
+        client,
+        options,
+        desired: Mutex::default(),
+        workers: Mutex::default(),
+        network: Mutex::new(Some("the runtime was not asked yet".to_owned())),
+    });
+    health::serve()?;
+    node_status::start(&kubelet);
+    static_pods::start(&kubelet);
+    api_pods::start(&kubelet);
+    pleg::start(&kubelet);
+    loop {
+        kubelet.dispatch();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+impl Kubelet {
+    /// The pods that should run here.
+    pub fn desired(&self) -> MutexGuard<'_, BTreeMap<String, Value>> {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pod of a uid, as it is wanted now.
+    pub fn pod(&self, uid: &str) -> Option<Value> {
+        self.desired().get(uid).cloned()
+    }
+
+    /// Why the network is not ready.
+    pub fn network_problem(&self) -> Option<String> {
+        self.network.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes whether the network is ready.
+    pub fn set_network_problem(&self, problem: Option<String>) {
+        *self.network.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
+    /// Wakes the worker of a pod.
+    pub fn wake(&self, uid: &str) {
+        if let Some(worker) = self.workers().get(uid) {
+            worker.wake();
+        }
+    }
+
+    /// The workers.
+    fn workers(&self) -> MutexGuard<'_, BTreeMap<String, Worker>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True while a worker looks after the pod.
+    pub fn has_worker(&self, uid: &str) -> bool {
+        self.workers().contains_key(uid)
+    }
+
+    /// Starts a worker for each pod that has none, and forgets those that have ended.
+    fn dispatch(self: &Arc<Self>) {
+        let wanted: Vec<String> = self.desired().keys().cloned().collect();
+        let mut workers = self.workers();
+        workers.retain(|_, worker| !worker.has_ended());
+        for uid in wanted {
+            workers.entry(uid.clone()).or_insert_with(|| Worker::start(self, &uid, None));
+        }
+    }
+
+    /// Ends a pod that is in the runtime but in no list.
+    pub fn end_orphan(self: &Arc<Self>, uid: &str, pod: Value) {
+        if !self.sources_ready.load(Ordering::Relaxed) || self.pod(uid).is_some() {
+            return;
+        }
+        self.workers().entry(uid.to_owned()).or_insert_with(|| Worker::start(self, uid, Some(pod)));
+    }
+}

@@ -31,6 +31,9 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     unshare(namespaces).context("new namespaces were refused. To fix it: run as root")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("the mounts could not be made private")?;
+    // Shared within the node only, as systemd does at boot: containers' mount namespaces follow the node's.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
+        .context("the node's mounts could not be made shared")?;
     plug_in(&spec)?;
     // Before the next line, after which this process can start no thread: the kernel refuses one that its own pid namespace would not hold.
     std::thread::spawn(kill_at_end_of_input);

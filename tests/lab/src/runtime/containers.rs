@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::records::{Container, encode, new_id, now};
 use super::{Runtime, command, process};
 use crate::command::exit_code;
-use crate::cri::ContainerConfig;
+use crate::cri::{self, ContainerConfig};
 
 /// containerd's exit code for a container whose end nobody saw.
 const UNKNOWN: i32 = 255;
@@ -89,6 +89,24 @@ pub fn stop(runtime: &Runtime, id: &str, timeout: i64) -> Result<()> {
     bail!("an error occurs during waiting for container {id:?} to be killed")
 }
 
+/// Runs a command where a running container is; a `timeout` of 0 is none.
+pub fn exec(runtime: &Runtime, id: &str, command: &[String], timeout: i64) -> Result<cri::ExecSyncResponse> {
+    let container = runtime.store.containers.get(id)?;
+    if !container.is_running() {
+        bail!("container is in CONTAINER_EXITED state");
+    }
+    let sandbox = runtime.store.sandboxes.get(&container.sandbox)?;
+    let mut argv = vec!["timeout".to_owned(), timeout.max(0).to_string()];
+    argv.extend(command.iter().cloned());
+    let mut process = process_in(&container.config(), &argv, sandbox.netns.as_deref())?;
+    let result = crate::command::output(&mut process, "")?;
+    Ok(cri::ExecSyncResponse {
+        stdout: result.stdout.into_bytes(),
+        stderr: result.stderr.into_bytes(),
+        exit_code: result.code,
+    })
+}
+
 /// Removes a container, stopping it first.
 pub fn remove(runtime: &Runtime, id: &str) -> Result<()> {
     let Ok(container) = runtime.store.containers.get(id) else {
@@ -130,21 +148,28 @@ fn ended(runtime: &Runtime, id: &str, code: i32) {
     }
 }
 
+/// A command with a container's environment, folder, mounts and network.
+fn process_in(config: &ContainerConfig, argv: &[String], netns: Option<&str>) -> Result<Command> {
+    let mut process = Command::new("/proc/self/exe");
+    process.arg("enter");
+    if let Some(netns) = netns {
+        process.args(["--netns", netns]);
+    }
+    for mount in config.mounts.iter().filter(|mount| mount.host_path != mount.container_path) {
+        process.args(["--bind", &mount.host_path, &mount.container_path]);
+    }
+    process.arg("--").args(argv);
+    process.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    process.envs(config.envs.iter().map(|variable| (&variable.key, &variable.value)));
+    process.current_dir(if config.working_dir.is_empty() { "/" } else { &config.working_dir });
+    Ok(process)
+}
+
 /// Starts the process.
 fn spawn(config: &ContainerConfig, logs: &str, netns: Option<&str>) -> Result<Child> {
     let argv = command::argv(config).context("the image has no program")?;
-    let mut process = match netns {
-        Some(netns) => {
-            let mut process = Command::new("/proc/self/exe");
-            process.args(["enter", netns]).args(&argv);
-            process
-        }
-        None => crate::command::from_argv(&argv)?,
-    };
-    process.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    process.envs(config.envs.iter().map(|variable| (&variable.key, &variable.value)));
-    let folder = if config.working_dir.is_empty() { "/" } else { &config.working_dir };
-    process.current_dir(folder).process_group(0).stdin(Stdio::null());
+    let mut process = process_in(config, &argv, netns)?;
+    process.process_group(0).stdin(Stdio::null());
     if logs.is_empty() || config.log_path.is_empty() {
         process.stdout(Stdio::null()).stderr(Stdio::null());
     } else {

@@ -2,6 +2,7 @@
 
 mod command;
 mod containers;
+pub mod enter;
 mod images;
 mod netns;
 mod network;
@@ -25,8 +26,6 @@ use crate::cri::image_service_server::ImageServiceServer;
 use crate::cri::runtime_service_server::RuntimeServiceServer;
 use crate::libcni::{self, Engine};
 use store::Store;
-
-pub use netns::enter;
 
 /// Where kubelet and others find the runtime.
 pub const SOCKET: &str = "/run/containerd/containerd.sock";

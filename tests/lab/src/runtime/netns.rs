@@ -1,13 +1,10 @@
 //! Network namespaces of pods, kept by a bind mount as containerd does.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 /// Makes a namespace at /run/netns/cni-<uuid>; answers its path.
@@ -44,17 +41,4 @@ pub fn remove(path: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// The program `enter NETNS ARGV...`: becomes ARGV inside a network namespace.
-pub fn enter(arguments: &[String]) -> Result<ExitCode> {
-    let [path, program, rest @ ..] = arguments else {
-        bail!("usage: nodectl-lab enter NETNS PROGRAM [ARGS...]");
-    };
-    let namespace =
-        fs::File::open(Path::new(path)).with_context(|| format!("the network namespace {path} could not be opened"))?;
-    setns(namespace, CloneFlags::CLONE_NEWNET)
-        .with_context(|| format!("the network namespace {path} could not be entered"))?;
-    let error = Command::new(program).args(rest).exec();
-    Err(error).with_context(|| format!("{program} could not be started"))
 }

@@ -187,4 +187,12 @@ impl RuntimeService for Service {
         let id = request.into_inner().container_id;
         self.run(move |runtime| Ok(status::container(&runtime.store.containers.get(&id)?))).await
     }
+
+    async fn exec_sync(
+        &self,
+        request: Request<cri::ExecSyncRequest>,
+    ) -> Result<Response<cri::ExecSyncResponse>, Status> {
+        let request = request.into_inner();
+        self.run(move |runtime| containers::exec(runtime, &request.container_id, &request.cmd, request.timeout)).await
+    }
 }
