@@ -9,6 +9,7 @@ pub mod kube;
 pub mod local_http;
 pub mod machine;
 pub mod netlink;
+pub mod netns;
 pub mod process;
 pub mod run;
 pub mod sysctl;

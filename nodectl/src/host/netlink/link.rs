@@ -18,7 +18,7 @@ use super::socket::{Refused, Request, Socket};
 use crate::facts::{Link, Vxlan};
 use crate::fault;
 
-/// What to change about a link, all in one message, so that the kernel does all of it or stops at the first refusal.
+/// What to change about a link: one message, in which the kernel stops at the first refusal, and one more for `hairpin`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkChange {
     /// Set it up.
@@ -112,8 +112,14 @@ pub fn set_link(name: &str, change: &LinkChange) -> Result<()> {
     fault::point(change.point());
     let mut socket = Socket::open()?;
     let links = Links::read(&mut socket)?;
-    let message = change.message(links.must(name)?, &links)?;
-    socket.request(RouteNetlinkMessage::SetLink(message), 0).with_context(|| change.describe(name))
+    let index = links.must(name)?;
+    let message = change.message(index, &links)?;
+    socket.request(RouteNetlinkMessage::SetLink(message), 0).with_context(|| change.describe(name))?;
+    let Some(on) = change.hairpin else { return Ok(()) };
+    // The kernel takes a port's options in RTM_NEWLINK alone, and only once it is a port.
+    let options = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(on)]);
+    let message = LinkUnspec::new_with_index(index).set_port_kind(InfoPortKind::Bridge).set_port_data(options).build();
+    socket.request(RouteNetlinkMessage::NewLink(message), 0).with_context(|| change.describe(name))
 }
 
 /// Deletes a link; true if there was one.
@@ -276,11 +282,6 @@ impl LinkChange {
         }
         if self.nomaster {
             builder = builder.nocontroller();
-        }
-        if let Some(on) = self.hairpin {
-            builder = builder
-                .set_port_kind(InfoPortKind::Bridge)
-                .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(on)]));
         }
         Ok(builder.build())
     }

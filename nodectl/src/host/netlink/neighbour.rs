@@ -18,7 +18,7 @@ use crate::fault;
 /// Reads the permanent neighbour entries.
 pub fn read(socket: &mut Socket, links: &Links) -> Result<Vec<Neighbour>> {
     let messages = dump(socket, AddressFamily::Unspec).context("could not read the neighbours of this node")?;
-    let permanent = messages.iter().filter(|m| m.header.state == NeighbourState::Permanent);
+    let permanent = messages.iter().filter(|m| is_permanent(m));
     Ok(permanent
         .filter_map(|message| {
             let link = links.name(message.header.ifindex)?.to_owned();
@@ -31,7 +31,7 @@ pub fn read(socket: &mut Socket, links: &Links) -> Result<Vec<Neighbour>> {
 /// Reads the permanent forwarding entries of VXLAN devices that name an outer address.
 pub fn read_fdb(socket: &mut Socket, links: &Links) -> Result<Vec<FdbEntry>> {
     let messages = dump(socket, AddressFamily::Bridge).context("could not read the forwarding entries of this node")?;
-    let permanent = messages.iter().filter(|m| m.header.state == NeighbourState::Permanent);
+    let permanent = messages.iter().filter(|m| is_permanent(m));
     let vxlan = |name: &str| links.all().any(|l| l.name == name && l.vxlan.is_some());
     Ok(permanent
         .filter_map(|message| {
@@ -83,6 +83,11 @@ pub fn delete_fdb(entry: &FdbEntry) -> Result<()> {
     let message = RouteNetlinkMessage::DelNeighbour(build_fdb(entry, index)?);
     absent_is_fine(socket.request(message, 0))
         .with_context(|| format!("could not delete the forwarding entry {} of {}", entry.mac, entry.link))
+}
+
+/// The state is a set of bits: `bridge fdb add` sets NOARP as well, flanneld does not.
+fn is_permanent(message: &NeighbourMessage) -> bool {
+    u16::from(message.header.state) & u16::from(NeighbourState::Permanent) != 0
 }
 
 fn dump(socket: &mut Socket, family: AddressFamily) -> Result<Vec<NeighbourMessage>> {

@@ -1,0 +1,75 @@
+//! Network namespaces: acting in one that exists, and making one of our own.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use super::Host;
+use crate::fault;
+
+/// Where the namespaces of our own are bound, as `ip netns` does it.
+const DIRECTORY: &str = "/run/netns";
+
+/// Runs `act` in the network namespace at `path`, in a thread of its own: the caller's thread never leaves its namespace, even
+/// if `act` fails.
+pub fn enter<T, F>(path: &Path, act: F) -> Result<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let file = File::open(path).with_context(|| format!("could not open the network namespace {}", path.display()))?;
+    let shown = path.display().to_string();
+    in_thread(move || -> Result<T> {
+        setns(&file, CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("could not enter the network namespace {shown}"))?;
+        Ok(act())
+    })?
+}
+
+/// Makes a network namespace bound under /run/netns, with loopback up, and returns its path as the node sees it. One of that
+/// name that a crash left behind is replaced.
+pub fn create(host: &Host, name: &str) -> Result<String> {
+    delete(host, name)?;
+    fault::point("netns.create");
+    let path = path_of(host, name);
+    let context = format!("could not make the network namespace {}", path.display());
+    let target = path.clone();
+    let made = in_thread(move || -> Result<()> {
+        if let Some(directory) = target.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        File::create_new(&target)?;
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let none: Option<&str> = None;
+        mount(Some("/proc/thread-self/ns/net"), &target, none, MsFlags::MS_BIND, none)?;
+        super::netlink::set_link("lo", &super::netlink::LinkChange { up: true, ..Default::default() })
+    })?;
+    if made.is_err() {
+        let _ = delete(host, name);
+    }
+    made.context(context)?;
+    Ok(Path::new(DIRECTORY).join(name).to_string_lossy().into_owned())
+}
+
+/// Takes away a network namespace that [`create`] made; nothing happens where there is none.
+pub fn delete(host: &Host, name: &str) -> Result<()> {
+    let path = path_of(host, name);
+    if !super::files::exists(&path) {
+        return Ok(());
+    }
+    fault::point("netns.delete");
+    // Not mounted where a crash came between the file and the mount.
+    let _ = umount2(&path, MntFlags::MNT_DETACH);
+    std::fs::remove_file(&path).with_context(|| format!("could not remove {}", path.display()))
+}
+
+fn path_of(host: &Host, name: &str) -> PathBuf {
+    host.path(DIRECTORY).join(name)
+}
+
+fn in_thread<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    std::thread::spawn(act).join().map_err(|_| anyhow!("a thread in another network namespace was lost"))
+}
