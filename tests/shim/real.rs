@@ -12,16 +12,16 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-const PLUGINS: &str = "/usr/lib/cni";
+pub const PLUGINS: &str = "/usr/lib/cni";
 
-fn run(argv: &[&str]) -> String {
+pub fn run(argv: &[&str]) -> String {
     let output = Command::new(argv[0]).args(&argv[1..]).output().unwrap_or_else(|cause| panic!("{argv:?}: {cause}"));
     assert!(output.status.success(), "{argv:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// A node of its own: loopback, an uplink to nowhere, private /run and /var/lib.
-fn node() {
+pub fn node() {
     assert!(Path::new(PLUGINS).join("bridge").exists(), "install containernetworking-plugins");
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
@@ -51,7 +51,7 @@ fn ptp_list() -> Value {
         {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}}]})
 }
 
-fn runtime_config() -> Value {
+pub fn runtime_config() -> Value {
     json!({"portMappings": [{"HostPort": 18080, "ContainerPort": 80, "Protocol": "tcp"}],
         "bandwidth": {"ingressRate": 1_000_000, "ingressBurst": 1_000_000, "egressRate": 1_000_000, "egressBurst": 1_000_000}})
 }
@@ -96,7 +96,7 @@ fn native(list: &Value, verb: &str, id: &str, cached: Option<&Value>) -> Result<
 }
 
 /// What networking has left on the node: links, chains and rules, qdiscs, reserved addresses.
-fn leftovers() -> BTreeSet<String> {
+pub fn leftovers() -> BTreeSet<String> {
     let mut left = BTreeSet::new();
     left.extend(
         run(&["ip", "-br", "link"])
@@ -118,7 +118,7 @@ fn leftovers() -> BTreeSet<String> {
 }
 
 /// What a pod's own network looks like.
-fn inside(id: &str) -> (String, String) {
+pub fn inside(id: &str) -> (String, String) {
     let addresses = run(&["ip", "-n", id, "-o", "address", "show", "dev", "eth0", "scope", "global"]);
     (addresses, run(&["ip", "-n", id, "route"]))
 }
