@@ -1,6 +1,7 @@
 //! nodectl switches the network of a running Kubernetes node between flannel and Calico.
 
 pub mod clock;
+pub mod cluster;
 pub mod cni;
 /// Container Runtime Interface v1, generated from proto/cri.proto.
 #[allow(missing_docs, clippy::all, clippy::too_many_lines, clippy::disallowed_methods)]

@@ -1,0 +1,229 @@
+//! `cluster abort`: everything that prepare changed goes back, as long as no node is on Calico. Pure.
+//!
+//! The order is prepare's, backwards: flannel's node selector goes before the labels that it asks for, and those only
+//! when no flannel pod is left that asks for them itself.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::change::Change;
+use super::check::{Check, listed};
+use super::daemon_set::{self as ds, full_name};
+use super::decision::{Decision, Survey};
+use super::facts::ClusterFacts;
+use super::ipam;
+use super::node::NodeView;
+use super::object::{Kind, ObjectRef, annotation, find, find_in, label, name, namespace, set, text, unset};
+use super::prepare::{ADDRESS, VTEP_ADDRESS, VTEP_MAC};
+use super::record::{self, Record};
+use super::request::Request;
+use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PREPARED_ANNOTATION};
+
+/// Decides what `abort` has to do.
+pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
+    let survey = Survey::new(facts, request);
+    let known = Record::read(facts.record.as_ref());
+    let checks = vec![nodes_check(&survey), agents_check(&survey), delivery_check(&survey)];
+    let mut decision = Decision { checks, ..Decision::default() };
+    if decision.is_refused() {
+        return decision;
+    }
+    let record = known.clone().unwrap_or_default();
+    let gate = flannel_gate(&survey);
+    let mut changes = selectors(&survey);
+    changes.extend(survey.nodes.iter().filter_map(|n| annotations(n, &record)));
+    changes.extend(addresses(&survey, known.as_ref()));
+    changes.extend(settings(&survey, &record));
+    changes.extend(labels(&survey, &record).into_iter().map(|c| c.waiting_for(gate.as_deref())));
+    if let Some(config_map) = &facts.record {
+        changes.push(
+            Change::delete(record::target(), config_map, "nothing is left to put back").waiting_for(gate.as_deref()),
+        );
+    }
+    if known.is_none() && !changes.is_empty() {
+        decision.notes.push(
+            "there is no record of what was there before the first prepare, so Calico's FelixConfiguration, pool, \
+             IPAM configuration and blocks stay as they are"
+                .to_owned(),
+        );
+    }
+    decision.changes = changes;
+    decision
+}
+
+fn nodes_check(survey: &Survey) -> Check {
+    const NAME: &str = "abort-nodes";
+    let away = survey.nodes.iter().filter(|n| n.wanted.is_some_and(|w| w != Cni::Flannel.name()));
+    let away: Vec<String> = away.map(|n| format!("{} ({})", n.name, n.wanted.unwrap_or_default())).collect();
+    if away.is_empty() {
+        return Check::passed(NAME, "no node has left flannel");
+    }
+    Check::refused(
+        NAME,
+        format!("these nodes have left flannel, or are about to: {}", listed(&away)),
+        "take each of them back (nodectl revert, on the node), then run abort again",
+    )
+}
+
+fn agents_check(survey: &Survey) -> Check {
+    const NAME: &str = "abort-agents";
+    let running = survey.facts.pods.iter().filter(|p| survey.is_calico(p));
+    let nodes: Vec<String> = running.map(|p| p.node.clone()).collect();
+    if nodes.is_empty() {
+        return Check::passed(NAME, "calico-node runs on no node");
+    }
+    Check::refused(
+        NAME,
+        format!("calico-node runs on {}", listed(&nodes)),
+        "take the node back (nodectl revert, on the node), or wait until the pod has left, then run abort again",
+    )
+}
+
+fn delivery_check(survey: &Survey) -> Check {
+    const NAME: &str = "flannel-owner";
+    for daemon_set in survey.flannel_daemon_sets().filter(|d| ds::selects_our_label(d)) {
+        if let Some(manager) = ds::delivery(daemon_set) {
+            return Check::refused(
+                NAME,
+                format!(
+                    "{} delivers DaemonSet {} with the node selector {NODE_LABEL}",
+                    manager.what,
+                    full_name(daemon_set)
+                ),
+                format!(
+                    "take the node selector out of what {} delivers first: without it the labels can go",
+                    manager.what
+                ),
+            );
+        }
+    }
+    Check::passed(NAME, "nobody else delivers flannel's node selector")
+}
+
+/// flannel runs everywhere again.
+fn selectors(survey: &Survey) -> Vec<Change> {
+    let change = |daemon_set: &Value| {
+        let target = ObjectRef::namespaced(Kind::DaemonSet, namespace(daemon_set), name(daemon_set));
+        let reason = "flannel runs on every node again; this replaces flannel's pods one after the other";
+        Change::update(target, daemon_set, ds::without_our_selector(daemon_set), reason)
+    };
+    survey.flannel_daemon_sets().filter_map(change).collect()
+}
+
+/// What the labels have to wait for: a flannel pod that asks for the label itself would not survive a restart of the
+/// kubelet without it.
+fn flannel_gate(survey: &Survey) -> Option<String> {
+    let pods = survey.facts.pods.iter().filter(|p| p.node_selector.contains_key(NODE_LABEL) && survey.is_flannel(p));
+    let nodes: Vec<String> = pods.map(|p| p.node.clone()).collect();
+    if !nodes.is_empty() {
+        return Some(format!(
+            "flannel's pod on {} to be replaced (a DaemonSet with the update strategy OnDelete waits for you to delete it)",
+            listed(&nodes)
+        ));
+    }
+    survey.flannel_daemon_sets().any(ds::selects_our_label).then(|| "flannel's pods to be replaced".to_owned())
+}
+
+/// Calico's and our own annotations.
+fn annotations(node: &NodeView, record: &Record) -> Option<Change> {
+    // Without ours, Calico's are somebody else's.
+    annotation(node.object, PREPARED_ANNOTATION)?;
+    let target = ObjectRef::cluster(Kind::Node, node.name);
+    let mut wanted = node.object.clone();
+    for key in [ADDRESS, VTEP_ADDRESS, VTEP_MAC, PREPARED_ANNOTATION] {
+        put_back(&mut wanted, "annotations", key, record.before(&target));
+    }
+    Change::update(target, node.object, wanted, "no Calico node will look for this one")
+}
+
+fn labels(survey: &Survey, record: &Record) -> Vec<Change> {
+    let change = |node: &NodeView| {
+        node.wanted?;
+        let target = ObjectRef::cluster(Kind::Node, node.name);
+        let before = annotations(node, record).and_then(|c| c.after).unwrap_or_else(|| node.object.clone());
+        let mut wanted = before.clone();
+        unset(&mut wanted, &["metadata", "labels", NODE_LABEL]);
+        if label(node.object, CALICO_MIGRATION_LABEL).is_some() {
+            put_back(&mut wanted, "labels", CALICO_MIGRATION_LABEL, record.before(&target));
+        }
+        Change::update(target, &before, wanted, "no agent is chosen by label any more")
+    };
+    survey.nodes.iter().filter_map(change).collect()
+}
+
+/// A label or annotation as it was, or away.
+fn put_back(object: &mut Value, map: &str, key: &str, before: Option<&Value>) {
+    let old = before.and_then(|b| b.pointer(&format!("/metadata/{map}"))?.get(key)).filter(|v| !v.is_null());
+    match old {
+        Some(old) => set(object, &["metadata", map, key], old.clone()),
+        None => unset(object, &["metadata", map, key]),
+    }
+}
+
+/// Blocks, affinities and handles: those that prepare made go; from older ones only our own addresses are released.
+fn addresses(survey: &Survey, record: Option<&Record>) -> Vec<Change> {
+    let own = record.map(|r| record::own_blocks(survey, r)).unwrap_or_default();
+    let own_cidrs: BTreeSet<String> = own.iter().filter_map(|b| text(b, "/spec/cidr").map(str::to_owned)).collect();
+    let mut changes = Vec::new();
+    for affinity in &survey.facts.block_affinities {
+        if text(affinity, "/spec/cidr").is_some_and(|c| own_cidrs.contains(c)) {
+            let target = ObjectRef::cluster(Kind::BlockAffinity, name(affinity));
+            changes.push(Change::delete(target, affinity, "no Calico node gives out addresses of this block"));
+        }
+    }
+    for block in own {
+        let target = ObjectRef::cluster(Kind::IPAMBlock, name(block));
+        changes.push(Change::delete(target, block, "the block's addresses are flannel's alone again"));
+    }
+    let kept = survey.facts.ipam_blocks.iter().filter(|b| text(b, "/spec/cidr").is_none_or(|c| !own_cidrs.contains(c)));
+    changes.extend(kept.filter_map(|b| released(survey, b)));
+    changes.extend(survey.facts.ipam_handles.iter().filter_map(|h| handle(survey, h, &own_cidrs)));
+    changes
+}
+
+/// A block without the addresses that are held for flannel's bridges.
+pub fn released(survey: &Survey, block: &Value) -> Option<Change> {
+    let ours = survey.nodes.iter().map(|n| ipam::bridge_handle(n.name));
+    let ours = ours.filter(|id| ipam::handles(block).contains(id));
+    let wanted = ours.fold(block.clone(), |block, id| ipam::release(&block, &id));
+    let target = ObjectRef::cluster(Kind::IPAMBlock, name(block));
+    Change::update(target, block, wanted, "addresses that were held for flannel's bridge are free again")
+}
+
+/// A handle without what it held in blocks that go.
+fn handle(survey: &Survey, handle: &Value, gone: &BTreeSet<String>) -> Option<Change> {
+    let target = ObjectRef::cluster(Kind::IPAMHandle, name(handle));
+    let id = text(handle, "/spec/handleID")?;
+    let held = handle.pointer("/spec/block").and_then(Value::as_object)?;
+    let for_a_bridge = survey.nodes.iter().any(|n| ipam::bridge_handle(n.name) == id);
+    if for_a_bridge || (!held.is_empty() && held.keys().all(|block| gone.contains(block))) {
+        return Some(Change::delete(target, handle, "it holds no address any more"));
+    }
+    let mut wanted = handle.clone();
+    held.keys().filter(|block| gone.contains(*block)).for_each(|block| unset(&mut wanted, &["spec", "block", block]));
+    Change::update(target, handle, wanted, "it holds no address of the blocks that go")
+}
+
+/// The objects of which there is one for the cluster.
+fn settings(survey: &Survey, record: &Record) -> Vec<Change> {
+    let facts = survey.facts;
+    let change = |remembered: &record::Remembered| {
+        let target = &remembered.object;
+        let existing = match target.kind {
+            Kind::FelixConfiguration => find(&facts.felix_configurations, &target.name),
+            Kind::IPPool => find(&facts.ip_pools, &target.name),
+            Kind::IPAMConfig => find(&facts.ipam_configs, &target.name),
+            Kind::ConfigMap => find_in(&facts.config_maps, &target.namespace, &target.name),
+            _ => None,
+        }?;
+        if remembered.before == json!(null) {
+            return Some(Change::delete(target.clone(), existing, "it was not there before"));
+        }
+        let mut wanted = existing.clone();
+        record::undo(&mut wanted, &remembered.before);
+        Change::update(target.clone(), existing, wanted, "as it was before")
+    };
+    // The pool goes before what its nodes' overlay is set up by.
+    record.before.iter().rev().filter_map(change).collect()
+}

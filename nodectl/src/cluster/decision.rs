@@ -1,0 +1,101 @@
+//! What a decision is made of, and the survey that every decision starts with.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::calico::{self, Calico};
+use super::change::Change;
+use super::check::Check;
+use super::daemon_set as ds;
+use super::facts::{AgentPod, ClusterFacts};
+use super::flannel::{self, Flannel};
+use super::node::NodeView;
+use super::object::{name, namespace};
+use super::request::Request;
+
+/// Smallest prefix length that is a sensible block of addresses: Calico's own default.
+const CALICO_BLOCK_SIZE: u8 = 26;
+
+/// What is to be done, and what was looked at to come to that.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Decision {
+    /// Every check that was made.
+    pub checks: Vec<Check>,
+    /// Writes, in order. None where a check refuses.
+    pub changes: Vec<Change>,
+    /// What has to happen by itself before the command is done, as sentences.
+    pub pending: Vec<String>,
+    /// What the operator should know, as sentences.
+    pub notes: Vec<String>,
+}
+
+impl Decision {
+    /// A check refuses.
+    pub fn is_refused(&self) -> bool {
+        self.checks.iter().any(Check::is_refused)
+    }
+
+    /// The writes that nothing has to be waited for.
+    pub fn ready(&self) -> &[Change] {
+        let end = self.changes.iter().position(|c| c.waits_for.is_some()).unwrap_or(self.changes.len());
+        &self.changes[..end]
+    }
+
+    /// What is waited for now.
+    pub fn waits(&self) -> Vec<String> {
+        let held = self.changes.get(self.ready().len()).and_then(|c| c.waits_for.clone());
+        self.pending.iter().cloned().chain(held).collect()
+    }
+}
+
+/// The cluster as a decision sees it.
+#[derive(Debug, Clone)]
+pub struct Survey<'a> {
+    /// What was read.
+    pub facts: &'a ClusterFacts,
+    /// What was asked.
+    pub request: &'a Request,
+    /// flannel, where it was found.
+    pub flannel: Option<Flannel>,
+    /// Calico, where it was found.
+    pub calico: Option<Calico>,
+    /// The Linux nodes.
+    pub nodes: Vec<NodeView<'a>>,
+    /// The checks made so far.
+    pub checks: Vec<Check>,
+}
+
+impl<'a> Survey<'a> {
+    /// Finds both agents and looks at the nodes.
+    pub fn new(facts: &'a ClusterFacts, request: &'a Request) -> Survey<'a> {
+        let mut checks = Vec::new();
+        let flannel = flannel::detect(facts, request, &mut checks);
+        let calico = calico::detect(facts, request, flannel.as_ref(), &mut checks);
+        let default_prefix = flannel::annotation_prefix(flannel::DEFAULT_ANNOTATION_PREFIX);
+        let prefix = flannel.as_ref().map_or(default_prefix.as_str(), |f| f.annotation_prefix.as_str());
+        let nodes = facts.nodes.iter().map(|n| NodeView::new(n, prefix)).collect();
+        Survey { facts, request, flannel, calico, nodes, checks }
+    }
+
+    /// The DaemonSets that run flannel, and nothing but flannel.
+    pub fn flannel_daemon_sets(&self) -> impl Iterator<Item = &'a Value> {
+        let sets = self.facts.daemon_sets.iter();
+        sets.filter(|d| ds::flannel_container(d).is_some() && ds::calico_container(d).is_none())
+    }
+
+    /// Whether a pod is flannel's.
+    pub fn is_flannel(&self, pod: &AgentPod) -> bool {
+        self.flannel_daemon_sets().any(|d| namespace(d) == pod.namespace && name(d) == pod.daemon_set)
+    }
+
+    /// Whether a pod is Calico's.
+    pub fn is_calico(&self, pod: &AgentPod) -> bool {
+        self.calico.as_ref().is_some_and(|c| c.namespace == pod.namespace && c.daemon_set == pod.daemon_set)
+    }
+
+    /// Prefix length of the pool's blocks: Calico's default, or a node's whole pod CIDR where that is smaller.
+    pub fn block_size(&self) -> u8 {
+        let found = self.nodes.iter().filter_map(|n| n.pod_cidr).map(|c| c.prefix_len()).max();
+        self.request.flannel_subnet_len.or(found).unwrap_or(CALICO_BLOCK_SIZE).max(CALICO_BLOCK_SIZE)
+    }
+}

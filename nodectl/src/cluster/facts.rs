@@ -1,0 +1,85 @@
+//! What the cluster looks like: every object that a decision rests on, read once.
+//!
+//! Objects stand here as the server shows them, without what no decision rests on (managed fields, most of a Node's
+//! status). What `--output json` prints is also a test's input.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What was read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterFacts {
+    /// The user that the server sees.
+    pub user: String,
+    /// Calico's resources that the server does not know.
+    pub missing_resources: Vec<String>,
+    /// The server has Calico's resources in the group `projectcalico.org`, as newer installs may.
+    pub calico_v3_resources: bool,
+    /// Nodes.
+    pub nodes: Vec<Value>,
+    /// DaemonSets that run flannel or Calico, or that a flag names.
+    pub daemon_sets: Vec<Value>,
+    /// Pods of those DaemonSets.
+    pub pods: Vec<AgentPod>,
+    /// ConfigMaps that those DaemonSets use.
+    pub config_maps: Vec<Value>,
+    /// ClusterIP Services that are probed.
+    pub services: Vec<Value>,
+    /// Calico's felix configurations.
+    pub felix_configurations: Vec<Value>,
+    /// Calico's address pools.
+    pub ip_pools: Vec<Value>,
+    /// Calico's IPAM configuration.
+    pub ipam_configs: Vec<Value>,
+    /// Calico's address blocks.
+    pub ipam_blocks: Vec<Value>,
+    /// Which node a block belongs to.
+    pub block_affinities: Vec<Value>,
+    /// Who holds addresses.
+    pub ipam_handles: Vec<Value>,
+    /// What Calico says of the cluster.
+    pub cluster_informations: Vec<Value>,
+    /// Our own record of what was there before the first prepare.
+    pub record: Option<Value>,
+    /// flannel's roles and accounts, and what else lives in its namespace.
+    pub flannel_rest: FlannelRest,
+}
+
+/// What flannel's manifest installs besides its DaemonSet.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlannelRest {
+    /// Its ServiceAccounts.
+    pub service_accounts: Vec<Value>,
+    /// Its ClusterRoleBindings.
+    pub cluster_role_bindings: Vec<Value>,
+    /// Its ClusterRoles.
+    pub cluster_roles: Vec<Value>,
+    /// Its Namespace, if it has one of its own.
+    pub namespace: Option<Value>,
+    /// Everything in that namespace, as `Kind name`.
+    pub inhabitants: Vec<String>,
+}
+
+/// A pod of one of the agents.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentPod {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The DaemonSet that it belongs to.
+    pub daemon_set: String,
+    /// The node it runs on.
+    pub node: String,
+    /// It is ready.
+    pub ready: bool,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// Its own node selector, which is what the kubelet goes by when it starts anew.
+    pub node_selector: BTreeMap<String, String>,
+}

@@ -1,0 +1,218 @@
+//! `cluster finish`: when no node is on flannel any more, flannel's objects go, and everything of ours. Pure.
+//!
+//! Every step follows from what is there now, so a run that was broken off is taken up by the next, wherever it was.
+
+use serde_json::Value;
+
+use super::abort::released;
+use super::change::Change;
+use super::check::{Check, listed};
+use super::daemon_set::{self as ds, full_name};
+use super::decision::{Decision, Survey};
+use super::facts::ClusterFacts;
+use super::ipam;
+use super::node::NodeView;
+use super::object::{Kind, ObjectRef, find, find_in, name, namespace, unset};
+use super::record::{self, FlannelParts, Record};
+use super::request::Request;
+use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PREPARED_ANNOTATION};
+
+/// What flannel writes on a node, after the prefix.
+const FLANNEL_ANNOTATIONS: [&str; 6] =
+    ["kube-subnet-manager", "backend-type", "backend-data", "public-ip", "backend-v6-data", "public-ipv6"];
+
+/// Decides what `finish` has to do.
+pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
+    let survey = Survey::new(facts, request);
+    let known = Record::read(facts.record.as_ref());
+    let parts = survey.flannel.as_ref().map(|f| f.parts()).or_else(|| known.map(|r| r.flannel));
+    let checks = vec![labels_check(&survey), flannel_check(&survey), calico_check(&survey), delivery_check(&survey)];
+    let mut decision = Decision { checks, ..Decision::default() };
+    if decision.is_refused() {
+        return decision;
+    }
+    let mut changes = Vec::new();
+    if let Some(parts) = &parts {
+        changes.extend(flannel(&survey, parts));
+        changes.extend(own_namespace(&survey, parts, &mut decision.notes));
+    }
+    changes.extend(calico_selector(&survey));
+    let gate = calico_gate(&survey);
+    let prefix = parts.map(|p| p.annotation_prefix).unwrap_or_default();
+    let nodes = survey.nodes.iter().filter_map(|n| node(n, &prefix));
+    changes.extend(nodes.map(|c| c.waiting_for(gate.as_deref())));
+    if !request.keep_reservations {
+        changes.extend(reservations(&survey).into_iter().map(|c| c.waiting_for(gate.as_deref())));
+    }
+    if let Some(config_map) = &facts.record {
+        changes.push(Change::delete(record::target(), config_map, "the roll is over").waiting_for(gate.as_deref()));
+    }
+    decision.changes = changes;
+    decision
+}
+
+fn labels_check(survey: &Survey) -> Check {
+    const NAME: &str = "finish-nodes";
+    let behind = survey.nodes.iter().filter(|n| n.wanted.is_some_and(|w| w != Cni::Calico.name()));
+    let behind: Vec<String> = behind.map(|n| format!("{} ({})", n.name, n.wanted.unwrap_or_default())).collect();
+    if behind.is_empty() {
+        return Check::passed(NAME, "no node is labelled for flannel");
+    }
+    Check::refused(
+        NAME,
+        format!("these nodes are not on Calico: {}", listed(&behind)),
+        "switch each of them (nodectl migrate --to calico, on the node), then run finish again",
+    )
+}
+
+fn flannel_check(survey: &Survey) -> Check {
+    const NAME: &str = "finish-flannel";
+    let running = survey.facts.pods.iter().filter(|p| survey.is_flannel(p));
+    let nodes: Vec<String> = running.map(|p| p.node.clone()).collect();
+    if nodes.is_empty() {
+        return Check::passed(NAME, "flannel runs on no node");
+    }
+    Check::refused(
+        NAME,
+        format!("flannel still runs on {}", listed(&nodes)),
+        "switch the node (nodectl migrate --to calico, on the node), or wait until the pod has left, then run finish again",
+    )
+}
+
+/// Calico serves every node. A node that joined after the last switch has no agent yet: it gets calico-node as soon as
+/// the node selector is gone.
+fn calico_check(survey: &Survey) -> Check {
+    const NAME: &str = "finish-calico";
+    let serves =
+        |node: &NodeView| survey.facts.pods.iter().any(|p| p.node == node.name && p.ready && survey.is_calico(p));
+    let without: Vec<String> =
+        survey.nodes.iter().filter(|n| n.wanted.is_some() && !serves(n)).map(|n| n.name.to_owned()).collect();
+    if !without.is_empty() {
+        return Check::refused(
+            NAME,
+            format!("calico-node is not ready on {}", listed(&without)),
+            "see what keeps it (kubectl describe pod, kubectl logs of the calico-node pod there), then run finish again",
+        );
+    }
+    if !survey.nodes.iter().any(serves) && survey.flannel_daemon_sets().next().is_some() {
+        return Check::refused(
+            NAME,
+            "calico-node runs on no node at all, so flannel cannot go",
+            "switch the nodes first (nodectl cluster prepare, then nodectl migrate --to calico on each node)",
+        );
+    }
+    Check::passed(NAME, "calico-node is ready on every node that is labelled for it")
+}
+
+fn delivery_check(survey: &Survey) -> Check {
+    const NAME: &str = "flannel-owner";
+    for daemon_set in survey.flannel_daemon_sets() {
+        if let Some(manager) = ds::delivery(daemon_set).or_else(|| ds::addon_manager(daemon_set)) {
+            return Check::refused(
+                NAME,
+                format!(
+                    "{} delivers DaemonSet {} ({}) and would bring it back",
+                    manager.what,
+                    full_name(daemon_set),
+                    manager.mark
+                ),
+                format!(
+                    "take flannel out of what {} delivers (for Helm: helm uninstall), then run finish again: it does the rest",
+                    manager.what
+                ),
+            );
+        }
+    }
+    Check::passed(NAME, "nobody else delivers flannel's DaemonSet")
+}
+
+/// flannel's objects: the DaemonSets first, then what its pods lived on.
+fn flannel(survey: &Survey, parts: &FlannelParts) -> Vec<Change> {
+    let facts = survey.facts;
+    let rest = &facts.flannel_rest;
+    let mut changes = Vec::new();
+    let mut delete = |kind: Kind, object: &Value, reason: &str| {
+        let target = ObjectRef { kind, namespace: namespace(object).to_owned(), name: name(object).to_owned() };
+        changes.push(Change::delete(target, object, reason));
+    };
+    for daemon_set in parts.daemon_sets.iter().filter_map(|n| find_in(&facts.daemon_sets, &parts.namespace, n)) {
+        delete(Kind::DaemonSet, daemon_set, "no node is on flannel");
+    }
+    if let Some(map) = parts.config_map.as_ref().and_then(|n| find_in(&facts.config_maps, &parts.namespace, n)) {
+        delete(Kind::ConfigMap, map, "flannel's configuration");
+    }
+    rest.cluster_role_bindings.iter().for_each(|o| delete(Kind::ClusterRoleBinding, o, "flannel's permissions"));
+    rest.cluster_roles.iter().for_each(|o| delete(Kind::ClusterRole, o, "flannel's permissions"));
+    rest.service_accounts.iter().for_each(|o| delete(Kind::ServiceAccount, o, "flannel's identity"));
+    changes
+}
+
+/// The namespace that flannel had to itself goes when nothing else lives in it.
+fn own_namespace(survey: &Survey, parts: &FlannelParts, notes: &mut Vec<String>) -> Option<Change> {
+    let rest = &survey.facts.flannel_rest;
+    let object = rest.namespace.as_ref()?;
+    let mut ours: Vec<String> = parts.daemon_sets.iter().map(|n| format!("DaemonSet {n}")).collect();
+    ours.extend(parts.config_map.iter().map(|n| format!("ConfigMap {n}")));
+    ours.extend(parts.service_account.iter().map(|n| format!("ServiceAccount {n}")));
+    let others: Vec<String> = rest.inhabitants.iter().filter(|i| !ours.contains(i)).cloned().collect();
+    if others.is_empty() {
+        let target = ObjectRef::cluster(Kind::Namespace, &parts.namespace);
+        return Some(Change::delete(target, object, "nothing but flannel lived in it"));
+    }
+    notes.push(format!("namespace {} stays, for something else lives in it: {}", parts.namespace, listed(&others)));
+    None
+}
+
+/// calico-node runs on every node, those included that join later.
+fn calico_selector(survey: &Survey) -> Option<Change> {
+    let calico = survey.calico.as_ref()?;
+    let existing = find_in(&survey.facts.daemon_sets, &calico.namespace, &calico.daemon_set)?;
+    let target = ObjectRef::namespaced(Kind::DaemonSet, &calico.namespace, &calico.daemon_set);
+    let reason = "calico-node runs on every node from now on; this replaces its pods one after the other";
+    Change::update(target, existing, ds::without_our_selector(existing), reason)
+}
+
+/// What the labels have to wait for: a calico-node pod that asks for the label itself would not survive a restart of
+/// the kubelet without it.
+fn calico_gate(survey: &Survey) -> Option<String> {
+    if calico_selector(survey).is_some() {
+        return Some("calico-node's pods to be replaced".to_owned());
+    }
+    let pods = survey.facts.pods.iter().filter(|p| survey.is_calico(p));
+    let old: Vec<String> = pods.filter(|p| p.node_selector.contains_key(NODE_LABEL)).map(|p| p.node.clone()).collect();
+    (!old.is_empty()).then(|| {
+        format!(
+            "calico-node's pod on {} to be replaced (a DaemonSet with the update strategy OnDelete waits for you to delete it)",
+            listed(&old)
+        )
+    })
+}
+
+/// Our labels and annotation, Calico's migration label, flannel's annotations.
+fn node(node: &NodeView, annotation_prefix: &str) -> Option<Change> {
+    let mut wanted = node.object.clone();
+    for key in [NODE_LABEL, CALICO_MIGRATION_LABEL] {
+        unset(&mut wanted, &["metadata", "labels", key]);
+    }
+    unset(&mut wanted, &["metadata", "annotations", PREPARED_ANNOTATION]);
+    if !annotation_prefix.is_empty() {
+        for key in FLANNEL_ANNOTATIONS {
+            unset(&mut wanted, &["metadata", "annotations", &format!("{annotation_prefix}{key}")]);
+        }
+    }
+    let reason = "no agent is chosen by label any more, and no flannel peer looks for the node";
+    Change::update(ObjectRef::cluster(Kind::Node, node.name), node.object, wanted, reason)
+}
+
+/// The addresses that were held for flannel's bridges. They go to the end of their blocks' queues.
+fn reservations(survey: &Survey) -> Vec<Change> {
+    let facts = survey.facts;
+    let mut changes: Vec<Change> = facts.ipam_blocks.iter().filter_map(|b| released(survey, b)).collect();
+    for node in &survey.nodes {
+        let target = ipam::handle_ref(&ipam::bridge_handle(node.name));
+        if let Some(handle) = find(&facts.ipam_handles, &target.name) {
+            changes.push(Change::delete(target, handle, "it holds no address any more"));
+        }
+    }
+    changes
+}

@@ -1,0 +1,70 @@
+//! A Node, as far as the preparation looks at it.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde_json::Value;
+
+use super::flannel;
+use super::object::{items, label, name, text, texts};
+use crate::cni::NODE_LABEL;
+
+/// What flannel wrote on a Node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlannelNode {
+    /// Its backend.
+    pub backend: String,
+    /// Outer address of its overlay.
+    pub public_ip: Ipv4Addr,
+    /// MAC of its overlay device.
+    pub mac: String,
+    /// VXLAN network identifier, where flannel says it.
+    pub vni: Option<u64>,
+}
+
+/// One Node.
+#[derive(Debug, Clone)]
+pub struct NodeView<'a> {
+    /// The Node itself.
+    pub object: &'a Value,
+    /// Its name.
+    pub name: &'a str,
+    /// Its IPv4 pod CIDR.
+    pub pod_cidr: Option<Ipv4Net>,
+    /// What flannel wrote on it.
+    pub flannel: Option<FlannelNode>,
+    /// The CNI that its label asks for.
+    pub wanted: Option<&'a str>,
+}
+
+impl<'a> NodeView<'a> {
+    /// Looks at a Node.
+    pub fn new(object: &'a Value, annotation_prefix: &str) -> NodeView<'a> {
+        let mut cidrs = texts(object, "/spec/podCIDRs");
+        cidrs.extend(text(object, "/spec/podCIDR").map(str::to_owned));
+        NodeView {
+            object,
+            name: name(object),
+            pod_cidr: cidrs.iter().find_map(|c| c.parse::<Ipv4Net>().ok()).map(|c| c.trunc()),
+            flannel: flannel::on_node(object, annotation_prefix),
+            wanted: label(object, NODE_LABEL),
+        }
+    }
+
+    /// It runs something else than Linux.
+    pub fn is_foreign(&self) -> bool {
+        label(self.object, "kubernetes.io/os").is_some_and(|os| os != "linux")
+    }
+
+    /// Reason of its NetworkUnavailable condition: which agent says that the network is up, or down.
+    pub fn network_reason(&self) -> &'a str {
+        let conditions = items(self.object, "/status/conditions");
+        let condition = conditions.iter().find(|c| text(c, "/type") == Some("NetworkUnavailable"));
+        condition.and_then(|c| text(c, "/reason")).unwrap_or_default()
+    }
+
+    /// It has what Calico's side needs to know: a pod CIDR and flannel's end of the overlay.
+    pub fn described(&self) -> Option<(Ipv4Net, &FlannelNode)> {
+        Some((self.pod_cidr?, self.flannel.as_ref()?))
+    }
+}

@@ -1,0 +1,234 @@
+//! Reading the cluster.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::daemon_set as ds;
+use super::facts::{AgentPod, ClusterFacts, FlannelRest};
+use super::object::{CALICO_API, Kind, items, name, namespace, set, text, text_map, unset};
+use super::record::{self, Record};
+use super::request::Request;
+use crate::host::kube::Kube;
+
+/// How much of the cluster a command has to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// The nodes and the agents on them.
+    Agents,
+    /// Calico's settings and addresses too.
+    Addresses,
+    /// What flannel's manifest installs besides its DaemonSet too.
+    FlannelRest,
+}
+
+/// Reads what a command rests its decision on.
+pub fn observe(kube: &Kube, scope: Scope, request: &Request) -> Result<ClusterFacts> {
+    let mut facts = ClusterFacts {
+        // Servers before 1.28 do not say who asks; it is only for the record.
+        user: kube.user().unwrap_or_default(),
+        nodes: kube.list("/api/v1/nodes", &[])?.into_iter().map(trimmed_node).collect(),
+        record: kube.get_optional(&record::target().path())?.map(trimmed),
+        ..ClusterFacts::default()
+    };
+    let known = Record::read(facts.record.as_ref());
+    let every = kube.list("/apis/apps/v1/daemonsets", &[])?;
+    facts.daemon_sets = every.into_iter().filter(|d| is_agent(d, request)).map(trimmed).collect();
+    facts.pods = pods(kube, &facts.daemon_sets)?;
+    if scope >= Scope::Addresses {
+        facts.config_maps = config_maps(kube, &facts.daemon_sets, known.as_ref())?;
+        facts.services = services(kube)?;
+        calico(kube, &mut facts)?;
+    }
+    if scope >= Scope::FlannelRest {
+        facts.flannel_rest = flannel_rest(kube, &facts, known.as_ref())?;
+    }
+    Ok(facts)
+}
+
+/// The object without what no decision rests on.
+fn trimmed(mut object: Value) -> Value {
+    unset(&mut object, &["metadata", "managedFields"]);
+    object
+}
+
+/// A Node without most of its status: that of a node with many images is as long as the rest of the cluster.
+fn trimmed_node(node: Value) -> Value {
+    let conditions = items(&node, "/status/conditions").iter();
+    let conditions: Vec<Value> = conditions
+        .filter(|c| matches!(text(c, "/type"), Some("NetworkUnavailable" | "Ready")))
+        .map(|c| json!({"type": c.get("type"), "status": c.get("status"), "reason": c.get("reason")}))
+        .collect();
+    let mut node = trimmed(node);
+    set(&mut node, &["status"], json!({ "conditions": conditions }));
+    node
+}
+
+fn is_agent(daemon_set: &Value, request: &Request) -> bool {
+    let named = [&request.flannel_daemonset, &request.calico_daemonset].into_iter().flatten();
+    let is_named = named.into_iter().any(|n| n.namespace == namespace(daemon_set) && n.name == name(daemon_set));
+    is_named || ds::flannel_container(daemon_set).is_some() || ds::calico_container(daemon_set).is_some()
+}
+
+fn pods(kube: &Kube, daemon_sets: &[Value]) -> Result<Vec<AgentPod>> {
+    let namespaces: BTreeSet<&str> = daemon_sets.iter().map(namespace).collect();
+    let mut found = Vec::new();
+    for wanted in namespaces {
+        let names: Vec<&str> = daemon_sets.iter().filter(|d| namespace(d) == wanted).map(name).collect();
+        let pods = kube.list(&format!("/api/v1/namespaces/{wanted}/pods"), &[])?;
+        found.extend(pods.iter().filter_map(agent_pod).filter(|p| names.contains(&p.daemon_set.as_str())));
+    }
+    Ok(found)
+}
+
+fn agent_pod(pod: &Value) -> Option<AgentPod> {
+    let owners = items(pod, "/metadata/ownerReferences");
+    let owner = owners.iter().find(|o| text(o, "/kind") == Some("DaemonSet"))?;
+    let conditions = items(pod, "/status/conditions");
+    Some(AgentPod {
+        name: name(pod).to_owned(),
+        namespace: namespace(pod).to_owned(),
+        daemon_set: text(owner, "/name")?.to_owned(),
+        // A pod that is not bound to a node yet is on none.
+        node: text(pod, "/spec/nodeName")?.to_owned(),
+        ready: conditions.iter().any(|c| text(c, "/type") == Some("Ready") && text(c, "/status") == Some("True")),
+        terminating: pod.pointer("/metadata/deletionTimestamp").is_some(),
+        node_selector: text_map(pod, "/spec/nodeSelector"),
+    })
+}
+
+fn config_maps(kube: &Kube, daemon_sets: &[Value], known: Option<&Record>) -> Result<Vec<Value>> {
+    let mut wanted: BTreeSet<(String, String)> = BTreeSet::new();
+    for daemon_set in daemon_sets {
+        let names = ds::config_map_names(daemon_set).into_iter();
+        wanted.extend(names.map(|n| (namespace(daemon_set).to_owned(), n)));
+    }
+    if let Some(record) = known {
+        let flannel = &record.flannel;
+        wanted.extend(flannel.config_map.iter().map(|n| (flannel.namespace.clone(), n.clone())));
+        let changed = record.before.iter().map(|r| &r.object).filter(|o| o.kind == Kind::ConfigMap);
+        wanted.extend(changed.map(|o| (o.namespace.clone(), o.name.clone())));
+    }
+    let mut found = Vec::new();
+    for (namespace, name) in wanted {
+        found.extend(kube.get_optional(&format!("{}/{name}", Kind::ConfigMap.collection(&namespace)))?.map(trimmed));
+    }
+    Ok(found)
+}
+
+fn services(kube: &Kube) -> Result<Vec<Value>> {
+    let mut found: Vec<Value> = Vec::new();
+    found.extend(kube.get_optional("/api/v1/namespaces/default/services/kubernetes")?);
+    found.extend(kube.list("/api/v1/namespaces/kube-system/services", &[("labelSelector", "k8s-app=kube-dns")])?);
+    Ok(found.into_iter().map(trimmed).collect())
+}
+
+fn calico(kube: &Kube, facts: &mut ClusterFacts) -> Result<()> {
+    let missing = &mut facts.missing_resources;
+    let mut read = |plural: &str, into: &mut Vec<Value>| -> Result<()> {
+        match kube.list(&format!("/apis/{CALICO_API}/{plural}"), &[]) {
+            Ok(found) => *into = found.into_iter().map(trimmed).collect(),
+            Err(error) if error.is_not_found() => missing.push(plural.to_owned()),
+            Err(error) => return Err(error).with_context(|| format!("could not read Calico's {plural}")),
+        }
+        Ok(())
+    };
+    read("felixconfigurations", &mut facts.felix_configurations)?;
+    read("ippools", &mut facts.ip_pools)?;
+    read("ipamconfigs", &mut facts.ipam_configs)?;
+    read("ipamblocks", &mut facts.ipam_blocks)?;
+    read("blockaffinities", &mut facts.block_affinities)?;
+    read("ipamhandles", &mut facts.ipam_handles)?;
+    read("clusterinformations", &mut facts.cluster_informations)?;
+    if !facts.missing_resources.is_empty() {
+        facts.calico_v3_resources = kube.get_optional("/apis/projectcalico.org/v3/ippools?limit=1")?.is_some();
+    }
+    Ok(())
+}
+
+/// Namespaces that are never flannel's alone.
+const SHARED_NAMESPACES: [&str; 4] = ["kube-system", "default", "kube-public", "kube-node-lease"];
+
+/// Kinds of objects that count as somebody living in a namespace.
+const INHABITANTS: [(&str, &str); 14] = [
+    ("Pod", "/api/v1/namespaces/NS/pods"),
+    ("Service", "/api/v1/namespaces/NS/services"),
+    ("ConfigMap", "/api/v1/namespaces/NS/configmaps"),
+    ("Secret", "/api/v1/namespaces/NS/secrets"),
+    ("ServiceAccount", "/api/v1/namespaces/NS/serviceaccounts"),
+    ("PersistentVolumeClaim", "/api/v1/namespaces/NS/persistentvolumeclaims"),
+    ("DaemonSet", "/apis/apps/v1/namespaces/NS/daemonsets"),
+    ("Deployment", "/apis/apps/v1/namespaces/NS/deployments"),
+    ("StatefulSet", "/apis/apps/v1/namespaces/NS/statefulsets"),
+    ("ReplicaSet", "/apis/apps/v1/namespaces/NS/replicasets"),
+    ("Job", "/apis/batch/v1/namespaces/NS/jobs"),
+    ("CronJob", "/apis/batch/v1/namespaces/NS/cronjobs"),
+    ("NetworkPolicy", "/apis/networking.k8s.io/v1/namespaces/NS/networkpolicies"),
+    ("RoleBinding", "/apis/rbac.authorization.k8s.io/v1/namespaces/NS/rolebindings"),
+];
+
+fn flannel_rest(kube: &Kube, facts: &ClusterFacts, known: Option<&Record>) -> Result<FlannelRest> {
+    let alone = |d: &&Value| ds::flannel_container(d).is_some() && ds::calico_container(d).is_none();
+    let daemon_set = facts.daemon_sets.iter().find(alone);
+    let recorded = known.map(|r| &r.flannel);
+    let place = daemon_set.map(|d| namespace(d).to_owned()).or_else(|| recorded.map(|f| f.namespace.clone()));
+    let account = daemon_set.and_then(|d| ds::service_account(d).map(str::to_owned));
+    let account = account.or_else(|| recorded?.service_account.clone());
+    let Some(place) = place else { return Ok(FlannelRest::default()) };
+    let mut rest = FlannelRest::default();
+    if let Some(account) = account.filter(|a| a != "default") {
+        let path = format!("{}/{account}", Kind::ServiceAccount.collection(&place));
+        rest.service_accounts.extend(kube.get_optional(&path)?.map(trimmed));
+        permissions(kube, &place, &account, &mut rest)?;
+    }
+    if !SHARED_NAMESPACES.contains(&place.as_str()) {
+        rest.namespace = kube.get_optional(&format!("{}/{place}", Kind::Namespace.collection("")))?.map(trimmed);
+        if rest.namespace.is_some() {
+            rest.inhabitants = inhabitants(kube, &place)?;
+        }
+    }
+    Ok(rest)
+}
+
+/// The bindings of a ServiceAccount, and the roles that nobody else is bound to. Roles that came with Kubernetes stay.
+fn permissions(kube: &Kube, place: &str, account: &str, rest: &mut FlannelRest) -> Result<()> {
+    let bindings = kube.list(&Kind::ClusterRoleBinding.collection(""), &[])?;
+    let is_ours = |binding: &Value| {
+        let subjects = items(binding, "/subjects");
+        let is_account = |s: &Value| text(s, "/name") == Some(account) && text(s, "/namespace") == Some(place);
+        !subjects.is_empty() && subjects.iter().all(is_account)
+    };
+    let (ours, others): (Vec<Value>, Vec<Value>) = bindings.into_iter().partition(is_ours);
+    let roles: BTreeSet<&str> = ours.iter().filter_map(|b| text(b, "/roleRef/name")).collect();
+    for role in roles {
+        let shared = others.iter().any(|b| text(b, "/roleRef/name") == Some(role));
+        if shared || role.starts_with("system:") || ["cluster-admin", "admin", "edit", "view"].contains(&role) {
+            continue;
+        }
+        let path = format!("{}/{role}", Kind::ClusterRole.collection(""));
+        rest.cluster_roles.extend(kube.get_optional(&path)?.map(trimmed));
+    }
+    rest.cluster_role_bindings = ours.into_iter().map(trimmed).collect();
+    Ok(())
+}
+
+/// What lives in a namespace, without what Kubernetes puts into each.
+fn inhabitants(kube: &Kube, place: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for (kind, path) in INHABITANTS {
+        let listed = match kube.list(&path.replace("NS", place), &[]) {
+            Ok(listed) => listed,
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => return Err(error).with_context(|| format!("could not see what lives in namespace {place}")),
+        };
+        let own = |o: &&Value| match kind {
+            "ConfigMap" => name(o) != "kube-root-ca.crt",
+            "ServiceAccount" => name(o) != "default",
+            "Secret" => text(o, "/type") != Some("kubernetes.io/service-account-token"),
+            _ => true,
+        };
+        found.extend(listed.iter().filter(own).map(|o| format!("{kind} {}", name(o))));
+    }
+    Ok(found)
+}

@@ -1,0 +1,55 @@
+//! `cluster prepare`: what has to be true of the cluster before its first node can be switched, and which writes make
+//! it true. Pure.
+//!
+//! The order of the writes matters: the overlay's settings and the pool before any block; the labels before the
+//! blocks, because Calico's garbage collector leaves the empty blocks of labelled nodes alone; everything that makes
+//! a flannel node a peer of Calico's before its prepared annotation says so; flannel's node selector last, when every
+//! node has the label that it asks for.
+
+mod addresses;
+mod agents;
+mod network;
+mod nodes;
+mod prepared_annotation;
+
+pub use nodes::{ADDRESS, VTEP_ADDRESS, VTEP_MAC};
+
+use super::decision::{Decision, Survey};
+use super::facts::ClusterFacts;
+use super::record::Record;
+use super::request::Request;
+
+/// Decides what `prepare` has to do.
+pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
+    let mut survey = Survey::new(facts, request);
+    if let Some(flannel) = survey.flannel.clone() {
+        survey.checks.push(network::pool_check(&survey, &flannel));
+        survey.checks.extend(nodes::checks(&survey, &flannel));
+        survey.checks.extend(addresses::checks(&survey));
+    }
+    let mut decision = Decision { checks: survey.checks.clone(), ..Decision::default() };
+    let (Some(flannel), Some(calico)) = (&survey.flannel, &survey.calico) else { return decision };
+    if decision.is_refused() {
+        return decision;
+    }
+    let mut changes = network::changes(&survey, flannel, calico);
+    changes.extend(nodes::labels(&survey));
+    changes.extend(addresses::changes(&survey));
+    changes.extend(nodes::annotations(&survey, flannel, calico));
+    let agents = agents::changes(&survey, flannel);
+    if !agents.is_empty() {
+        decision.notes.push(
+            "flannel's pods are replaced one after the other once its DaemonSet has the node selector; pods keep \
+             their network meanwhile"
+                .to_owned(),
+        );
+    }
+    changes.extend(agents);
+    // What abort will put back is written down before anything is changed.
+    let record = Record::extended(&survey, flannel, calico, &changes);
+    changes.splice(0..0, record);
+    decision.changes = changes;
+    decision.pending = nodes::pending(&survey, flannel);
+    decision.pending.extend(agents::pending(&survey, flannel));
+    decision
+}

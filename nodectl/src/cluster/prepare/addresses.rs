@@ -1,0 +1,156 @@
+//! Every node's pod CIDR as blocks of Calico's IPAM, with the addresses taken that pods must not get.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+use serde_json::Value;
+
+use super::nodes::summary;
+use crate::cluster::change::Change;
+use crate::cluster::check::Check;
+use crate::cluster::decision::Survey;
+use crate::cluster::ipam::{self, Reservation};
+use crate::cluster::node::NodeView;
+use crate::cluster::object::{find, set, text};
+
+/// Nobody else holds what the nodes need.
+pub fn checks(survey: &Survey) -> Vec<Check> {
+    let size = survey.block_size();
+    let nodes: Vec<(&NodeView, Ipv4Net)> = survey.nodes.iter().filter_map(|n| Some((n, n.pod_cidr?))).collect();
+    let owners = nodes.iter().flat_map(|(node, cidr)| {
+        ipam::blocks(*cidr, size).into_iter().filter_map(|block| owner_problem(survey, node, block)).collect::<Vec<_>>()
+    });
+    let holders = nodes.iter().flat_map(|(node, cidr)| {
+        let reserved = ipam::reservations(node.name, *cidr);
+        reserved.iter().filter_map(|r| holder_problem(survey, r, *cidr, size)).collect::<Vec<_>>()
+    });
+    let tunnels = nodes.iter().filter_map(|(node, cidr)| tunnel_problem(survey, node, *cidr, size));
+    vec![
+        summary(
+            "node-blocks",
+            "no block of a node's pod CIDR belongs to another node",
+            owners,
+            "switch that node's Calico pods off, then release the block (calicoctl ipam check, calicoctl ipam release)",
+        ),
+        summary(
+            "node-addresses",
+            "the addresses of flannel's overlay devices and bridges are free, or reserved already",
+            holders.chain(tunnels),
+            "delete the pod that has the address, or release it if it leaked: calicoctl ipam release --ip=ADDRESS",
+        ),
+    ]
+}
+
+fn owner_problem(survey: &Survey, node: &NodeView, block: Ipv4Net) -> Option<String> {
+    let existing = live_block(survey, block);
+    if let Some(other) = existing.and_then(ipam::block_node).filter(|other| *other != node.name) {
+        return Some(format!("block {block} of {} belongs to {other}", node.name));
+    }
+    if existing.is_some_and(|b| ipam::block_node(b).is_none() && ipam::has_allocations(b)) {
+        return Some(format!("block {block} of {} belongs to nobody and has addresses in use", node.name));
+    }
+    let affinity = survey.facts.block_affinities.iter().find(|a| {
+        let confirmed = text(a, "/spec/state") == Some("confirmed") && !ipam::is_deleted(a);
+        confirmed && text(a, "/spec/cidr") == Some(&block.to_string()) && text(a, "/spec/node") != Some(node.name)
+    })?;
+    Some(format!("block {block} of {} is claimed by {}", node.name, text(affinity, "/spec/node").unwrap_or("?")))
+}
+
+fn holder_problem(survey: &Survey, reserved: &Reservation, pod_cidr: Ipv4Net, size: u8) -> Option<String> {
+    let block = ipam::blocks(pod_cidr, size).into_iter().find(|b| b.contains(&reserved.address))?;
+    let holder = ipam::holder(live_block(survey, block)?, reserved.address)?;
+    let by = if holder.is_empty() { "something without a handle" } else { &holder };
+    (holder != reserved.handle).then(|| format!("{} is held by {by}", reserved.address))
+}
+
+/// calico-node gives a node another address where the annotated one is not the handle's.
+fn tunnel_problem(survey: &Survey, node: &NodeView, pod_cidr: Ipv4Net, size: u8) -> Option<String> {
+    let id = ipam::vtep_handle(node.name);
+    let handle = live(&survey.facts.ipam_handles, &ipam::handle_ref(&id).name)?;
+    let own = ipam::blocks(pod_cidr, size).into_iter().find(|b| b.contains(&pod_cidr.network()))?;
+    let others = handle.pointer("/spec/block")?.as_object()?.keys().filter(|block| **block != own.to_string());
+    let others: Vec<String> = others.cloned().collect();
+    (!others.is_empty()).then(|| format!("handle {id} holds another address, in block {}", others.join(" and ")))
+}
+
+/// The writes: handles before the blocks that name them, as Calico does it, and affinities last, so that a node never
+/// counts on a block that is not there.
+pub fn changes(survey: &Survey) -> Vec<Change> {
+    let described = survey.nodes.iter().filter_map(|n| Some((n, n.described()?.0)));
+    described.flat_map(|(node, cidr)| of_node(survey, node.name, cidr)).collect()
+}
+
+fn of_node(survey: &Survey, node: &str, pod_cidr: Ipv4Net) -> Vec<Change> {
+    let blocks = ipam::blocks(pod_cidr, survey.block_size());
+    let reserved = ipam::reservations(node, pod_cidr);
+    let handles = [ipam::vtep_handle(node), ipam::bridge_handle(node)];
+    let mut changes: Vec<Change> = handles.iter().filter_map(|id| handle(survey, id, &reserved, &blocks)).collect();
+    changes.extend(blocks.iter().filter_map(|cidr| block(survey, node, *cidr, &reserved)));
+    changes.extend(blocks.iter().filter_map(|cidr| affinity(survey, node, *cidr)));
+    changes
+}
+
+fn handle(survey: &Survey, id: &str, reserved: &[Reservation], blocks: &[Ipv4Net]) -> Option<Change> {
+    let mut held: BTreeMap<Ipv4Net, u64> = BTreeMap::new();
+    for reservation in reserved.iter().filter(|r| r.handle == id) {
+        let block = blocks.iter().find(|b| b.contains(&reservation.address))?;
+        *held.entry(*block).or_default() += 1;
+    }
+    if held.is_empty() {
+        return None;
+    }
+    let reason = "holds addresses that flannel uses on the node and that no pod may get";
+    let target = ipam::handle_ref(id);
+    let Some(existing) = find(&survey.facts.ipam_handles, &target.name) else {
+        return Some(Change::create(target, ipam::handle(id, &held), reason));
+    };
+    if !ipam::is_deleted(existing) && existing.pointer("/spec/block") == ipam::handle_spec(id, &held).get("block") {
+        return None;
+    }
+    let mut wanted = existing.clone();
+    set(&mut wanted, &["spec"], ipam::handle_spec(id, &held));
+    Change::update(target, existing, wanted, reason)
+}
+
+fn block(survey: &Survey, node: &str, cidr: Ipv4Net, reserved: &[Reservation]) -> Option<Change> {
+    let reason = format!("part of {node}'s pod CIDR: only {node} may give out its addresses");
+    let target = ipam::block_ref(cidr);
+    let now = &survey.request.now;
+    let new = || ipam::new_block(node, cidr, reserved, &now.rfc3339, now.unix_ns);
+    let Some(existing) = find(&survey.facts.ipam_blocks, &target.name) else {
+        return Some(Change::create(target, new(), reason));
+    };
+    let mut wanted = if ipam::is_deleted(existing) {
+        let mut fresh = existing.clone();
+        set(&mut fresh, &["spec"], new().get("spec").cloned().unwrap_or_default());
+        fresh
+    } else {
+        ipam::reserve(existing, node, reserved)
+    };
+    if ipam::block_node(&wanted).is_none() {
+        set(&mut wanted, &["spec", "affinity"], Value::String(ipam::affinity_text(node)));
+    }
+    Change::update(target, existing, wanted, reason)
+}
+
+fn affinity(survey: &Survey, node: &str, cidr: Ipv4Net) -> Option<Change> {
+    let reason = format!("confirms that the block is {node}'s");
+    let target = ipam::affinity_ref(node, cidr);
+    let Some(existing) = find(&survey.facts.block_affinities, &target.name) else {
+        return Some(Change::create(target, ipam::affinity(node, cidr), reason));
+    };
+    if text(existing, "/spec/state") == Some("confirmed") && !ipam::is_deleted(existing) {
+        return None;
+    }
+    let mut wanted = existing.clone();
+    set(&mut wanted, &["spec"], ipam::affinity_spec(node, cidr));
+    Change::update(target, existing, wanted, reason)
+}
+
+fn live_block<'a>(survey: &Survey<'a>, cidr: Ipv4Net) -> Option<&'a Value> {
+    live(&survey.facts.ipam_blocks, &ipam::block_ref(cidr).name)
+}
+
+fn live<'a>(objects: &'a [Value], name: &str) -> Option<&'a Value> {
+    find(objects, name).filter(|o| !ipam::is_deleted(o))
+}

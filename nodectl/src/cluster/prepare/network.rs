@@ -1,0 +1,174 @@
+//! The overlay's settings, the address pool and the IPAM configuration: one each for the cluster.
+
+use ipnet::{IpNet, Ipv4Net};
+use serde_json::{Value, json};
+
+use crate::cluster::calico::Calico;
+use crate::cluster::change::Change;
+use crate::cluster::check::Check;
+use crate::cluster::decision::Survey;
+use crate::cluster::flannel::Flannel;
+use crate::cluster::object::{Kind, ObjectRef, find, find_in, name, set, text, texts, unset};
+
+/// Name of the pool, where there is none for flannel's network yet: Calico's own default name, so that calico-node does
+/// not make another.
+const POOL: &str = "default-ipv4-ippool";
+
+/// The writes.
+pub fn changes(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Vec<Change> {
+    let mut changes = Vec::new();
+    changes.extend(felix(survey, flannel));
+    changes.extend(mtu(survey, flannel, calico));
+    changes.extend(pool(survey, flannel));
+    changes.extend(ipam_config(survey));
+    changes
+}
+
+/// The overlay speaks as flannel's does. `vxlanEnabled` is left alone, so that a cluster which uses VXLAN already never
+/// loses its devices; only where it is switched off by hand it is given back to felix, which decides by the pools.
+fn felix(survey: &Survey, flannel: &Flannel) -> Option<Change> {
+    let target = ObjectRef::cluster(Kind::FelixConfiguration, "default");
+    let existing = find(&survey.facts.felix_configurations, "default");
+    let mut wanted = existing.cloned().unwrap_or_else(|| target.skeleton());
+    set(&mut wanted, &["spec", "vxlanVNI"], json!(flannel.vni));
+    set(&mut wanted, &["spec", "vxlanPort"], json!(flannel.port));
+    set(&mut wanted, &["spec", "vxlanMTU"], json!(flannel.mtu));
+    if wanted.pointer("/spec/vxlanEnabled") == Some(&Value::Bool(false)) {
+        unset(&mut wanted, &["spec", "vxlanEnabled"]);
+    }
+    let reason = "with flannel's VNI, UDP port and MTU a Calico node is an ordinary peer of a flannel node";
+    match existing {
+        Some(existing) => Change::update(target, existing, wanted, reason),
+        None => Some(Change::create(target, wanted, reason)),
+    }
+}
+
+/// Calico's manifests take the MTU from a ConfigMap, and that wins over the FelixConfiguration.
+fn mtu(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Option<Change> {
+    let (map, key) = calico.mtu_source.as_ref()?;
+    let existing = find_in(&survey.facts.config_maps, &calico.namespace, map)?;
+    let mut wanted = existing.clone();
+    set(&mut wanted, &["data", key], json!(flannel.mtu.to_string()));
+    let target = ObjectRef::namespaced(Kind::ConfigMap, &calico.namespace, map);
+    Change::update(target, existing, wanted, "pods of a Calico node get flannel's MTU; calico-node reads it here")
+}
+
+/// Calico gives pods addresses of flannel's network.
+fn pool(survey: &Survey, flannel: &Flannel) -> Option<Change> {
+    let reason =
+        "Calico gives pods addresses of flannel's network, and encapsulates all traffic between nodes as flannel does";
+    if let Some(existing) = pool_of(survey, flannel.network) {
+        let mut wanted = existing.clone();
+        set(&mut wanted, &["spec", "natOutgoing"], json!(flannel.masquerade));
+        let target = ObjectRef::cluster(Kind::IPPool, name(existing));
+        return Change::update(target, existing, wanted, reason);
+    }
+    let target = ObjectRef::cluster(Kind::IPPool, POOL);
+    let mut wanted = target.skeleton();
+    let spec = json!({
+        "allowedUses": ["Workload", "Tunnel"],
+        "blockSize": survey.block_size(),
+        "cidr": flannel.network.to_string(),
+        "ipipMode": "Never",
+        "natOutgoing": flannel.masquerade,
+        "nodeSelector": "all()",
+        "vxlanMode": "Always",
+    });
+    set(&mut wanted, &["spec"], spec);
+    Some(Change::create(target, wanted, reason))
+}
+
+/// Addresses come from a node's own blocks only.
+fn ipam_config(survey: &Survey) -> Option<Change> {
+    let target = ObjectRef::cluster(Kind::IPAMConfig, "default");
+    let reason = "a node never borrows an address from another node's blocks: flannel's nodes route by pod CIDR, and flannel's own addresses are unknown to Calico";
+    if let Some(existing) = find(&survey.facts.ipam_configs, "default") {
+        let mut wanted = existing.clone();
+        set(&mut wanted, &["spec", "strictAffinity"], json!(true));
+        return Change::update(target, existing, wanted, reason);
+    }
+    let mut wanted = target.skeleton();
+    set(&mut wanted, &["spec"], json!({"autoAllocateBlocks": true, "strictAffinity": true}));
+    Some(Change::create(target, wanted, reason))
+}
+
+fn pool_of<'a>(survey: &Survey<'a>, network: Ipv4Net) -> Option<&'a Value> {
+    survey.facts.ip_pools.iter().find(|p| pool_network(p) == Some(IpNet::V4(network)))
+}
+
+fn pool_network(pool: &Value) -> Option<IpNet> {
+    text(pool, "/spec/cidr")?.parse::<IpNet>().ok().map(|n| n.trunc())
+}
+
+/// The pool for flannel's network is as it has to be, and no other pool gives addresses to pods.
+pub fn pool_check(survey: &Survey, flannel: &Flannel) -> Check {
+    const NAME: &str = "calico-pools";
+    let mut problems = Vec::new();
+    for pool in &survey.facts.ip_pools {
+        let cidr = text(pool, "/spec/cidr").unwrap_or("(no network)");
+        match pool_network(pool) {
+            Some(network) if network == IpNet::V4(flannel.network) => problems.extend(own_pool(survey, pool)),
+            Some(IpNet::V4(network)) if overlaps(network, flannel.network) => {
+                problems.push(format!(
+                    "pool {} ({cidr}) overlaps with flannel's network {}",
+                    name(pool),
+                    flannel.network
+                ));
+            }
+            _ if gives_to_pods(pool) => problems.push(format!(
+                "pool {} ({cidr}) gives addresses to pods that flannel's nodes do not route",
+                name(pool)
+            )),
+            _ => {}
+        }
+    }
+    if let Some(taken) = find(&survey.facts.ip_pools, POOL)
+        && pool_of(survey, flannel.network).is_none()
+        && problems.is_empty()
+    {
+        problems.push(format!("the name {POOL} is taken by a pool for {}", text(taken, "/spec/cidr").unwrap_or("?")));
+    }
+    if problems.is_empty() {
+        return Check::passed(NAME, "no pool of Calico is in the way");
+    }
+    Check::refused(
+        NAME,
+        problems.join("; "),
+        "delete pools that no pod uses (kubectl delete ippools NAME), or disable them (kubectl patch ippools NAME --type merge -p '{\"spec\":{\"disabled\":true}}')",
+    )
+}
+
+/// What is wrong with the pool for flannel's network. The block size cannot be changed at all, and the modes not
+/// without cutting nodes off that use the pool now.
+fn own_pool(survey: &Survey, pool: &Value) -> Vec<String> {
+    let size = survey.block_size();
+    let mut problems = Vec::new();
+    let mut differs = |field: &str, wanted: &str, found: String| {
+        if found != wanted {
+            problems.push(format!("pool {} has {field} {found} and needs {wanted}", name(pool)));
+        }
+    };
+    let field = |field: &str, default: &str| text(pool, &format!("/spec/{field}")).unwrap_or(default).to_owned();
+    differs("ipipMode", "Never", field("ipipMode", "Never"));
+    differs("vxlanMode", "Always", field("vxlanMode", "Never"));
+    differs("nodeSelector", "all()", field("nodeSelector", "all()"));
+    let block_size = pool.pointer("/spec/blockSize").and_then(Value::as_u64).unwrap_or(26);
+    differs("blockSize", &size.to_string(), block_size.to_string());
+    let disabled = pool.pointer("/spec/disabled").and_then(Value::as_bool).unwrap_or(false);
+    differs("disabled", "false", disabled.to_string());
+    let uses = texts(pool, "/spec/allowedUses");
+    if !uses.is_empty() && !["Workload", "Tunnel"].iter().all(|u| uses.iter().any(|have| have == u)) {
+        problems.push(format!("pool {} is for {} only, and needs Workload and Tunnel", name(pool), uses.join(" and ")));
+    }
+    problems
+}
+
+fn overlaps(a: Ipv4Net, b: Ipv4Net) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+fn gives_to_pods(pool: &Value) -> bool {
+    let disabled = pool.pointer("/spec/disabled").and_then(Value::as_bool).unwrap_or(false);
+    let uses = texts(pool, "/spec/allowedUses");
+    !disabled && (uses.is_empty() || uses.iter().any(|u| u == "Workload"))
+}

@@ -1,0 +1,202 @@
+//! The Nodes: what has to be known of each, its labels and its annotations.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde_json::json;
+
+use super::prepared_annotation;
+use crate::cluster::calico::Calico;
+use crate::cluster::change::Change;
+use crate::cluster::check::{Check, listed};
+use crate::cluster::decision::Survey;
+use crate::cluster::flannel::Flannel;
+use crate::cluster::node::{FlannelNode, NodeView};
+use crate::cluster::object::{Kind, ObjectRef, annotation, label, set};
+use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PREPARED_ANNOTATION};
+
+/// Calico's annotation with a node's outer address.
+pub const ADDRESS: &str = "projectcalico.org/IPv4Address";
+/// Calico's annotation with the address of a node's overlay device.
+pub const VTEP_ADDRESS: &str = "projectcalico.org/IPv4VXLANTunnelAddr";
+/// Calico's annotation with the MAC of a node's overlay device.
+pub const VTEP_MAC: &str = "projectcalico.org/VXLANTunnelMACAddr";
+
+/// The checks of every node.
+pub fn checks(survey: &Survey, flannel: &Flannel) -> Vec<Check> {
+    vec![
+        summary(
+            "node-system",
+            "every node runs Linux",
+            survey.nodes.iter().filter(|n| n.is_foreign()).map(|n| format!("{} does not run Linux", n.name)),
+            "this release prepares clusters of Linux nodes only",
+        ),
+        summary(
+            "node-label",
+            format!("every node's label {NODE_LABEL} has a value that is known"),
+            survey.nodes.iter().filter_map(unknown_label),
+            format!(
+                "set it to flannel, none or calico: whichever agent runs there (kubectl label node NAME --overwrite {NODE_LABEL}=flannel)"
+            ),
+        ),
+        summary(
+            "node-pod-cidr",
+            "every node has a pod CIDR inside flannel's network",
+            survey
+                .nodes
+                .iter()
+                .filter(|n| !is_joining(n, flannel))
+                .filter_map(|n| pod_cidr_problem(survey, flannel, n)),
+            "let kube-controller-manager run with --allocate-node-cidrs=true and the same --cluster-cidr as flannel's network",
+        ),
+        summary(
+            "node-flannel",
+            "every node carries flannel's annotations, and they fit its configuration",
+            survey.nodes.iter().filter(|n| !is_joining(n, flannel)).filter_map(|n| flannel_problem(flannel, n)),
+            "see why flannel does not run there or was configured otherwise (kubectl logs of its pod); a node that is gone for good: kubectl delete node NAME",
+        ),
+        summary(
+            "node-address",
+            "Calico's address of every switched node is flannel's",
+            survey.nodes.iter().filter_map(address_problem),
+            "let calico-node detect the address that flannel uses (IP_AUTODETECTION_METHOD, for example kubernetes-internal-ip)",
+        ),
+    ]
+}
+
+/// One check over many nodes.
+pub fn summary(
+    name: &'static str,
+    passed: impl Into<String>,
+    problems: impl Iterator<Item = String>,
+    fix: impl Into<String>,
+) -> Check {
+    let problems: Vec<String> = problems.collect();
+    if problems.is_empty() { Check::passed(name, passed) } else { Check::refused(name, listed(&problems), fix) }
+}
+
+/// A node that came after flannel's DaemonSet was given the node selector: flannel starts on it only once it is
+/// labelled, so it cannot carry flannel's annotations yet.
+fn is_joining(node: &NodeView, flannel: &Flannel) -> bool {
+    let flannel_is_wanted = node.wanted.is_none_or(|w| w == Cni::Flannel.name());
+    flannel.selects_our_label && flannel_is_wanted && node.flannel.is_none()
+}
+
+/// Nodes that flannel still has to start on.
+pub fn pending(survey: &Survey, flannel: &Flannel) -> Vec<String> {
+    let joining = survey.nodes.iter().filter(|n| is_joining(n, flannel));
+    let waits = |n: &NodeView| {
+        let cidr = if n.pod_cidr.is_none() { " (it has no pod CIDR yet either)" } else { "" };
+        format!("node {} has joined: flannel has to start there and to annotate it{cidr}", n.name)
+    };
+    joining.map(waits).collect()
+}
+
+fn unknown_label(node: &NodeView) -> Option<String> {
+    let value = node.wanted?;
+    let known = ["none", Cni::Flannel.name(), Cni::Calico.name()].contains(&value);
+    (!known).then(|| format!("{} has {NODE_LABEL}={value}", node.name))
+}
+
+fn pod_cidr_problem(survey: &Survey, flannel: &Flannel, node: &NodeView) -> Option<String> {
+    let Some(cidr) = node.pod_cidr else { return Some(format!("{} has no IPv4 pod CIDR", node.name)) };
+    if !flannel.network.contains(&cidr) {
+        return Some(format!("{}'s pod CIDR {cidr} is not in flannel's network {}", node.name, flannel.network));
+    }
+    let size = survey.block_size();
+    (cidr.prefix_len() > size)
+        .then(|| format!("{}'s pod CIDR {cidr} is smaller than a block of Calico's pool (/{size})", node.name))
+}
+
+fn flannel_problem(flannel: &Flannel, node: &NodeView) -> Option<String> {
+    let prefix = &flannel.annotation_prefix;
+    let Some(found) = &node.flannel else {
+        return Some(format!("{} has no annotations {prefix}backend-data and {prefix}public-ip", node.name));
+    };
+    if found.backend != "vxlan" {
+        return Some(format!("flannel runs on {} with the backend '{}', not vxlan", node.name, found.backend));
+    }
+    if let Some(vni) = found.vni.filter(|vni| *vni != u64::from(flannel.vni)) {
+        return Some(format!("flannel runs on {} with VNI {vni}, not {}", node.name, flannel.vni));
+    }
+    let octets: Vec<&str> = found.mac.split(':').collect();
+    let is_mac = octets.len() == 6 && octets.iter().all(|o| o.len() == 2 && u8::from_str_radix(o, 16).is_ok());
+    (!is_mac).then(|| format!("the VtepMAC '{}' of {} is no MAC", found.mac, node.name))
+}
+
+/// calico-node rewrites its address as long as it runs, so on a switched node only a report helps.
+fn address_problem(node: &NodeView) -> Option<String> {
+    let (_, flannel) = node.described()?;
+    let found = address_without_mask(annotation(node.object, ADDRESS)?)?;
+    let switched = node.wanted == Some(Cni::Calico.name());
+    (switched && found != flannel.public_ip)
+        .then(|| format!("Calico found {found} on {}, flannel {}", node.name, flannel.public_ip))
+}
+
+fn address_without_mask(text: &str) -> Option<Ipv4Addr> {
+    text.split('/').next()?.parse().ok()
+}
+
+/// The labels.
+pub fn labels(survey: &Survey) -> Vec<Change> {
+    let change = |node: &NodeView| {
+        let mut wanted = node.object.clone();
+        if node.wanted.is_none() {
+            set(&mut wanted, &["metadata", "labels", NODE_LABEL], json!(Cni::Flannel.name()));
+        }
+        // Calico's garbage collector gives the empty blocks of a node away unless this label has another value than
+        // calico; while flannel's nodes route whole pod CIDRs, that would cut pods off.
+        if label(node.object, CALICO_MIGRATION_LABEL) != Some(Cni::Flannel.name()) {
+            set(&mut wanted, &["metadata", "labels", CALICO_MIGRATION_LABEL], json!(Cni::Flannel.name()));
+        }
+        let reason = "the label says which agent runs on the node; Calico's own label keeps its garbage collector from giving the node's blocks away";
+        Change::update(ObjectRef::cluster(Kind::Node, node.name), node.object, wanted, reason)
+    };
+    survey.nodes.iter().filter_map(change).collect()
+}
+
+/// The annotations: the node's end of the overlay, for Calico's nodes; and what the node itself must know.
+///
+/// They are merged into the labels' change as far as the object is concerned, so each write starts from the Node as it
+/// was read plus its labels.
+pub fn annotations(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Vec<Change> {
+    let labelled = labels(survey);
+    let change = |node: &NodeView| {
+        let (pod_cidr, on_node) = node.described()?;
+        let target = ObjectRef::cluster(Kind::Node, node.name);
+        let before = labelled.iter().find(|c| c.target == target).and_then(|c| c.after.as_ref()).unwrap_or(node.object);
+        let mut wanted = before.clone();
+        let mut annotate = |key: &str, value: &str| set(&mut wanted, &["metadata", "annotations", key], json!(value));
+        let address = annotation(node.object, ADDRESS).and_then(address_without_mask);
+        // calico-node writes the address with the mask that it found; that one is kept.
+        if address != Some(on_node.public_ip) {
+            annotate(ADDRESS, &format!("{}/32", on_node.public_ip));
+        }
+        annotate(VTEP_ADDRESS, &pod_cidr.network().to_string());
+        let mac = annotation(node.object, VTEP_MAC).unwrap_or_default();
+        if !mac.eq_ignore_ascii_case(&on_node.mac) {
+            annotate(VTEP_MAC, &on_node.mac);
+        }
+        let prepared = prepared(survey, flannel, calico, node, pod_cidr, on_node);
+        annotate(PREPARED_ANNOTATION, &prepared);
+        let reason = "Calico's nodes reach this one by its end of flannel's overlay, and the node learns of the cluster what its own credentials cannot read";
+        Change::update(target, before, wanted, reason)
+    };
+    survey.nodes.iter().filter_map(change).collect()
+}
+
+fn prepared(
+    survey: &Survey,
+    flannel: &Flannel,
+    calico: &Calico,
+    node: &NodeView,
+    pod_cidr: Ipv4Net,
+    on_node: &FlannelNode,
+) -> String {
+    let wanted = prepared_annotation::new(survey, flannel, calico, node, pod_cidr, on_node);
+    let existing = annotation(node.object, PREPARED_ANNOTATION).unwrap_or_default();
+    if prepared_annotation::is_current(existing, &wanted) {
+        return existing.to_owned();
+    }
+    prepared_annotation::text_of(&wanted)
+}

@@ -1,0 +1,228 @@
+//! The record: a ConfigMap that says what was there before the first prepare, so that abort can put it back and finish
+//! knows what flannel was installed from, whoever runs them, from whichever machine, and however often they are broken
+//! off. (Calico drops foreign annotations of its own objects when it writes them, so they cannot say it themselves.)
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::calico::Calico;
+use super::change::{Change, apply_patch, merge_patch};
+use super::decision::Survey;
+use super::flannel::Flannel;
+use super::ipam;
+use super::object::{Kind, ObjectRef, name, set};
+
+/// Namespace of the record.
+pub const NAMESPACE: &str = "kube-system";
+/// Name of the record.
+pub const NAME: &str = "nodectl-cluster";
+/// Its key.
+const KEY: &str = "record.json";
+/// Version of its form.
+const FORMAT: u32 = 1;
+
+/// What was there before.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Record {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Who ran the first prepare.
+    pub prepared_by: String,
+    /// When, RFC 3339.
+    pub prepared_at: String,
+    /// What flannel consists of.
+    pub flannel: FlannelParts,
+    /// Calico's DaemonSet.
+    pub calico: DaemonSetName,
+    /// The objects that prepare changed, and how they were.
+    pub before: Vec<Remembered>,
+    /// Blocks of the nodes' pod CIDRs that were there before.
+    pub blocks: Vec<String>,
+}
+
+/// How one object was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The object.
+    pub object: ObjectRef,
+    /// The merge patch that puts it back as it was, `null` for an object that was not there.
+    pub before: Value,
+}
+
+/// What flannel consists of, for the time when its DaemonSet cannot be asked any more.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlannelParts {
+    /// Namespace.
+    pub namespace: String,
+    /// DaemonSets.
+    pub daemon_sets: Vec<String>,
+    /// ConfigMap.
+    pub config_map: Option<String>,
+    /// ServiceAccount.
+    pub service_account: Option<String>,
+    /// What its annotations' names begin with.
+    pub annotation_prefix: String,
+}
+
+/// A DaemonSet.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DaemonSetName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// The record's own name.
+pub fn target() -> ObjectRef {
+    ObjectRef::namespaced(Kind::ConfigMap, NAMESPACE, NAME)
+}
+
+impl Record {
+    /// Reads the record; `None` where there is none, or one that another release wrote.
+    pub fn read(config_map: Option<&Value>) -> Option<Record> {
+        let text = config_map?.pointer("/data")?.get(KEY)?.as_str()?;
+        serde_json::from_str(text).ok().filter(|r: &Record| r.format == FORMAT)
+    }
+
+    /// The write that adds to the record what these changes are about to overwrite. What it knows already stays, so
+    /// that a second prepare never takes the first one's work for the cluster's own.
+    pub fn extended(survey: &Survey, flannel: &Flannel, calico: &Calico, changes: &[Change]) -> Option<Change> {
+        let existing = survey.facts.record.as_ref();
+        let known = Record::read(existing);
+        if known.is_none() && changes.is_empty() {
+            return None;
+        }
+        let first = known.is_none();
+        let mut record = known.unwrap_or_else(|| Record {
+            format: FORMAT,
+            prepared_by: survey.facts.user.clone(),
+            prepared_at: survey.request.now.rfc3339.clone(),
+            blocks: survey.facts.ipam_blocks.iter().map(|b| name(b).to_owned()).collect(),
+            ..Record::default()
+        });
+        record.flannel = flannel.parts();
+        record.calico = DaemonSetName { namespace: calico.namespace.clone(), name: calico.daemon_set.clone() };
+        for change in changes.iter().filter(|c| is_recorded(c, first)) {
+            record.remember(change, first);
+        }
+        let mut wanted = existing.cloned().unwrap_or_else(|| target().skeleton());
+        let text = serde_json::to_string(&record).unwrap_or_default();
+        set(&mut wanted, &["data", KEY], json!(text));
+        let reason = "remembers what was there before, for abort and finish";
+        match existing {
+            Some(existing) => Change::update(target(), existing, wanted, reason),
+            None => Some(Change::create(target(), wanted, reason)),
+        }
+    }
+
+    /// Remembers what one change overwrites. What is known of an object stays: it is the older.
+    fn remember(&mut self, change: &Change, first: bool) {
+        let before = match (&change.before, &change.after) {
+            (Some(before), Some(after)) => inverse(before, after),
+            _ => Value::Null,
+        };
+        match self.before.iter_mut().find(|r| r.object == change.target) {
+            // A Node is written twice by one prepare.
+            Some(known) if first && known.before.is_object() => apply_patch(&mut known.before, &before),
+            Some(_) => {}
+            None => self.before.push(Remembered { object: change.target.clone(), before }),
+        }
+    }
+
+    /// How an object was before: the patch that puts it back, `Null` where it was not there, `None` where prepare did
+    /// not overwrite anything of it.
+    pub fn before(&self, target: &ObjectRef) -> Option<&Value> {
+        self.before.iter().find(|r| r.object == *target).map(|r| &r.before)
+    }
+}
+
+/// Blocks and handles are many and follow from the nodes; what comes back of a Node is taken away by name unless it
+/// had a value before. Later prepares meet nodes that joined and objects that somebody changed: only of nodes is there
+/// something to learn then.
+fn is_recorded(change: &Change, first: bool) -> bool {
+    match change.target.kind {
+        Kind::IPAMBlock | Kind::BlockAffinity | Kind::IPAMHandle => false,
+        Kind::Node => first && overwrites(change),
+        _ => true,
+    }
+}
+
+/// The change replaces a value that was there, rather than adding one.
+fn overwrites(change: &Change) -> bool {
+    change.fields().iter().any(|f| !f.before.is_null())
+}
+
+/// The merge patch that undoes a change, field by field: a map that was made for one field is not taken away whole, for
+/// somebody may put something else into it meanwhile.
+fn inverse(before: &Value, after: &Value) -> Value {
+    let mut undo = merge_patch(after, before).unwrap_or_else(|| json!({}));
+    let added = merge_patch(before, after).unwrap_or_else(|| json!({}));
+    spell_out(&mut undo, &added);
+    undo
+}
+
+/// Replaces the removal of a whole map by the removal of the fields that were put into it.
+fn spell_out(undo: &mut Value, added: &Value) {
+    let (Some(undo), Some(added)) = (undo.as_object_mut(), added.as_object()) else { return };
+    for (key, removal) in undo.iter_mut() {
+        match added.get(key) {
+            Some(map @ Value::Object(_)) => {
+                if removal.is_null() {
+                    *removal = json!({});
+                    for field in map.as_object().into_iter().flat_map(Map::keys) {
+                        set(removal, &[field], Value::Null);
+                    }
+                }
+                spell_out(removal, map);
+            }
+            _ => continue,
+        }
+    }
+}
+
+/// Applies such a patch; a map that it empties goes.
+pub fn undo(object: &mut Value, patch: &Value) {
+    let (Some(map), Some(patch)) = (object.as_object_mut(), patch.as_object()) else { return };
+    for (key, value) in patch {
+        match value {
+            Value::Null => {
+                map.shift_remove(key);
+            }
+            Value::Object(_) => {
+                let field = map.entry(key.clone()).or_insert_with(|| json!({}));
+                undo(field, value);
+                if field.as_object().is_some_and(Map::is_empty) {
+                    map.shift_remove(key);
+                }
+            }
+            other => {
+                map.insert(key.clone(), other.clone());
+            }
+        }
+    }
+}
+
+impl Flannel {
+    /// What flannel consists of.
+    pub fn parts(&self) -> FlannelParts {
+        FlannelParts {
+            namespace: self.namespace.clone(),
+            daemon_sets: self.daemon_sets.clone(),
+            config_map: self.config_map.clone(),
+            service_account: self.service_account.clone(),
+            annotation_prefix: self.annotation_prefix.clone(),
+        }
+    }
+}
+
+/// The blocks that lie in nodes' pod CIDRs and were not there before.
+pub fn own_blocks<'a>(survey: &Survey<'a>, record: &Record) -> Vec<&'a Value> {
+    let cidrs: Vec<_> = survey.nodes.iter().filter_map(|n| n.pod_cidr).collect();
+    let lies_in_a_node = |block: &Value| ipam::block_cidr(block).is_some_and(|b| cidrs.iter().any(|c| c.contains(&b)));
+    let blocks = survey.facts.ipam_blocks.iter();
+    blocks.filter(|b| lies_in_a_node(b) && !record.blocks.iter().any(|known| known == name(b))).collect()
+}

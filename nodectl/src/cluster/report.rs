@@ -1,0 +1,199 @@
+//! What `nodectl cluster` prints: checks, writes as a diff, and the table of nodes. Pure.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::change::{Action, Change, FieldChange};
+use super::check::{Check, Outcome};
+use super::drive::Run;
+use super::status::{NodeStatus, Status};
+
+/// A longer list is counted instead of printed: a block's 64 slots say nothing to anybody.
+const LONGEST_LIST: usize = 8;
+
+/// What a command that writes came to.
+pub fn run_text(run: &Run) -> String {
+    let mut text = String::new();
+    checks(&mut text, run);
+    if !run.changes.is_empty() {
+        let verb = if run.dry_run { "would be written" } else { "written" };
+        let _ = writeln!(text, "{} {verb}:", objects(run.changes.len()));
+        let mut held = None;
+        for change in &run.changes {
+            if change.waits_for != held {
+                held.clone_from(&change.waits_for);
+                if let Some(waits_for) = &held {
+                    let _ = writeln!(text, "\nthen, after waiting for {waits_for}:");
+                }
+            }
+            text.push_str(&change_text(change));
+        }
+        text.push('\n');
+    }
+    for note in &run.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    if let Some(backup) = run.backups.first() {
+        let _ = writeln!(text, "backup: {}", backup.display());
+    }
+    text.push_str(&conclusion(run));
+    text
+}
+
+/// The same as data.
+pub fn run_json(run: &Run) -> Value {
+    let changes: Vec<Value> = run
+        .changes
+        .iter()
+        .map(|c| {
+            json!({
+                "object": c.target,
+                "action": c.action,
+                "reason": c.reason,
+                "waits_for": c.waits_for,
+                "fields": c.fields(),
+            })
+        })
+        .collect();
+    json!({
+        "command": run.command,
+        "dry_run": run.dry_run,
+        "refused": run.refused,
+        "checks": run.checks,
+        "changes": changes,
+        "pending": run.pending,
+        "notes": run.notes,
+        "backups": run.backups,
+    })
+}
+
+fn objects(count: usize) -> String {
+    if count == 1 { "1 write".to_owned() } else { format!("{count} writes") }
+}
+
+/// The checks: all of them where one refuses or nothing was written yet, else only those that somebody should read.
+fn checks(text: &mut String, run: &Run) {
+    let all = run.refused || run.dry_run;
+    let shown: Vec<&Check> = run.checks.iter().filter(|c| all || c.outcome != Outcome::Passed).collect();
+    for check in &shown {
+        let mark = match check.outcome {
+            Outcome::Passed => "ok",
+            Outcome::Warning => "warning",
+            Outcome::Refused => "refused",
+        };
+        let _ = writeln!(text, "{mark:<8} {:<22} {}", check.name, check.finding);
+        if let Some(fix) = &check.fix {
+            let _ = writeln!(text, "{:31} To fix it: {fix}", "");
+        }
+    }
+    if !shown.is_empty() {
+        text.push('\n');
+    }
+}
+
+/// One write: `+` an object that comes, `~` one that changes, `-` one that goes; below it the fields, old and new.
+pub fn change_text(change: &Change) -> String {
+    let mark = match change.action {
+        Action::Create => '+',
+        Action::Update => '~',
+        Action::Delete => '-',
+    };
+    let mut text = format!("\n{mark} {}\n  # {}\n", change.target, change.reason);
+    for field in change.fields() {
+        field_text(&mut text, &field);
+    }
+    text
+}
+
+fn field_text(text: &mut String, field: &FieldChange) {
+    for (mark, value) in [('-', &field.before), ('+', &field.after)] {
+        if !value.is_null() {
+            let _ = writeln!(text, "  {mark} {}: {}", field.field, short(value));
+        }
+    }
+}
+
+fn short(value: &Value) -> String {
+    match value {
+        Value::Array(list) if list.len() > LONGEST_LIST => {
+            let used = list.iter().filter(|entry| !entry.is_null()).count();
+            format!("[{used} of {}]", list.len())
+        }
+        other => other.to_string(),
+    }
+}
+
+fn conclusion(run: &Run) -> String {
+    let mut text = String::new();
+    for pending in &run.pending {
+        let _ = writeln!(text, "waiting for: {pending}");
+    }
+    let command = run.command;
+    let refused: Vec<&str> = run.checks.iter().filter(|c| c.is_refused()).map(|c| c.name).collect();
+    let last = if run.refused && run.changes.is_empty() {
+        format!("{command}: refused by {}; nothing was written", refused.join(", "))
+    } else if run.refused {
+        format!(
+            "{command}: the cluster changed meanwhile, and now {} refuses; what is listed above was written",
+            refused.join(", ")
+        )
+    } else if run.dry_run && run.changes.is_empty() && run.pending.is_empty() {
+        format!("{command}: nothing to do")
+    } else if run.dry_run {
+        format!("{command}: dry run, nothing was written")
+    } else if !run.pending.is_empty() {
+        format!("{command}: not done yet. To fix it: see above, then run `nodectl cluster {command}` again")
+    } else if run.changes.is_empty() {
+        format!("{command}: nothing to do")
+    } else {
+        format!("{command}: done, and read back")
+    };
+    text.push_str(&last);
+    text.push('\n');
+    text
+}
+
+/// The table of nodes.
+pub fn status_text(status: &Status) -> String {
+    let header = ["NODE", "WANTED", "RUNNING", "NETWORK", "PREPARED"].map(str::to_owned);
+    let mut rows = vec![header];
+    rows.extend(status.nodes.iter().map(row));
+    let mut widths = [0; 5];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    let verdict = match (status.on, status.complete) {
+        (Some(cni), true) => format!("all nodes are on {cni}"),
+        (Some(cni), false) => format!("all nodes are on {cni}, which is not what was asked for"),
+        (None, _) if status.nodes.is_empty() => "there are no nodes".to_owned(),
+        (None, _) => "the roll is not complete".to_owned(),
+    };
+    let _ = writeln!(text, "\n{verdict}");
+    text
+}
+
+fn row(node: &NodeStatus) -> [String; 5] {
+    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    let running: Vec<String> =
+        node.running
+            .iter()
+            .map(|r| {
+                if r.state == "ready" { r.agent.name().to_owned() } else { format!("{} ({})", r.agent.name(), r.state) }
+            })
+            .collect();
+    [
+        node.node.clone(),
+        or_dash(&node.wanted),
+        or_dash(&running.join(", ")),
+        or_dash(&node.network),
+        node.prepared.clone(),
+    ]
+}
