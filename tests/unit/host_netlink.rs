@@ -209,7 +209,7 @@ fn a_veth_pair_reaches_into_another_namespace() {
     netlink::add_veth(&pair).unwrap();
     let network = netlink::observe().unwrap();
     assert!(network.link("cali1").unwrap().peer_index.is_some() && network.link("eth0").is_none());
-    let inside = nodectl::host::netns::enter(path.as_ref(), || netlink::observe()).unwrap().unwrap();
+    let inside = nodectl::host::netns::enter(path.as_ref(), netlink::observe).unwrap().unwrap();
     assert!(inside.link("eth0").is_some());
 }
 

@@ -11,15 +11,14 @@ use crate::facts::Network;
 mod address;
 mod link;
 mod neighbour;
+mod new_link;
 mod route;
 mod socket;
 
 pub use address::{add_address, delete_address};
-pub use link::{
-    LinkChange, VethPair, add_bridge, add_link, add_veth, add_vxlan, delete_link, delete_links, errno, hairpin,
-    rename_live_supported, set_link,
-};
+pub use link::{LinkChange, delete_link, delete_links, errno, hairpin, rename_live_supported, set_link};
 pub use neighbour::{append_fdb, delete_fdb, delete_neighbour, replace_neighbour};
+pub use new_link::{VethPair, add_bridge, add_link, add_veth, add_vxlan};
 pub use route::{add_route, add_rule, change_routes, delete_route, delete_rule, replace_route};
 pub use socket::Refused;
 
