@@ -3,6 +3,7 @@
 mod exec;
 pub mod launch;
 mod light;
+pub(crate) mod power;
 mod spec;
 mod units;
 

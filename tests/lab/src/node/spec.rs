@@ -50,6 +50,16 @@ impl Spec {
         self.folder.join("spec.json")
     }
 
+    /// Where what the node's launcher and PID 1 write is kept.
+    pub fn console_file(&self) -> PathBuf {
+        self.folder.join("console.log")
+    }
+
+    /// What the node's launcher and PID 1 have written so far.
+    pub fn console(&self) -> String {
+        std::fs::read_to_string(self.console_file()).unwrap_or_default()
+    }
+
     /// Reads a description.
     pub fn read(path: &Path) -> Result<Spec> {
         let text = std::fs::read(path)

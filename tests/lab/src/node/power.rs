@@ -1,0 +1,128 @@
+//! A node's power: the launcher process that holds the node, started and ended by whoever owns the node.
+//!
+//! A launcher is a program of the lab (`launch SPEC`, `launch-full SPEC`) that makes the namespaces, starts PID 1, answers "pid N" and
+//! "ready" on its standard output, and ends when the node does. The end of its standard input is the power cut.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+
+use super::Spec;
+use crate::command;
+
+/// The switch of one node.
+#[derive(Debug)]
+pub struct Power {
+    binary: PathBuf,
+    launcher: &'static str,
+    on: Mutex<Option<On>>,
+}
+
+/// A node that is on.
+#[derive(Debug)]
+struct On {
+    launcher: Child,
+    pid: i32,
+}
+
+impl Power {
+    /// A node that is off; `launcher` is the program of the lab's `binary` that will start it.
+    pub fn new(binary: PathBuf, launcher: &'static str) -> Power {
+        Power { binary, launcher, on: Mutex::new(None) }
+    }
+
+    /// The node's PID 1; an error while it is off.
+    pub fn pid(&self, spec: &Spec) -> Result<i32> {
+        match &*self.on.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(on) => Ok(on.pid),
+            None => bail!("{} is off. To fix it: start it first", spec.name),
+        }
+    }
+
+    /// Switches the node on, unless it is.
+    pub fn start(&self, spec: &Spec) -> Result<()> {
+        let mut on = self.on.lock().unwrap_or_else(PoisonError::into_inner);
+        if on.is_none() {
+            *on = Some(self.launch(spec)?);
+        }
+        Ok(())
+    }
+
+    /// Switches the node off: `how` gets its PID 1; `cut` also ends the launcher's input. Waits until nothing of the node runs.
+    pub fn end(&self, spec: &Spec, cut: bool, how: impl FnOnce(i32) -> Result<()>) -> Result<()> {
+        // Off from the first moment: whoever asks meanwhile is told so, and does not wait for the end.
+        let Some(mut on) = self.on.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let asked = how(on.pid);
+        if cut || asked.is_err() {
+            drop(on.launcher.stdin.take());
+        }
+        on.launcher.wait().with_context(|| format!("{} could not be waited for", spec.name))?;
+        // The namespace itself goes away a moment later, in the background; its port must not carry packets until then.
+        let unplug = ["ip", "-n", &spec.underlay, "link", "del", &spec.port()];
+        command::output(&mut command::from_argv(&unplug)?, "")?;
+        asked
+    }
+
+    /// Starts the launcher and reads its answers until the node is ready.
+    fn launch(&self, spec: &Spec) -> Result<On> {
+        let console = spec.console_file();
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&console)
+            .with_context(|| format!("the console {} could not be opened", console.display()))?;
+        let mut launcher = Command::new(&self.binary)
+            .args([self.launcher.as_ref(), spec.file().as_os_str()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            // Its own process group: Ctrl-C goes to the owner, whose end closes the pipe.
+            .process_group(0)
+            .spawn()
+            .with_context(|| {
+                format!(
+                    "the lab's binary {} could not be started. To fix it: cargo build -p nodectl-lab",
+                    self.binary.display()
+                )
+            })?;
+        match read_answers(&mut launcher) {
+            Ok(pid) => Ok(On { launcher, pid }),
+            Err(error) => {
+                drop(launcher.stdin.take());
+                let _ = launcher.wait();
+                let console = last_lines(&spec.console());
+                Err(error.context(format!("{} did not boot; its console says: {console}", spec.name)))
+            }
+        }
+    }
+}
+
+/// Reads "pid N" and "ready".
+fn read_answers(launcher: &mut Child) -> Result<i32> {
+    let Some(stdout) = launcher.stdout.take() else {
+        bail!("the launcher has no output");
+    };
+    let mut pid = None;
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("the launcher's answer could not be read")?;
+        match line.split_once(' ') {
+            Some(("pid", number)) => pid = number.parse().ok(),
+            _ if line == "ready" => return pid.context("the launcher named no PID 1"),
+            _ => bail!("the launcher gave an unknown answer: {line}"),
+        }
+    }
+    bail!("it ended before it was ready")
+}
+
+/// The last lines of a text, for a message.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines.get(lines.len().saturating_sub(10)..).unwrap_or_default().join(" | ")
+}
