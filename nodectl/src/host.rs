@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod backup;
+pub mod cri;
 pub mod files;
 pub mod kube;
 pub mod local_http;
@@ -13,6 +14,7 @@ pub mod netns;
 pub mod process;
 pub mod run;
 pub mod sysctl;
+pub mod systemd;
 
 /// A node as seen through its file-system root.
 ///

@@ -1,0 +1,221 @@
+//! The container runtime through CRI: gRPC over its unix socket.
+//!
+//! gRPC asks for an asynchronous client library; its runtime, on the calling thread, is confined in this file.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::kube::kubeconfig::option;
+use super::{Host, files, process};
+use crate::cri_proto as proto;
+use crate::cri_proto::image_service_client::ImageServiceClient;
+use crate::cri_proto::runtime_service_client::RuntimeServiceClient;
+use crate::facts::{Runtime, Sandbox};
+use crate::fault;
+
+/// Where runtimes listen, by distribution.
+const SOCKETS: [&str; 4] = [
+    "/run/containerd/containerd.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/run/crio/crio.sock",
+    "/var/snap/microk8s/common/run/containerd.sock",
+];
+/// kubelet's own limit for most calls.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A client of the node's runtime.
+#[derive(Debug)]
+pub struct Cri {
+    executor: tokio::runtime::Runtime,
+    channel: Channel,
+    socket: PathBuf,
+}
+
+/// What the runtime says of its network configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CniStatus {
+    /// NetworkReady.
+    pub ready: bool,
+    /// Name of the loaded network; `None` where the runtime does not tell.
+    pub network: Option<String>,
+    /// Types of its plugins; empty where the runtime does not tell.
+    pub plugins: Vec<String>,
+}
+
+impl Cri {
+    /// The runtime that kubelet uses, else the first socket of the usual places.
+    pub fn detect(host: &Host) -> Result<Cri> {
+        let named = process::scan()?.iter().find(|p| p.name == "kubelet").and_then(|kubelet| {
+            let endpoint = option(&kubelet.args, "--container-runtime-endpoint")?;
+            Some(endpoint.strip_prefix("unix://").unwrap_or(&endpoint).to_owned())
+        });
+        let candidates = named.into_iter().chain(SOCKETS.iter().map(|s| (*s).to_owned()));
+        let socket = candidates
+            .map(|path| host.path(path))
+            .find(|path| files::exists(path))
+            .context("no socket of a container runtime was found. To fix it: start containerd")?;
+        Cri::connect(&socket)
+    }
+
+    /// The runtime that listens there; connected with the first call, and again when it was restarted.
+    pub fn connect(socket: &Path) -> Result<Cri> {
+        let executor =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("no executor for CRI")?;
+        let path = socket.to_owned();
+        let connector = service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let inside = executor.enter();
+        // The address is never looked at: the connector knows the socket.
+        let channel = Endpoint::from_static("http://runtime").connect_with_connector_lazy(connector);
+        drop(inside);
+        Ok(Cri { executor, channel, socket: socket.to_owned() })
+    }
+
+    fn call<T>(
+        &self,
+        what: &str,
+        call: impl AsyncFnOnce(Channel) -> Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<T> {
+        let channel = self.channel.clone();
+        let answer = self.executor.block_on(async { tokio::time::timeout(LIMIT, call(channel)).await });
+        let runtime = self.socket.display();
+        let answer = answer.map_err(|_| anyhow!("the runtime at {runtime} did not answer {what} within {LIMIT:?}"))?;
+        answer.map(tonic::Response::into_inner).map_err(|status| {
+            anyhow!("the runtime at {runtime} refused {what}: {} ({:?})", status.message(), status.code())
+        })
+    }
+
+    /// Name and version.
+    pub fn version(&self) -> Result<(String, String)> {
+        let version = self.call("Version", async |channel| {
+            RuntimeServiceClient::new(channel).version(proto::VersionRequest::default()).await
+        })?;
+        Ok((version.runtime_name, version.runtime_version))
+    }
+
+    /// Whether the network is ready, and which configuration is loaded.
+    pub fn status(&self) -> Result<CniStatus> {
+        let answer = self.call("Status", async |channel| {
+            RuntimeServiceClient::new(channel).status(proto::StatusRequest { verbose: true }).await
+        })?;
+        let conditions = answer.status.map(|s| s.conditions).unwrap_or_default();
+        let ready = conditions.iter().any(|c| c.r#type == "NetworkReady" && c.status);
+        let config: Value = answer.info.get("cniconfig").and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
+        Ok(CniStatus { ready, ..loaded(&config) })
+    }
+
+    /// Every pod sandbox.
+    pub fn sandboxes(&self) -> Result<Vec<Sandbox>> {
+        let answer = self.call("ListPodSandbox", async |channel| {
+            RuntimeServiceClient::new(channel).list_pod_sandbox(proto::ListPodSandboxRequest::default()).await
+        })?;
+        answer.items.iter().map(|item| self.sandbox(item)).filter_map(Result::transpose).collect()
+    }
+
+    /// One sandbox in detail; `None` where it has gone between the list and now.
+    fn sandbox(&self, item: &proto::PodSandbox) -> Result<Option<Sandbox>> {
+        let request = proto::PodSandboxStatusRequest { pod_sandbox_id: item.id.clone(), verbose: true };
+        let channel = self.channel.clone();
+        let answer =
+            self.executor.block_on(async { RuntimeServiceClient::new(channel).pod_sandbox_status(request).await });
+        let answer = match answer {
+            Ok(answer) => answer.into_inner(),
+            Err(status) if status.code() == tonic::Code::NotFound => return Ok(None),
+            Err(status) => {
+                return Err(anyhow!("the runtime could not describe sandbox {}: {}", item.id, status.message()));
+            }
+        };
+        let info: Value = answer.info.get("info").and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
+        let status = answer.status.unwrap_or_default();
+        let options = status.linux.and_then(|l| l.namespaces).and_then(|n| n.options);
+        let meta = item.metadata.clone().unwrap_or_default();
+        Ok(Some(Sandbox {
+            id: item.id.clone(),
+            namespace: meta.namespace,
+            name: meta.name,
+            uid: meta.uid,
+            host_network: options.is_some_and(|o| o.network == proto::NamespaceMode::Node as i32),
+            ready: item.state == proto::PodSandboxState::SandboxReady as i32,
+            ip: status.network.and_then(|n| n.ip.parse().ok()),
+            netns: netns(&info),
+        }))
+    }
+
+    /// References and digests of the images that it holds.
+    pub fn images(&self) -> Result<Vec<String>> {
+        let answer = self.call("ListImages", async |channel| {
+            ImageServiceClient::new(channel).list_images(proto::ListImagesRequest::default()).await
+        })?;
+        Ok(answer.images.into_iter().flat_map(|i| i.repo_tags.into_iter().chain(i.repo_digests)).collect())
+    }
+
+    /// Stops a sandbox with its containers; its network's DEL is run. Repeated calls are right.
+    pub fn stop_sandbox(&self, id: &str) -> Result<()> {
+        fault::point("cri.stop_sandbox");
+        let request = proto::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        self.call("StopPodSandbox", async |channel| RuntimeServiceClient::new(channel).stop_pod_sandbox(request).await)
+            .map(drop)
+    }
+
+    /// All that decisions need of the runtime.
+    pub fn observe(&self) -> Result<Runtime> {
+        let (name, version) = self.version()?;
+        let status = self.status()?;
+        Ok(Runtime {
+            name,
+            version,
+            network: status.network,
+            plugins: status.plugins,
+            network_ready: status.ready,
+            images: self.images()?,
+            sandboxes: self.sandboxes()?,
+        })
+    }
+}
+
+/// containerd's `cniconfig`: its loopback network comes first and is its own.
+fn loaded(config: &Value) -> CniStatus {
+    let networks = config["Networks"].as_array().cloned().unwrap_or_default();
+    let Some(network) = networks.iter().map(|n| &n["Config"]).find(|c| c["Name"] != "cni-loopback") else {
+        return CniStatus::default();
+    };
+    let plugins = network["Plugins"].as_array().cloned().unwrap_or_default();
+    CniStatus {
+        ready: false,
+        network: network["Name"].as_str().map(str::to_owned),
+        plugins: plugins.iter().filter_map(|p| p["Network"]["type"].as_str().map(str::to_owned)).collect(),
+    }
+}
+
+/// The path of the sandbox's network namespace, from containerd's verbose information.
+fn netns(info: &Value) -> Option<String> {
+    let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array()?;
+    let network = namespaces.iter().find(|n| n["type"] == "network")?;
+    network["path"].as_str().filter(|p| !p.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loaded_network_is_found_behind_the_loopback() {
+        let config = serde_json::json!({"Networks": [
+            {"Config": {"Name": "cni-loopback", "Plugins": [{"Network": {"type": "loopback"}}]}},
+            {"Config": {"Name": "cbr0", "Plugins": [{"Network": {"type": "flannel"}}, {"Network": {"type": "portmap"}}]}},
+        ]});
+        let status = loaded(&config);
+        assert_eq!(status.network.as_deref(), Some("cbr0"));
+        assert_eq!(status.plugins, ["flannel", "portmap"]);
+        assert_eq!(loaded(&Value::Null), CniStatus::default());
+    }
+}
