@@ -27,6 +27,8 @@ const PROGRAMS: &[(&str, Program)] = &[
 const BY_FILE_NAME: &[(&str, Program)] = &[
     ("calico", nodectl_lab::calico::cni::calico),
     ("calico-ipam", nodectl_lab::calico::cni::calico_ipam),
+    ("calico-node", nodectl_lab::calico::node::main),
+    ("flanneld", nodectl_lab::flannel::main),
 ];
 
 fn main() -> ExitCode {

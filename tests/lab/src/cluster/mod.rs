@@ -1,6 +1,9 @@
 //! A whole cluster: started, used, and gone when dropped.
 
+mod api_server;
+mod credentials;
 mod options;
+mod readiness;
 mod underlay;
 pub mod up;
 mod workspace;
@@ -10,37 +13,83 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::client::Client;
 use crate::node::{LightNode, Node, Spec};
+use crate::objects::{self, Manifest};
 
-pub use options::{Options, cache};
+pub use api_server::ApiServer;
+pub use options::{Network, Options, cache};
 use workspace::Workspace;
 pub use workspace::guard;
 
-/// The plugins that every node's /opt/cni/bin has from the start.
-const PLUGINS: [&str; 7] = ["bridge", "host-local", "portmap", "bandwidth", "loopback", "tuning", "flannel"];
+/// The plugins that every node's /opt/cni/bin has from the start; flannel's comes with flannel.
+const PLUGINS: [&str; 6] = ["bridge", "host-local", "portmap", "bandwidth", "loopback", "tuning"];
 
 /// A running cluster. Dropping it removes all it made.
 pub struct Cluster {
     // Dropped in this order: the nodes first, then what they stand on.
     nodes: Vec<Box<dyn Node>>,
+    api: Option<ApiServer>,
     options: Options,
     workspace: Workspace,
 }
 
 impl Cluster {
-    /// Makes the underlay and boots all nodes at once.
+    /// Makes the underlay, starts the API server, boots all nodes at once. Answers before the nodes are Ready.
     pub fn start(options: Options) -> Result<Cluster> {
         options.check()?;
         let workspace = Workspace::new(&options.binary)?;
         underlay::set_up(&workspace.underlay())?;
         copy_plugins(&options, &workspace.folder.join("opt"))?;
-        let mut cluster = Cluster { nodes: Vec::new(), options, workspace };
+        let api = if options.api { Some(ApiServer::start(&options, &workspace)?) } else { None };
+        let mut cluster = Cluster { nodes: Vec::new(), api, options, workspace };
+        if let Some(api) = &cluster.api {
+            let client = api.client()?;
+            credentials::prepare(api, &client)?;
+            if let Network::Flannel(flannel) = &cluster.options.network {
+                objects::install(&client, &objects::flannel::manifests(flannel))?;
+            }
+        }
         for index in 1..=cluster.options.nodes {
             let node = cluster.describe(index)?;
             cluster.nodes.push(node);
         }
         cluster.boot_all()?;
         Ok(cluster)
+    }
+
+    /// Adds a node and boots it.
+    pub fn add_node(&mut self) -> Result<&dyn Node> {
+        let index = u8::try_from(self.nodes.len() + 1).context("the cluster has no room for another node")?;
+        let node = self.describe(index)?;
+        node.start()?;
+        self.nodes.push(node);
+        self.node(usize::from(index))
+    }
+
+    /// The API server.
+    pub fn api(&self) -> Result<&ApiServer> {
+        self.api.as_ref().context("the cluster has no API server. To fix it: set Options::api")
+    }
+
+    /// A client with all rights.
+    pub fn client(&self) -> Result<Client> {
+        self.api()?.client()
+    }
+
+    /// Starts the API server again after a kill.
+    pub fn restart_api(&self) -> Result<()> {
+        self.api()?.restart(&self.workspace.folder)
+    }
+
+    /// Creates objects; those that are there already stay as they are.
+    pub fn install(&self, manifests: &[Manifest]) -> Result<()> {
+        Ok(objects::install(&self.client()?, manifests)?)
+    }
+
+    /// What the cluster is made of.
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// Node number `index`, from 1.
@@ -69,27 +118,57 @@ impl Cluster {
         })
     }
 
-    /// Describes a light node.
+    /// Describes a light node, and registers it so that its subnet is the one of its number.
     fn describe(&self, index: u8) -> Result<Box<dyn Node>> {
         let name = format!("node{index}");
-        let mut binds = vec![(self.options.binary.clone(), PathBuf::from("/usr/local/bin/nodectl-lab"))];
-        binds.extend(self.options.nodectl.clone().map(|path| (path, PathBuf::from("/usr/local/bin/nodectl"))));
-        binds.extend(self.options.shim.clone().map(|path| (path, PathBuf::from("/usr/libexec/nodectl/cni-shim"))));
+        let address = underlay::host(index);
+        let mut files = self.options.files.clone();
+        if let Some(api) = &self.api {
+            let client = api.client()?;
+            let mut object = objects::node(&name, &address.to_string());
+            object["spec"] = serde_json::json!({"podCIDR": self.options.pod_cidr(index)?, "podCIDRs": [self.options.pod_cidr(index)?]});
+            client.ensure("/api/v1/nodes", &object)?;
+            files.extend(credentials::files(api, &client, &name)?);
+        }
+        if let Network::Bridge = self.options.network {
+            files.push(("/etc/cni/net.d/10-lab.conflist".to_owned(), bridge_conflist(&self.options.pod_cidr(index)?)));
+        }
         let spec = Spec {
-            address: underlay::host(index),
+            address,
             gateway: underlay::gateway(),
             underlay: self.workspace.underlay(),
             service: [10, 96, 0, 1].into(),
             cluster_cidr: self.options.cluster_cidr.clone(),
             folder: self.workspace.folder.join(&name),
-            binds,
+            binds: self.binds(),
             opt: self.workspace.folder.join("opt"),
-            files: self.options.files.clone(),
+            files,
             name,
             index,
         };
         Ok(Box::new(LightNode::new(spec, self.options.binary.clone())?))
     }
+
+    /// The machine's files that every node sees: (on the machine, in the node).
+    fn binds(&self) -> Vec<(PathBuf, PathBuf)> {
+        let options = &self.options;
+        let mut binds = vec![(options.binary.clone(), PathBuf::from("/usr/local/bin/nodectl-lab"))];
+        binds.extend(options.nodectl.clone().map(|path| (path, PathBuf::from("/usr/local/bin/nodectl"))));
+        binds.extend(options.shim.clone().map(|path| (path, PathBuf::from("/usr/libexec/nodectl/cni-shim"))));
+        let given = Path::new("/usr/local/lib/nodectl-lab");
+        binds.extend(options.programs.iter().map(|(name, path)| (path.clone(), given.join(name))));
+        binds.extend(options.plugin("flannel").map(|path| (path, given.join("plugins/flannel"))));
+        binds
+    }
+}
+
+/// A conflist of the bridge plugin with one subnet.
+fn bridge_conflist(subnet: &str) -> String {
+    let list = serde_json::json!({"cniVersion": "0.4.0", "name": "lab", "plugins": [
+        {"type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "hairpinMode": true, "ipMasq": true,
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": subnet}]]}},
+        {"type": "portmap", "capabilities": {"portMappings": true}}]});
+    list.to_string()
 }
 
 /// Fills the folder that nodes see as /opt; a plugin that is nowhere is left out.
@@ -97,8 +176,7 @@ fn copy_plugins(options: &Options, opt: &Path) -> Result<()> {
     let target = opt.join("cni/bin");
     fs::create_dir_all(&target).with_context(|| format!("{} could not be made", target.display()))?;
     for plugin in PLUGINS {
-        let found = options.plugin_folders.iter().map(|folder| folder.join(plugin)).find(|path| path.is_file());
-        if let Some(path) = found {
+        if let Some(path) = options.plugin(plugin) {
             fs::copy(&path, target.join(plugin))
                 .with_context(|| format!("the plugin {} could not be copied", path.display()))?;
         }

@@ -4,7 +4,20 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-/// The options of a cluster; `Options::default()` is three bare nodes.
+use crate::objects::flannel::Flannel;
+
+/// A cluster's network.
+#[derive(Debug, Clone)]
+pub enum Network {
+    /// None: nodes stay NotReady until somebody brings one.
+    None,
+    /// The bridge plugin with the node's own subnet; nodes do not know each other's.
+    Bridge,
+    /// flannel from its DaemonSet.
+    Flannel(Flannel),
+}
+
+/// The options of a cluster; `Options::default()` is three nodes with flannel.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How many nodes, named node1, node2, ...
@@ -23,6 +36,12 @@ pub struct Options {
     pub files: Vec<(String, String)>,
     /// Run an API server, register nodes with it.
     pub api: bool,
+    /// More arguments for the API server, such as --regime 1.20.
+    pub api_arguments: Vec<String>,
+    /// What the pods' network is from the start.
+    pub network: Network,
+    /// Real programs in a stand-in's place: (the stand-in's name, the program).
+    pub programs: Vec<(String, PathBuf)>,
 }
 
 impl Default for Options {
@@ -37,6 +56,9 @@ impl Default for Options {
             plugin_folders: plugin_folders(),
             files: Vec::new(),
             api: true,
+            api_arguments: Vec::new(),
+            network: Network::Flannel(Flannel::default()),
+            programs: given_programs(),
         }
     }
 }
@@ -59,7 +81,12 @@ impl Options {
         Ok(())
     }
 
-    /// The first /16's two bytes of the cluster's network.
+    /// A CNI plugin's file.
+    pub fn plugin(&self, name: &str) -> Option<PathBuf> {
+        self.plugin_folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+    }
+
+    /// The subnet of node `index`.
     pub fn pod_cidr(&self, index: u8) -> Result<String> {
         let network: ipnet::Ipv4Net =
             self.cluster_cidr.parse().with_context(|| format!("{} is no IPv4 network", self.cluster_cidr))?;
@@ -75,6 +102,15 @@ fn built(variable: &str, name: &str) -> Option<PathBuf> {
     }
     let here = std::env::current_exe().ok()?;
     here.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Real programs that the environment names.
+fn given_programs() -> Vec<(String, PathBuf)> {
+    let named = [("flanneld", "LAB_FLANNELD"), ("calico-node", "LAB_CALICO_NODE")];
+    named
+        .into_iter()
+        .filter_map(|(program, variable)| Some((program.to_owned(), std::env::var_os(variable)?.into())))
+        .collect()
 }
 
 /// Where CNI plugins come from: what the environment names, the packaged ones, the flannel plugin of an older package.

@@ -66,10 +66,15 @@ impl Workspace {
 
     /// Notes a process that must not outlive the cluster.
     pub fn adopt(&self, pid: u32) -> Result<()> {
-        let folder = self.folder.join("processes");
-        fs::create_dir_all(&folder).context("the list of processes could not be made")?;
-        fs::write(folder.join(pid.to_string()), start_time(pid).unwrap_or_default().to_string())
-            .context("a process could not be noted")
+        Workspace::note(&self.folder, pid)
+    }
+
+    /// Notes a process in the folder of its cluster.
+    pub fn note(folder: &Path, pid: u32) -> Result<()> {
+        let list = folder.join("processes");
+        fs::create_dir_all(&list).context("the list of processes could not be made")?;
+        let started = start_time(pid).unwrap_or_default().to_string();
+        fs::write(list.join(pid.to_string()), started).context("a process could not be noted")
     }
 }
 

@@ -20,15 +20,47 @@ pub fn program(image: &str) -> Option<&str> {
 /// The argument vector of a container; nothing for an image that is not the lab's and has no command.
 pub fn argv(config: &ContainerConfig) -> Option<Vec<String>> {
     let mut argv = if config.command.is_empty() {
-        let image = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
-        let program = program(image)?;
-        let given = Path::new(GIVEN).join(program);
-        if given.exists() { vec![given.display().to_string()] } else { vec![LAB.to_owned(), program.to_owned()] }
+        program(image(config)).map(start_of)?
     } else {
-        config.command.clone()
+        resolve(config, &config.command)
     };
     argv.extend(config.args.iter().cloned());
     Some(argv)
+}
+
+/// A command inside a container: the image's own program is where the lab keeps it, whatever folder the command names.
+pub fn resolve(config: &ContainerConfig, command: &[String]) -> Vec<String> {
+    let Some((first, rest)) = command.split_first() else {
+        return Vec::new();
+    };
+    let name = Path::new(first).file_name().and_then(|name| name.to_str());
+    match program(image(config)) {
+        Some(program) if name == Some(program) => start_of(program).into_iter().chain(rest.iter().cloned()).collect(),
+        _ => command.to_vec(),
+    }
+}
+
+/// How a program of the lab is started: the real one, if one was given, else the stand-in.
+fn start_of(program: &str) -> Vec<String> {
+    let given = Path::new(GIVEN).join(program);
+    if given.exists() { vec![given.display().to_string()] } else { vec![LAB.to_owned(), program.to_owned()] }
+}
+
+/// What an image of the lab finds in its environment besides what its pod says: where given plugins are.
+pub fn environment(config: &ContainerConfig) -> Vec<(&'static str, String)> {
+    let plugins = Path::new(GIVEN).join("plugins");
+    match program(image(config)) {
+        Some(_) => vec![
+            ("LAB_CNI_BIN_DIR", plugins.display().to_string()),
+            ("LAB_FLANNEL_PLUGIN", plugins.join("flannel").display().to_string()),
+        ],
+        None => Vec::new(),
+    }
+}
+
+/// The image's name.
+fn image(config: &ContainerConfig) -> &str {
+    config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default()
 }
 
 #[cfg(test)]

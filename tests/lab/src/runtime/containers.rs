@@ -97,7 +97,7 @@ pub fn exec(runtime: &Runtime, id: &str, command: &[String], timeout: i64) -> Re
     }
     let sandbox = runtime.store.sandboxes.get(&container.sandbox)?;
     let mut argv = vec!["timeout".to_owned(), timeout.max(0).to_string()];
-    argv.extend(command.iter().cloned());
+    argv.extend(super::command::resolve(&container.config(), command));
     let mut process = process_in(&container.config(), &argv, sandbox.netns.as_deref())?;
     let result = crate::command::output(&mut process, "")?;
     Ok(cri::ExecSyncResponse {
@@ -160,6 +160,7 @@ fn process_in(config: &ContainerConfig, argv: &[String], netns: Option<&str>) ->
     }
     process.arg("--").args(argv);
     process.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    process.envs(command::environment(config));
     process.envs(config.envs.iter().map(|variable| (&variable.key, &variable.value)));
     process.current_dir(if config.working_dir.is_empty() { "/" } else { &config.working_dir });
     Ok(process)
