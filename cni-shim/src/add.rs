@@ -174,7 +174,9 @@ fn undo(request: &Request, record: Record, lock: Lock) {
 /// An ADD in a hold.
 struct Waiting<'a> {
     request: &'a Request,
-    watch: Inotify,
+    /// `None`: the kernel's instances are used up (fs.inotify.max_user_instances is 128 for all of root's processes); then
+    /// the tick has to do.
+    watch: Option<Inotify>,
     marker: Hold,
     until: Instant,
 }
@@ -188,7 +190,7 @@ impl<'a> Waiting<'a> {
             watch.add_watch(dir, changes)?;
             Ok(watch)
         };
-        let watch = watched().map_err(Error::io("watch", dir))?;
+        let watch = watched().map_err(|cause| file::log(&format!("cannot watch {}: {cause}", dir.display()))).ok();
         let (pid, now) = (std::process::id(), file::now_ms());
         let marker = Hold {
             format: FORMAT,
@@ -216,10 +218,10 @@ impl<'a> Waiting<'a> {
         let left =
             state.deadline_ms.map_or(u64::MAX, |deadline| deadline.saturating_sub(file::now_ms()).saturating_add(1));
         let nap = OWNER_TICK.min(self.until - now).min(Duration::from_millis(left));
-        let mut fds = [PollFd::new(self.watch.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut fds, PollTimeout::try_from(nap).unwrap_or(PollTimeout::ZERO));
+        let mut fds: Vec<_> = self.watch.iter().map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLIN)).collect();
+        let _ = poll(&mut fds, PollTimeout::try_from(nap).unwrap_or(PollTimeout::MAX));
         // One wake-up takes all events; that there are none is fine too.
-        let _ = self.watch.read_events();
+        let _ = self.watch.as_ref().map(Inotify::read_events);
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Lets child processes started from now on hold the lock too.
+    /// Lets child processes started from now on hold the lock too (all of this process: of a caller with threads, any).
     pub fn inherit(&self) -> Result<(), Error> {
         fcntl(&self.file, FcntlArg::F_SETFD(FdFlag::empty())).map(drop).map_err(Error::io("share the lock", &self.path))
     }

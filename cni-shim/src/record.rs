@@ -188,6 +188,13 @@ impl Record {
         Ok((records, torn))
     }
 
+    /// The ADDs that are at work. After a change of the state, whoever must not run beside the old backend waits for them.
+    pub fn in_flight(paths: &Paths) -> Result<Vec<Self>, Error> {
+        let (mut records, _) = Self::list(paths)?;
+        records.retain(|record| record.phase == Phase::Intent && record.is_busy(paths).unwrap_or(true));
+        Ok(records)
+    }
+
     /// Whether an ADD, a DEL or one of its delegates is still at work on the attachment.
     pub fn is_busy(&self, paths: &Paths) -> Result<bool, Error> {
         Ok(lock::attachment(paths, &self.container_id, &self.ifname, Duration::ZERO)?.is_none())

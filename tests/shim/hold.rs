@@ -50,6 +50,29 @@ fn waits_for_the_change_and_goes_where_it_says() {
 }
 
 #[test]
+fn waits_also_when_the_inotify_instances_are_used_up() {
+    let world = World::new();
+    hold(&world, ours(), LONG);
+    let call = world.call("ADD", "c1");
+    let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\"";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-U", "-r", "sh", "-c", script, env!("CARGO_BIN_EXE_cni-shim")]).envs(&call.env);
+    command
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let mut shim = command.spawn().unwrap();
+    let stdin = serde_json::to_vec(&call.config).unwrap();
+    std::io::Write::write_all(&mut shim.stdin.take().unwrap(), &stdin).unwrap();
+    wait_for("the marker", || holds::list(&world.paths()).unwrap().len() == 1);
+    world.route(Backend::Calico);
+    let output = shim.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot watch"), "{output:?}");
+    assert_eq!(world.take_log()[0], "calico ADD");
+}
+
+#[test]
 fn gives_up_with_code_11() {
     let world = World::new();
     hold(&world, ours(), LONG);

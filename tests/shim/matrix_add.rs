@@ -251,8 +251,10 @@ fn row_13_state_changes_while_an_add_runs() {
     let shim = world.call("ADD", "c1").spawn();
     wait_for("the delegate", || world.path("started").exists());
     world.route(Backend::Calico);
+    assert_eq!(Record::in_flight(&world.paths()).unwrap().len(), 1);
     world.write("go", "");
     assert!(shim.wait_with_output().unwrap().status.success());
+    assert!(Record::in_flight(&world.paths()).unwrap().is_empty());
     world.add("c2").succeeded();
     assert_eq!(world.take_log(), ["flannel ADD", "portmap ADD", "calico ADD", "bandwidth ADD"]);
     world.call("CHECK", "c2").go().succeeded();

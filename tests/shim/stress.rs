@@ -1,4 +1,4 @@
-//! Many at once, and killed at any point.
+//! Many at once, and killed at any point (as often as SHIM_KILLS says; seeded, so that a failure comes again).
 
 use crate::common::{World, wait_for};
 use cni_shim::conflist::Backends;
