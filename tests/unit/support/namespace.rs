@@ -19,6 +19,7 @@ pub fn sh(line: &str) -> String {
 }
 
 /// The same, parsed as JSON.
+#[allow(dead_code)]
 pub fn json(line: &str) -> serde_json::Value {
     let text = sh(line);
     serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text }).expect(line)
