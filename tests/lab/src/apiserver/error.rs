@@ -12,7 +12,7 @@ pub struct ApiError {
     /// The sentence for people.
     pub message: String,
     /// `Status.details`, if any.
-    pub details: Option<Value>,
+    pub details: Option<Box<Value>>,
     /// Sent as the header and in the details.
     pub retry_after: Option<u64>,
 }
@@ -61,8 +61,8 @@ impl ApiError {
     pub fn invalid(kind: &str, name: &str, field: &str, why: &str) -> Self {
         let message = format!("{kind} \"{name}\" is invalid: {field}: {why}");
         let mut error = Self::new(422, "Invalid", message);
-        error.details = Some(json!({"name": name, "kind": kind,
-            "causes": [{"reason": "FieldValueInvalid", "message": why, "field": field}]}));
+        error.details = Some(Box::new(json!({"name": name, "kind": kind,
+            "causes": [{"reason": "FieldValueInvalid", "message": why, "field": field}]})));
         error
     }
 
@@ -90,14 +90,14 @@ impl ApiError {
                 details[key] = json!(value);
             }
         }
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 
     /// The same error with one cause in its details.
     pub fn with_cause(mut self, reason: &str, message: &str) -> Self {
         let cause = json!([{"reason": reason, "message": message}]);
-        let details = self.details.get_or_insert_with(|| json!({}));
+        let details = self.details.get_or_insert_with(|| Box::new(json!({})));
         details["causes"] = cause;
         self
     }
@@ -109,7 +109,7 @@ impl ApiError {
         if !self.reason.is_empty() {
             status["reason"] = json!(self.reason);
         }
-        let mut details = self.details.clone();
+        let mut details = self.details.as_deref().cloned();
         if let Some(seconds) = self.retry_after {
             details.get_or_insert_with(|| json!({}))["retryAfterSeconds"] = json!(seconds);
         }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -155,7 +155,12 @@ async fn respond(
             revival(&service.faults).await;
             cut(&line).await;
         }
-        Some(Kind::Reset | Kind::Refuse) => cut(&line).await,
+        Some(Kind::Reset | Kind::Refuse) => {
+            // The whole request first: a reset while the client still sends would be another error than the one asked for.
+            let _ = to_bytes(request.into_body(), usize::MAX).await;
+            cut(&line).await;
+            return Ok(Response::default());
+        }
         Some(Kind::Lose) => {
             service.handler.answer(&certificate, request).await;
             cut(&line).await;

@@ -12,7 +12,7 @@ pub struct ClientError {
     /// `Status.message`, or what came instead.
     pub message: String,
     /// The whole `Status`, or null.
-    pub status: Value,
+    pub status: Box<Value>,
     path: String,
 }
 
@@ -22,7 +22,7 @@ pub type ClientResult<T> = Result<T, ClientError>;
 impl ClientError {
     /// No answer.
     pub fn transport(path: &str, error: &dyn std::fmt::Display) -> Self {
-        Self { code: 0, reason: String::new(), message: error.to_string(), status: Value::Null, path: path.into() }
+        Self { code: 0, reason: String::new(), message: error.to_string(), status: Box::default(), path: path.into() }
     }
 
     /// An answer that says no.
@@ -34,7 +34,7 @@ impl ClientError {
             reason: text("reason").unwrap_or_default(),
             message: text("message").unwrap_or_else(|| body.trim().to_string()),
             path: path.into(),
-            status,
+            status: Box::new(status),
         }
     }
 

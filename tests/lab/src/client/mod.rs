@@ -178,6 +178,11 @@ impl Client {
 
     /// Any request; answers the body as JSON, as text if it is none.
     pub fn send(&self, method: &Method, path: &str, body: Option<(&str, &Value)>) -> ClientResult<Value> {
+        self.exchange(method, path, body).map(|(_, answer)| answer)
+    }
+
+    /// The same, with the status code of the answer (below 300).
+    pub fn exchange(&self, method: &Method, path: &str, body: Option<(&str, &Value)>) -> ClientResult<(u16, Value)> {
         let fail = |error: &dyn std::fmt::Display| ClientError::transport(path, error);
         let request = self.request(method, path);
         let response = match body {
@@ -195,7 +200,7 @@ impl Client {
         };
         let mut response = checked(path, response.map_err(|error| fail(&error))?)?;
         let text = read(&mut response).map_err(|error| fail(&error))?;
-        Ok(serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        Ok((response.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
     fn request(&self, method: &Method, path: &str) -> http::request::Builder {

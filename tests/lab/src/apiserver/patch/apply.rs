@@ -64,8 +64,8 @@ impl Applier<'_> {
                     let manager = text(&entry["manager"]);
                     let message = format!("Apply failed with 1 conflict: conflict with \"{manager}\": {field}");
                     let mut error = ApiError::new(409, "Conflict", message);
-                    error.details = Some(json!({"causes": [{"reason": "FieldManagerConflict",
-                        "message": format!("conflict with \"{manager}\""), "field": field}]}));
+                    error.details = Some(Box::new(json!({"causes": [{"reason": "FieldManagerConflict",
+                        "message": format!("conflict with \"{manager}\""), "field": field}]})));
                     return Err(error);
                 }
             }
@@ -129,7 +129,8 @@ fn keyed_leaves(parent: &str, field: &str, value: &Value, path: &mut Path, found
 
 fn item_index(list: &Value, step: &str) -> Option<usize> {
     let (key, wanted) = step.strip_prefix('[')?.strip_suffix(']')?.split_once('=')?;
-    list.as_array()?.iter().position(|item| item[key].to_string() == wanted)
+    let wanted: Value = serde_json::from_str(wanted).ok()?;
+    list.as_array()?.iter().position(|item| item[key] == wanted)
 }
 
 fn lookup<'a>(object: &'a Value, path: &[String]) -> Option<&'a Value> {

@@ -1,0 +1,109 @@
+//! A server of its own for every test, and clients with every identity.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nodectl_lab::apiserver::{Options, Regime, Server};
+use nodectl_lab::client::{Client, ClientError};
+use nodectl_lab::pki::Identity;
+use serde_json::{Value, json};
+
+/// A server inside this process, and its folder.
+pub struct Fixture {
+    pub server: Server,
+    pub admin: Client,
+    pub folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    /// Without controllers.
+    pub fn bare(regime: Regime) -> Self {
+        Self::with(|options| {
+            options.regime = regime;
+            options.no_controllers = true;
+        })
+    }
+
+    pub fn with(change: impl FnOnce(&mut Options)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = Options::new(folder.path().join("pki"));
+        options.settle_ms = Duration::from_millis(10);
+        change(&mut options);
+        let server = Server::start(&options).unwrap();
+        let admin = Client::from_text(&server.pki.admin_kubeconfig(&server.url()).unwrap()).unwrap();
+        Self { server, admin, folder }
+    }
+
+    pub fn node(&self, name: &str) -> Client {
+        self.identity(&self.server.pki.node(name).unwrap())
+    }
+
+    pub fn identity(&self, identity: &Identity) -> Client {
+        let text = self.server.pki.inline_kubeconfig(&self.server.url(), "user", identity).unwrap();
+        Client::from_text(&text).unwrap()
+    }
+
+    pub fn account(&self, namespace: &str, name: &str) -> Client {
+        let token = self.admin.token(namespace, name, 3600).unwrap();
+        Client::from_token(&self.server.url(), &self.server.pki.ca().unwrap(), &token).unwrap()
+    }
+
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        Path::new(self.folder.path()).join(name)
+    }
+}
+
+/// Polls until `wanted` holds; a test that waits longer has failed.
+pub fn eventually(what: &str, wanted: impl FnMut() -> bool) {
+    within(Duration::from_secs(10), what, wanted);
+}
+
+pub fn within(limit: Duration, what: &str, mut wanted: impl FnMut() -> bool) {
+    let end = Instant::now() + limit;
+    while !wanted() {
+        assert!(Instant::now() < end, "did not come true: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> u16 {
+    result.unwrap_err().code
+}
+
+pub fn pod(name: &str, node: &str) -> Value {
+    let mut spec = json!({"containers": [{"name": "c", "image": "lab/pod"}], "automountServiceAccountToken": false});
+    if !node.is_empty() {
+        spec["nodeName"] = json!(node);
+    }
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec})
+}
+
+pub fn pods(name: &str) -> String {
+    format!("/api/v1/namespaces/default/pods{}{name}", if name.is_empty() { "" } else { "/" })
+}
+
+/// Reports a node Ready.
+pub fn make_ready(admin: &Client, node: &str) {
+    let now = nodectl_lab::apiserver::value::now();
+    let conditions = json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": now}]);
+    let patch = json!({"status": {"conditions": conditions}});
+    admin.patch(&format!("/api/v1/nodes/{node}/status"), nodectl_lab::client::Patch::Strategic, &patch).unwrap();
+}
+
+/// Plays the kubelet: what is bound runs and is Ready, what is deleted goes.
+pub fn play_kubelet(admin: &Client) {
+    for pod in admin.list("/api/v1/pods").unwrap() {
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        let path = format!("/api/v1/namespaces/{}/pods/{name}", pod["metadata"]["namespace"].as_str().unwrap());
+        if pod["spec"]["nodeName"].is_null() {
+            continue;
+        }
+        if !pod["metadata"]["deletionTimestamp"].is_null() {
+            let _ = admin.delete_with(&path, &json!({"gracePeriodSeconds": 0}));
+        } else if pod["status"]["phase"] != "Running" {
+            let status = json!({"status": {"phase": "Running", "podIP": "10.244.1.9", "podIPs": [{"ip": "10.244.1.9"}],
+                "conditions": [{"type": "Ready", "status": "True"}]}});
+            let _ = admin.patch(&format!("{path}/status"), nodectl_lab::client::Patch::Merge, &status);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Watches: what they send, where they resume, and when they say 410.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use nodectl_lab::apiserver::Regime;
+use nodectl_lab::client::{Client, Event, Patch};
+use serde_json::{Value, json};
+
+use super::support::{Fixture, code, pod, pods};
+
+/// Follows a watch in a thread of its own.
+fn follow(client: &Client, path: &str) -> mpsc::Receiver<Event> {
+    let (sender, receiver) = mpsc::channel();
+    let watch = client.watch(path).unwrap();
+    std::thread::spawn(move || {
+        for event in watch.map_while(Result::ok) {
+            if sender.send(event).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn next(events: &mpsc::Receiver<Event>) -> (String, Value) {
+    let event = events.recv_timeout(Duration::from_secs(5)).expect("no event came");
+    (event.kind, event.object)
+}
+
+#[test]
+fn a_watch_follows_an_object_into_its_selector_and_out_of_it() {
+    let fixture = Fixture::bare(Regime::V1_36);
+    let admin = &fixture.admin;
+    admin.create(&pods(""), &pod("a", "n1")).unwrap();
+    let events = follow(admin, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1&labelSelector=app");
+    assert_eq!(next(&events).0, "ADDED");
+    admin.create(&pods(""), &pod("b", "n2")).unwrap();
+    admin.create(&pods(""), &pod("c", "")).unwrap();
+    let binding = json!({"target": {"name": "n1"}});
+    admin.create(&format!("{}/binding", pods("c")), &binding).unwrap();
+    let (kind, object) = next(&events);
+    assert_eq!((kind.as_str(), &object["metadata"]["name"]), ("ADDED", &json!("c")));
+    let status = json!({"status": {"phase": "Running"}});
+    admin.patch(&format!("{}/status", pods("c")), Patch::Merge, &status).unwrap();
+    assert_eq!(next(&events).0, "MODIFIED");
+    admin.patch(&pods("c"), Patch::Merge, &json!({"metadata": {"labels": null}})).unwrap();
+    assert_eq!(next(&events).0, "DELETED");
+    admin.delete_with(&pods("a"), &json!({"gracePeriodSeconds": 0})).unwrap();
+    let (kind, object) = next(&events);
+    assert_eq!((kind.as_str(), &object["metadata"]["name"]), ("DELETED", &json!("a")));
+}
+
+#[test]
+fn a_watch_resumes_where_it_ended_and_says_410_when_that_is_forgotten() {
+    let fixture = Fixture::bare(Regime::V1_36);
+    let admin = &fixture.admin;
+    let first = admin.create(&pods(""), &pod("a", "")).unwrap();
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap();
+    admin.create(&pods(""), &pod("b", "")).unwrap();
+    let path = format!("{}?resourceVersion={version}&timeoutSeconds=1", pods(""));
+    let names: Vec<Value> =
+        admin.watch(&path).unwrap().map(|event| event.unwrap().object["metadata"]["name"].clone()).collect();
+    assert_eq!(names, ["b"]);
+    fixture.server.control.run("compact");
+    let error = admin.watch(&path).map(drop).unwrap_err();
+    assert_eq!((error.code, error.reason.as_str()), (410, "Expired"));
+    assert_eq!(code(admin.watch(&format!("{}?resourceVersion=x", pods(""))).map(drop)), 400);
+}
+
+#[test]
+fn initial_events_can_be_asked_for_from_the_newer_server_only() {
+    let query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1";
+    let fixture = Fixture::bare(Regime::V1_36);
+    fixture.admin.create(&pods(""), &pod("a", "")).unwrap();
+    let events: Vec<Event> =
+        fixture.admin.watch(&format!("{}?{query}", pods(""))).unwrap().map(Result::unwrap).collect();
+    assert_eq!(events[0].kind, "ADDED");
+    assert_eq!(
+        (events[1].kind.as_str(), &events[1].object["metadata"]["annotations"]["k8s.io/initial-events-end"]),
+        ("BOOKMARK", &json!("true"))
+    );
+    let old = Fixture::bare(Regime::V1_20);
+    assert_eq!(code(old.admin.watch(&format!("{}?{query}", pods(""))).map(drop)), 422);
+}
