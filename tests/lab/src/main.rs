@@ -18,15 +18,18 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("install-flannel", nodectl_lab::flannel::install::main),
     ("kubelet", nodectl_lab::kubelet::main),
     ("launch", nodectl_lab::node::launch::main),
+    ("launch-full", nodectl_lab::full::launch::main),
     ("pod", nodectl_lab::pod::main),
+    ("probe", nodectl_lab::traffic::probe::main),
     ("runtime", nodectl_lab::runtime::main),
     ("up", nodectl_lab::cluster::up::main),
 ];
 
-/// Programs that a container runtime starts by their file name, as it does with CNI plugins.
+/// Programs that a container runtime starts by their file name, as it does with CNI plugins and with runc.
 const BY_FILE_NAME: &[(&str, Program)] = &[
     ("calico", nodectl_lab::calico::cni::calico),
     ("calico-ipam", nodectl_lab::calico::cni::calico_ipam),
+    ("lab-runc", nodectl_lab::full::runc::main),
     ("calico-node", nodectl_lab::calico::node::main),
     ("flanneld", nodectl_lab::flannel::main),
 ];

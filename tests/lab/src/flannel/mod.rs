@@ -97,6 +97,7 @@ impl Flanneld {
         watch::link_events(sender.clone(), Event::Link)?;
         list_nodes(api, sender, self.options.poll());
         self.serve_health()?;
+        log("Running backend.");
         let mut next_rules = Instant::now() + self.options.resync();
         loop {
             if Instant::now() >= next_rules {

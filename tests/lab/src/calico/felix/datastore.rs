@@ -71,14 +71,11 @@ impl Datastore {
     }
 
     /// Reads this node's pods again; true if an endpoint came, went or changed.
-    pub fn refresh_pods(&mut self, api: &dyn Api, node: &str) -> bool {
-        match endpoints(api, node) {
-            Ok(now) if now != self.endpoints => {
-                self.endpoints = now;
-                true
-            }
-            _ => false,
-        }
+    pub fn refresh_pods(&mut self, api: &dyn Api, node: &str) -> Answer<bool> {
+        let now = endpoints(api, node)?;
+        let changed = now != self.endpoints;
+        self.endpoints = now;
+        Ok(changed)
     }
 
     /// The node of that name.

@@ -1,0 +1,10 @@
+//! The stand-ins for flannel and Calico, each inconvenient behaviour at work on real kernel objects.
+
+#[path = "standins/calico.rs"]
+mod calico;
+#[path = "standins/felix.rs"]
+mod felix;
+#[path = "standins/flannel.rs"]
+mod flannel;
+#[path = "standins/world.rs"]
+mod world;

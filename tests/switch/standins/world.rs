@@ -1,0 +1,408 @@
+//! Throw-away nodes for the stand-ins' tests: network and mount namespaces on a bridge, and an API server that they reach over it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nodectl_lab::apiserver::{Listen, Options, Server};
+use nodectl_lab::client::{Client, Patch};
+use nodectl_lab::{command, objects};
+use serde_json::{Value, json};
+
+/// The lab's binary.
+const LAB: &str = env!("CARGO_BIN_EXE_nodectl-lab");
+const GROUP: &str = "/apis/crd.projectcalico.org/v1";
+
+/// Gives each node's private view of the machine: its own /run, and overlays where programs write.
+const MOUNTS: &str = r#"set -e
+mount -t tmpfs tmpfs /run
+for d in etc var/lib opt; do
+  key=$(echo $d | tr / -)
+  mkdir -p /run/disk/$key/upper /run/disk/$key/work
+  mount -t overlay overlay -o lowerdir=/$d,upperdir=/run/disk/$key/upper,workdir=/run/disk/$key/work /$d
+done
+mount -t sysfs sysfs /sys
+rm -rf /etc/cni/net.d /opt/cni
+mkdir -p /run/netns /run/lock /etc/cni/net.d /opt/cni/bin /etc/kubernetes/lab
+ip link set lo up
+echo up > /run/booted
+exec sleep 1000000
+"#;
+
+/// Namespaces that live as long as this value.
+pub struct Host {
+    init: Child,
+    /// The Node's name.
+    pub name: String,
+}
+
+/// A program of the lab that runs on a host; killed at the end.
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+/// A bridge, an API server on it, hosts around it.
+pub struct World {
+    /// The hosts, node1 first.
+    pub hosts: Vec<Host>,
+    /// As the cluster's administrator.
+    pub admin: Client,
+    /// The server.
+    pub server: Server,
+    underlay: Host,
+    folder: tempfile::TempDir,
+}
+
+impl Host {
+    fn new(name: &str) -> Host {
+        let init = Command::new("unshare")
+            .args(["--net", "--mount", "--propagation", "private", "bash", "-c", MOUNTS])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("unshare starts");
+        let host = Host { init, name: name.to_owned() };
+        eventually("the namespaces are ready", || {
+            host.try_sh("test -e /run/booted && ip link show lo").is_ok_and(|text| text.contains("UP"))
+        });
+        host
+    }
+
+    /// The process that holds the namespaces.
+    pub fn pid(&self) -> u32 {
+        self.init.id()
+    }
+
+    fn enter(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.pid().to_string(), "--net", "--mount", "--"]);
+        command
+    }
+
+    /// Runs a shell script that may fail.
+    pub fn try_sh(&self, script: &str) -> Result<String, String> {
+        let output = command::output(self.enter().args(["bash", "-c", script]), "").expect("nsenter runs");
+        if output.ok() { Ok(output.stdout) } else { Err(format!("{}{}", output.stdout, output.stderr)) }
+    }
+
+    /// Runs a shell script that must succeed.
+    pub fn sh(&self, script: &str) -> String {
+        self.try_sh(script).unwrap_or_else(|error| panic!("on {}: {script}: {error}", self.name))
+    }
+
+    /// Starts a program of the lab.
+    pub fn start(&self, folder: &Path, args: &[&str], env: &[(&str, &str)]) -> Daemon {
+        let log = folder.join(format!("{}-{}-{}.log", self.name, args.first().unwrap_or(&"lab"), unique()));
+        let file = std::fs::File::create(&log).expect("a log file");
+        let mut command = self.enter();
+        command.arg("env").arg(format!("NODE_NAME={}", self.name));
+        command.args(env.iter().map(|(key, value)| format!("{key}={value}")));
+        command.arg(LAB).args(args).stdin(Stdio::null()).stdout(file.try_clone().expect("a handle")).stderr(file);
+        Daemon { child: command.spawn().expect("the program starts"), log }
+    }
+
+    /// Runs a CNI plugin that stands in /opt/cni/bin; answers what it printed, or its error.
+    pub fn cni(
+        &self,
+        plugin: &str,
+        verb: &str,
+        args: &str,
+        container: &str,
+        netns: &str,
+        conf: &Value,
+    ) -> Result<Value, String> {
+        let mut command = self.enter();
+        command.args(["env", "CNI_PATH=/opt/cni/bin", "CNI_IFNAME=eth0"]);
+        command.args([
+            format!("CNI_COMMAND={verb}"),
+            format!("CNI_ARGS={args}"),
+            format!("CNI_CONTAINERID={container}"),
+            format!("CNI_NETNS={netns}"),
+        ]);
+        let output =
+            command::output(command.arg(format!("/opt/cni/bin/{plugin}")), &conf.to_string()).expect("the plugin runs");
+        if output.ok() {
+            return Ok(serde_json::from_str(&output.stdout).unwrap_or(Value::String(output.stdout)));
+        }
+        Err(format!("{}{}", output.stdout, output.stderr))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // The namespaces, and all links in them, go with their last process.
+        let _ = self.init.kill();
+        let _ = self.init.wait();
+    }
+}
+
+impl Daemon {
+    /// SIGTERM, and the wait for the end.
+    pub fn stop(mut self) -> String {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("the program still runs");
+        self.child.wait().expect("the program ends");
+        self.log()
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits for an init container's program.
+    pub fn finish(mut self) -> String {
+        let status = self.child.wait().expect("the program ends");
+        let log = self.log();
+        assert!(status.success(), "{status}: {log}");
+        log
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- {}\n{}", self.log.display(), self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn unique() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::SeqCst)
+}
+
+/// Waits until something is true.
+pub fn eventually(what: &str, check: impl Fn() -> bool) {
+    within(Duration::from_secs(15), what, check);
+}
+
+/// Waits until something is true, for a limited time.
+pub fn within(limit: Duration, what: &str, check: impl Fn() -> bool) {
+    let end = Instant::now() + limit;
+    while !check() {
+        assert!(Instant::now() < end, "did not happen within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// True if something stays true for a while.
+pub fn stays(time: Duration, check: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        if !check() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    true
+}
+
+impl World {
+    /// Boots `count` hosts and registers their Nodes: no agent runs yet.
+    pub fn new(count: u8) -> World {
+        let folder = tempfile::tempdir().expect("a folder");
+        let underlay = Host::new("underlay");
+        underlay.sh("ip link add ul0 type bridge; ip link set ul0 up; ip address add 192.168.77.254/24 dev ul0");
+        let mut options = Options::new(folder.path().join("pki"));
+        options.no_controllers = true;
+        let netns = PathBuf::from(format!("/proc/{}/ns/net", underlay.pid()));
+        options.listen.push(Listen { netns: Some(netns), address: "192.168.77.254:6443".parse().expect("an address") });
+        let server = Server::start(&options).expect("the API server starts");
+        let admin =
+            Client::from_text(&server.pki.admin_kubeconfig(&server.url()).expect("a kubeconfig")).expect("a client");
+        objects::install(&admin, &objects::calico_crds::manifests()).expect("Calico's definitions");
+        let mut world = World { hosts: Vec::new(), admin, server, underlay, folder };
+        for account in ["kube-system/calico-node", "kube-system/calico-cni-plugin", "kube-flannel/flannel"] {
+            world.account(account);
+        }
+        for index in 1..=count {
+            world.boot(index);
+        }
+        world
+    }
+
+    fn account(&self, account: &str) {
+        let (namespace, name) = account.split_once('/').expect("a namespace and a name");
+        self.admin.ensure("/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).expect("a namespace");
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        self.admin.ensure(&path, &json!({"metadata": {"name": name}})).expect("an account");
+    }
+
+    fn boot(&mut self, index: u8) {
+        let host = Host::new(&format!("node{index}"));
+        let port = format!("v{index}");
+        self.underlay.sh(&format!(
+            "ip link add {port} type veth peer name eth0 netns {}; ip link set {port} master ul0 up",
+            host.pid()
+        ));
+        host.sh(&format!("ip address add 192.168.77.{index}/24 dev eth0; ip link set eth0 up; ip route add default via 192.168.77.254; echo 1 > /proc/sys/net/ipv4/ip_forward"));
+        for (file, namespace, account) in
+            [("flannel", "kube-flannel", "flannel"), ("calico-node", "kube-system", "calico-node")]
+        {
+            let token = self.admin.token(namespace, account, 3600).expect("a token");
+            let text =
+                self.server.pki.token_kubeconfig("https://192.168.77.254:6443", account, &token).expect("a kubeconfig");
+            let staged = self.folder.path().join(format!("{}-{file}.conf", host.name));
+            std::fs::write(&staged, text).expect("a file");
+            host.sh(&format!("cp {} /etc/kubernetes/lab/{file}.conf", staged.display()));
+        }
+        let node = json!({"metadata": {"name": host.name}, "spec": {"podCIDR": format!("10.244.{index}.0/24"), "podCIDRs": [format!("10.244.{index}.0/24")]},
+            "status": {"addresses": [{"type": "InternalIP", "address": format!("192.168.77.{index}")}]}});
+        self.admin.create("/api/v1/nodes", &node).expect("a node");
+        self.hosts.push(host);
+    }
+
+    /// The folder for logs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// flanneld on a host, up when this returns.
+    pub fn flanneld(&self, index: usize, extra: &[&str]) -> Daemon {
+        let args: Vec<&str> = ["flanneld", "--ip-masq", "--kube-subnet-mgr", "--iptables-resync=0.3"]
+            .iter()
+            .chain(extra)
+            .copied()
+            .collect();
+        let host = &self.hosts[index - 1];
+        let daemon = host.start(self.folder(), &args, &[("FLANNELD_POLL_MS", "50")]);
+        eventually("flanneld is up", || daemon.log().contains("Running backend"));
+        daemon
+    }
+
+    /// calico-node on a host.
+    pub fn calico_node(&self, index: usize, env: &[(&str, &str)]) -> Daemon {
+        let fast = [("LAB_RESYNC_MS", "200"), ("LAB_POLL_MS", "50"), ("LAB_ROUTE_GRACE_MS", "1500")];
+        let env: Vec<(&str, &str)> = fast.iter().chain(env).copied().collect();
+        self.hosts[index - 1].start(self.folder(), &["calico-node"], &env)
+    }
+
+    /// install-cni on a host, done when this returns.
+    pub fn install_cni(&self, index: usize) -> String {
+        self.hosts[index - 1].start(self.folder(), &["install-cni"], &[]).finish()
+    }
+
+    /// True if calico-node says that it is ready.
+    pub fn ready(&self, index: usize) -> bool {
+        self.hosts[index - 1].try_sh(&format!("{LAB} calico-node --felix-ready")).is_ok()
+    }
+
+    /// Status and reason of NetworkUnavailable.
+    pub fn condition(&self, node: &str) -> (String, String) {
+        let object = self.admin.get(&format!("/api/v1/nodes/{node}")).expect("the node");
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found =
+            conditions.iter().find(|condition| condition["type"] == "NetworkUnavailable").cloned().unwrap_or_default();
+        let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+        (text("status"), text("reason"))
+    }
+
+    /// Sets (or, with null, removes) annotations of a Node.
+    pub fn annotate(&self, node: &str, annotations: &Value) {
+        let patch = json!({"metadata": {"annotations": annotations}});
+        self.admin.patch(&format!("/api/v1/nodes/{node}"), Patch::Merge, &patch).expect("the node can be annotated");
+    }
+
+    /// An annotation of a Node, or "".
+    pub fn annotation(&self, node: &str, key: &str) -> String {
+        let object = self.admin.get(&format!("/api/v1/nodes/{node}")).expect("the node");
+        object["metadata"]["annotations"][key].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What a takeover's preparation leaves in the cluster: pool, FelixConfiguration, strict affinity; with `claim` every node's blocks, tunnel address and annotations.
+    pub fn prepare(&self, block_size: u8, claim: bool) {
+        let create = |plural: &str, kind: &str, name: &str, spec: Value| {
+            let object = json!({"apiVersion": "crd.projectcalico.org/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+            self.admin.ensure(&format!("{GROUP}/{plural}"), &object).expect("a Calico object");
+        };
+        create(
+            "ippools",
+            "IPPool",
+            "default-ipv4-ippool",
+            json!({"cidr": "10.244.0.0/16", "blockSize": block_size, "vxlanMode": "Always", "ipipMode": "Never", "natOutgoing": true}),
+        );
+        create(
+            "felixconfigurations",
+            "FelixConfiguration",
+            "default",
+            json!({"vxlanVNI": 1, "vxlanPort": 8472, "vxlanMTU": 1450}),
+        );
+        create("ipamconfigs", "IPAMConfig", "default", json!({"strictAffinity": true, "autoAllocateBlocks": true}));
+        create("clusterinformations", "ClusterInformation", "default", json!({"datastoreReady": true}));
+        if claim {
+            for host in &self.hosts {
+                self.claim(&host.name);
+            }
+        }
+    }
+
+    fn claim(&self, node: &str) {
+        use nodectl_lab::calico::ipam::{Ipam, Request, Use};
+        let index = node.trim_start_matches("node");
+        let ipam = Ipam::new(&self.admin, node);
+        ipam.claim_affinity(format!("10.244.{index}.0/24").parse().expect("a network")).expect("blocks");
+        let attributes =
+            [("node".to_owned(), node.to_owned()), ("type".to_owned(), "vxlanTunnelAddress".to_owned())].into();
+        let request = Request { handle: format!("vxlan-tunnel-addr-{node}"), attributes, intended: Use::Tunnel };
+        ipam.assign(format!("10.244.{index}.0").parse().expect("an address"), &request).expect("the tunnel address");
+        let gateway = Request {
+            handle: format!("gateway-{node}"),
+            attributes: [("node".to_owned(), node.to_owned())].into(),
+            intended: Use::Workload,
+        };
+        ipam.assign(format!("10.244.{index}.1").parse().expect("an address"), &gateway).expect("the gateway's address");
+        let mut annotations = json!({
+            "projectcalico.org/IPv4Address": format!("192.168.77.{index}/32"), "projectcalico.org/IPv4VXLANTunnelAddr": format!("10.244.{index}.0"),
+        });
+        let data: Value =
+            serde_json::from_str(&self.annotation(node, "flannel.alpha.coreos.com/backend-data")).unwrap_or_default();
+        if let Some(mac) = data["VtepMAC"].as_str() {
+            annotations["projectcalico.org/VXLANTunnelMACAddr"] = json!(mac);
+        }
+        self.annotate(node, &annotations);
+    }
+
+    /// A Pod object bound to a node.
+    pub fn pod(&self, name: &str, node: &str) {
+        let pod = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"nodeName": node, "containers": [{"name": "c", "image": "lab/pod"}]}});
+        self.admin.create("/api/v1/namespaces/default/pods", &pod).expect("a pod");
+    }
+
+    /// Writes a pod's address into its status, as the kubelet does.
+    pub fn pod_ip(&self, name: &str, address: &str) {
+        let patch = json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}});
+        self.admin
+            .patch(&format!("/api/v1/namespaces/default/pods/{name}/status"), Patch::Merge, &patch)
+            .expect("a status");
+    }
+
+    /// A pod as flannel and the bridge plugin make it: on cni0, /24, default route through .1.
+    pub fn bridge_pod(&self, index: usize, name: &str, address: &str) {
+        let host = &self.hosts[index - 1];
+        host.sh(&format!(
+            "ip link show cni0 >/dev/null 2>&1 || {{ ip link add cni0 type bridge; ip address add 10.244.{index}.1/24 dev cni0; ip link set cni0 up; }}
+             ip netns add {name}
+             ip link add ve-{name} type veth peer name eth0 netns {name}; ip link set ve-{name} master cni0 up
+             ip -n {name} address add {address}/24 dev eth0; ip -n {name} link set eth0 up; ip -n {name} link set lo up
+             ip -n {name} route add default via 10.244.{index}.1"
+        ));
+    }
+
+    /// The configuration that the runtime gives to the calico plugin, from the conflist on the node.
+    pub fn conf(&self, index: usize) -> Value {
+        let list: Value = serde_json::from_str(&self.hosts[index - 1].sh("cat /etc/cni/net.d/10-calico.conflist"))
+            .expect("a whole conflist");
+        let mut conf = list["plugins"][0].clone();
+        conf["name"] = list["name"].clone();
+        conf["cniVersion"] = list["cniVersion"].clone();
+        conf
+    }
+}
+
+/// CNI_ARGS for a pod in the default namespace.
+pub fn args(pod: &str) -> String {
+    format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_INFRA_CONTAINER_ID=x")
+}
