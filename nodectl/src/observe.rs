@@ -81,10 +81,13 @@ fn watched(host: &Host, dirs: &CniDirectories) -> Vec<(String, std::path::PathBu
 }
 
 fn firewall() -> Result<crate::facts::Firewall> {
-    let mut firewall = iptables::observe()?;
-    firewall.nft_tables = nft::tables()?;
-    firewall.sets = ipset::names()?;
-    Ok(firewall)
+    let saved = iptables::saved()?;
+    Ok(crate::facts::Firewall {
+        active: iptables::active(&saved),
+        nft_tables: nft::tables()?,
+        sets: ipset::names()?,
+        saved,
+    })
 }
 
 fn units() -> Result<BTreeMap<String, crate::facts::Unit>> {

@@ -56,7 +56,7 @@ fn verify_one(cx: &mut Context) -> Result<Value> {
         if tried.is_empty() {
             return Ok(here(cx)?.is_empty().then_some(None));
         }
-        let replies = ping::ping(&tried, None, 2, Duration::from_millis(500)).unwrap_or_default();
+        let replies = ping::ping(&tried, 2, Duration::from_millis(500)).unwrap_or_default();
         Ok(replies.iter().find(|r| r.received > 0).map(|r| Some(r.target)))
     })?;
     match answered {

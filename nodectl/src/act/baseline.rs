@@ -120,14 +120,14 @@ fn probe_from(cx: &Context, wanted: &Targets, path: &str) -> Result<Value> {
 fn probe(targets: &Targets) -> Value {
     let mut ips = targets.peers.clone();
     ips.extend(targets.host);
-    let replies = ping::ping(&ips, None, ECHOES, ECHO_LIMIT).unwrap_or_default();
+    let replies = ping::ping(&ips, ECHOES, ECHO_LIMIT).unwrap_or_default();
     let peers: serde_json::Map<String, Value> = replies
         .iter()
         .map(|r| (r.target.to_string(), json!({ "sent": r.sent, "received": r.received, "us": r.avg_us })))
         .collect();
     let tcp = |address: &str| {
         let address = address.parse().ok();
-        address.map(|a| ping::tcp_connect(a, Duration::from_secs(2)).is_ok())
+        address.map(|a| ping::tcp_connect(a, Duration::from_secs(2)))
     };
     let dns = targets.dns.parse().ok().map(|a| ping::dns_answers(a, Duration::from_secs(2)));
     json!({ "peers": peers, "service": tcp(&targets.service), "dns": dns })

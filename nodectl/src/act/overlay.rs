@@ -77,7 +77,9 @@ pub(super) fn undo(name: &str, other: Option<&str>, before: &Before) -> Result<(
                 rename(other, name, &Before::Nothing)?;
             }
             // The agent that came made its own device with this VNI and port; the kernel allows only one.
-            (_, Some(taken)) => netlink::delete_link(&taken)?,
+            (_, Some(taken)) => {
+                netlink::delete_link(&taken)?;
+            }
             _ => {}
         }
     }

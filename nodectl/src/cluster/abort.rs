@@ -3,8 +3,6 @@
 //! The order is prepare's, backwards: flannel's node selector goes before the labels that it asks for, and those only
 //! when no flannel pod is left that asks for them itself.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 
 use super::change::Change;
@@ -162,23 +160,26 @@ fn put_back(object: &mut Value, map: &str, key: &str, before: Option<&Value>) {
 }
 
 /// Blocks, affinities and handles: those that prepare made go; from older ones only our own addresses are released.
+///
+/// What is prepare's is known by the network, not by the block, which may be gone while a handle is left.
 fn addresses(survey: &Survey, record: Option<&Record>) -> Vec<Change> {
-    let own = record.map(|r| record::own_blocks(survey, r)).unwrap_or_default();
-    let own_cidrs: BTreeSet<String> = own.iter().filter_map(|b| text(b, "/spec/cidr").map(str::to_owned)).collect();
+    let own = |cidr: Option<&str>| {
+        let cidr = cidr.and_then(|c| c.parse().ok());
+        record.zip(cidr).is_some_and(|(record, cidr)| record::is_own_block(survey, record, cidr))
+    };
+    let own_block = |object: &&Value| own(text(object, "/spec/cidr"));
     let mut changes = Vec::new();
-    for affinity in &survey.facts.block_affinities {
-        if text(affinity, "/spec/cidr").is_some_and(|c| own_cidrs.contains(c)) {
-            let target = ObjectRef::cluster(Kind::BlockAffinity, name(affinity));
-            changes.push(Change::delete(target, affinity, "no Calico node gives out addresses of this block"));
-        }
+    for affinity in survey.facts.block_affinities.iter().filter(own_block) {
+        let target = ObjectRef::cluster(Kind::BlockAffinity, name(affinity));
+        changes.push(Change::delete(target, affinity, "no Calico node gives out addresses of this block"));
     }
-    for block in own {
+    let (gone, kept): (Vec<&Value>, Vec<&Value>) = survey.facts.ipam_blocks.iter().partition(|b| own_block(b));
+    for block in gone {
         let target = ObjectRef::cluster(Kind::IPAMBlock, name(block));
         changes.push(Change::delete(target, block, "the block's addresses are flannel's alone again"));
     }
-    let kept = survey.facts.ipam_blocks.iter().filter(|b| text(b, "/spec/cidr").is_none_or(|c| !own_cidrs.contains(c)));
-    changes.extend(kept.filter_map(|b| released(survey, b)));
-    changes.extend(survey.facts.ipam_handles.iter().filter_map(|h| handle(survey, h, &own_cidrs)));
+    changes.extend(kept.iter().filter_map(|b| released(survey, b)));
+    changes.extend(survey.facts.ipam_handles.iter().filter_map(|h| handle(survey, h, &|block| own(Some(block)))));
     changes
 }
 
@@ -192,16 +193,16 @@ pub fn released(survey: &Survey, block: &Value) -> Option<Change> {
 }
 
 /// A handle without what it held in blocks that go.
-fn handle(survey: &Survey, handle: &Value, gone: &BTreeSet<String>) -> Option<Change> {
+fn handle(survey: &Survey, handle: &Value, goes: &dyn Fn(&str) -> bool) -> Option<Change> {
     let target = ObjectRef::cluster(Kind::IPAMHandle, name(handle));
     let id = text(handle, "/spec/handleID")?;
     let held = handle.pointer("/spec/block").and_then(Value::as_object)?;
     let for_a_bridge = survey.nodes.iter().any(|n| ipam::bridge_handle(n.name) == id);
-    if for_a_bridge || (!held.is_empty() && held.keys().all(|block| gone.contains(block))) {
+    if for_a_bridge || (!held.is_empty() && held.keys().all(|block| goes(block))) {
         return Some(Change::delete(target, handle, "it holds no address any more"));
     }
     let mut wanted = handle.clone();
-    held.keys().filter(|block| gone.contains(*block)).for_each(|block| unset(&mut wanted, &["spec", "block", block]));
+    held.keys().filter(|block| goes(block)).for_each(|block| unset(&mut wanted, &["spec", "block", block]));
     Change::update(target, handle, wanted, "it holds no address of the blocks that go")
 }
 

@@ -85,8 +85,12 @@ fn calico_check(survey: &Survey) -> Check {
     const NAME: &str = "finish-calico";
     let serves =
         |node: &NodeView| survey.facts.pods.iter().any(|p| p.node == node.name && p.ready && survey.is_calico(p));
-    let without: Vec<String> =
-        survey.nodes.iter().filter(|n| n.wanted.is_some() && !serves(n)).map(|n| n.name.to_owned()).collect();
+    let without: Vec<String> = survey
+        .nodes
+        .iter()
+        .filter(|n| n.wanted == Some(Cni::Calico.name()) && !serves(n))
+        .map(|n| n.name.to_owned())
+        .collect();
     if !without.is_empty() {
         return Check::refused(
             NAME,

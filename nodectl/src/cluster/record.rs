@@ -2,6 +2,7 @@
 //! knows what flannel was installed from, whoever runs them, from whichever machine, and however often they are broken
 //! off. (Calico drops foreign annotations of its own objects when it writes them, so they cannot say it themselves.)
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -219,10 +220,8 @@ impl Flannel {
     }
 }
 
-/// The blocks that lie in nodes' pod CIDRs and were not there before.
-pub fn own_blocks<'a>(survey: &Survey<'a>, record: &Record) -> Vec<&'a Value> {
-    let cidrs: Vec<_> = survey.nodes.iter().filter_map(|n| n.pod_cidr).collect();
-    let lies_in_a_node = |block: &Value| ipam::block_cidr(block).is_some_and(|b| cidrs.iter().any(|c| c.contains(&b)));
-    let blocks = survey.facts.ipam_blocks.iter();
-    blocks.filter(|b| lies_in_a_node(b) && !record.blocks.iter().any(|known| known == name(b))).collect()
+/// Whether prepare made the block: it lies in a node's pod CIDR and was not there before.
+pub fn is_own_block(survey: &Survey, record: &Record, cidr: Ipv4Net) -> bool {
+    let lies_in_a_node = survey.nodes.iter().filter_map(|n| n.pod_cidr).any(|c| c.contains(&cidr));
+    lies_in_a_node && !record.blocks.contains(&ipam::block_ref(cidr).name)
 }
