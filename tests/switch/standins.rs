@@ -6,5 +6,9 @@ mod calico;
 mod felix;
 #[path = "standins/flannel.rs"]
 mod flannel;
+#[path = "standins/host.rs"]
+mod host;
+#[path = "standins/wait.rs"]
+mod wait;
 #[path = "standins/world.rs"]
 mod world;

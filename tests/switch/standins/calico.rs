@@ -6,7 +6,8 @@ use nodectl_lab::calico::endpoint::interface_name;
 use nodectl_lab::client::Patch;
 use serde_json::{Value, json};
 
-use crate::world::{World, args, eventually, within};
+use crate::wait::{eventually, within};
+use crate::world::{World, args};
 
 const GROUP: &str = "/apis/crd.projectcalico.org/v1";
 

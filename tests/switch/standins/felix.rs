@@ -6,7 +6,8 @@ use nodectl_lab::apiserver::faults::{Fault, Kind};
 use nodectl_lab::calico::endpoint::interface_name;
 use serde_json::json;
 
-use crate::world::{World, eventually, stays};
+use crate::wait::{eventually, stays};
+use crate::world::World;
 
 const READY: &str = "the node becomes ready";
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::world::{World, eventually, stays};
+use crate::wait::{eventually, stays};
+use crate::world::World;
 
 const DATA: &str = "flannel.alpha.coreos.com/backend-data";
 

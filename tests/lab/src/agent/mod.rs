@@ -37,9 +37,9 @@ pub fn env_number(name: &str, default: u64) -> Result<u64> {
     }
 }
 
-/// The name of the Node that a program runs on: NODE_NAME or NODENAME as a DaemonSet sets it, else the host's name.
+/// The name of the Node that a program runs on, as a DaemonSet's environment says it, else the host's name.
 pub fn node_name() -> Result<String> {
-    if let Some(name) = env("NODE_NAME").or_else(|| env("NODENAME")) {
+    if let Some(name) = ["NODE_NAME", "NODENAME", "KUBERNETES_NODE_NAME"].into_iter().find_map(env) {
         return Ok(name);
     }
     let host = nix::unistd::gethostname().context("the host's name could not be read")?;

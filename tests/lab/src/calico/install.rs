@@ -87,7 +87,7 @@ fn install_binaries() -> Result<()> {
         }
     }
     for name in BUNDLED {
-        match source(name) {
+        match source(name, &target) {
             Some(source) if wanted(name) => install(&source, &target, name, MARKER)?,
             Some(_) => log(&format!("Skipping installation of {name}")),
             None => log(&format!("{name} is not in the image")),
@@ -96,15 +96,15 @@ fn install_binaries() -> Result<()> {
     Ok(())
 }
 
-/// Where the image's binaries stand: LAB_CNI_BIN_DIR, the distribution's directory, and LAB_FLANNEL_PLUGIN for flannel.
-fn source(name: &str) -> Option<PathBuf> {
-    if name == "flannel"
-        && let Some(path) = env("LAB_FLANNEL_PLUGIN")
-    {
-        return Some(PathBuf::from(path));
-    }
+/// Where the image's binaries stand: LAB_FLANNEL_PLUGIN for flannel, LAB_CNI_BIN_DIR, the distribution's directory; where they are nowhere,
+/// what is on the node stands for them, unless it is Calico's build already.
+fn source(name: &str, target: &Path) -> Option<PathBuf> {
+    let flannel = env("LAB_FLANNEL_PLUGIN").filter(|_| name == "flannel").map(PathBuf::from);
     let directories = [env("LAB_CNI_BIN_DIR").unwrap_or_default(), "/usr/lib/cni".to_owned()];
-    directories.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
+    let given = directories.iter().map(|directory| Path::new(directory).join(name));
+    let installed = target.join(name);
+    let foreign = fs::read(&installed).is_ok_and(|bytes| !bytes.ends_with(MARKER));
+    flannel.into_iter().chain(given).find(|path| path.is_file()).or(foreign.then_some(installed))
 }
 
 /// Copies by `.tmp` and rename, so that a running plugin keeps its file.

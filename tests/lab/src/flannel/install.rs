@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::agent;
 
@@ -43,12 +43,16 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Copies the image's plugin; where no image's plugin is given, the one that the node has already stands for it.
 fn plugin() -> Result<()> {
-    let source = agent::env("LAB_FLANNEL_PLUGIN")
-        .context("no flannel plugin is named. To fix it: set LAB_FLANNEL_PLUGIN to the binary")?;
     let directory = agent::env("CNI_BIN_DIR").unwrap_or_else(|| "/opt/cni/bin".to_owned());
     std::fs::create_dir_all(&directory).with_context(|| format!("{directory} could not be created"))?;
-    copy_by_force(Path::new(&source), &Path::new(&directory).join("flannel"))
+    let target = Path::new(&directory).join("flannel");
+    match agent::env("LAB_FLANNEL_PLUGIN").filter(|path| Path::new(path).is_file()) {
+        Some(source) => copy_by_force(Path::new(&source), &target),
+        None if target.is_file() => Ok(()),
+        None => bail!("there is no flannel plugin. To fix it: set LAB_FLANNEL_PLUGIN to its binary"),
+    }
 }
 
 fn config() -> Result<()> {

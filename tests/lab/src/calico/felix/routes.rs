@@ -119,7 +119,7 @@ pub fn work(found: &[Found], wanted: &Desired, grace: impl Fn(&str) -> bool, up:
 pub fn apply(wanted: &Desired, links: &[Value], interfaces: &Interfaces) -> Result<()> {
     let dump = links::json(&["ip", "-json", "-details", "-4", "route", "show", "table", "main"])?;
     let found: Vec<Found> = dump.iter().filter_map(Found::read).collect();
-    let up = |name: &str| links::by_name(links, name).is_some_and(|link| interfaces::running(link));
+    let up = |name: &str| links::by_name(links, name).is_some_and(interfaces::running);
     let work = work(&found, wanted, |name| interfaces.in_grace(name, wanted), up);
     for route in &work.delete {
         log(&format!("Deleting route {} dev {:?} protocol {}", route.destination, route.device, route.protocol));

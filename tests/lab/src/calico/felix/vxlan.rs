@@ -30,7 +30,10 @@ fn ensure(device: &Vxlan) -> Result<()> {
     let links = links::all()?;
     let Some(found) = links::by_name(&links, DEVICE) else {
         return match device.add() {
-            Ok(()) => Ok(log("Created VXLAN device")),
+            Ok(()) => {
+                log("Created VXLAN device");
+                Ok(())
+            }
             // The real one takes EEXIST for a race with another creator of this very device.
             Err(AddError::Exists) => bail!("can't locate created tunnel device: Link not found"),
             Err(AddError::Other(error)) => Err(error.context("failed to create tunnel device")),
