@@ -4,33 +4,58 @@ use std::time::{Duration, Instant};
 
 use nodectl_lab::cluster::{Cluster, Options};
 use nodectl_lab::objects::workloads;
+use nodectl_lab::traffic::{Endpoint, Traffic, matrix};
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
 fn pods_of_three_nodes_reach_each_other_through_flannel() {
     let begin = Instant::now();
     let cluster = Cluster::start(Options::default()).expect("the cluster starts");
-    println!("started {:?}", begin.elapsed());
-    if let Err(e) = cluster.wait_nodes_ready(Duration::from_secs(20)) {
-        println!("{e:#}");
-        let node = cluster.node(1).unwrap();
-        println!("{}", node.sh("cat /var/log/kubelet.log /var/log/containerd.log; find /var/log/pods -type f | xargs tail -n +1; ps ax; ls -la /etc/kubernetes /etc/cni/net.d").unwrap());
-        println!("{}", cluster.api().unwrap().log());
-        for p in cluster.client().unwrap().list("/api/v1/pods").unwrap() { println!("{p}"); }
-        panic!();
-    }
-    println!("ready {:?}", begin.elapsed());
+    cluster.wait_nodes_ready(LIMIT).unwrap();
     cluster.install(&[workloads::deployment("web", 6), workloads::daemon("each")]).unwrap();
-    if let Err(e) = cluster.wait_pods_ready(12, Duration::from_secs(20)) {
-        println!("{e:#}");
-        let node = cluster.node(1).unwrap();
-        println!("{}", node.sh("cat /var/log/kubelet.log /var/log/containerd.log; find /var/log/pods -type f | xargs tail -n +1; ps ax; ls -la /etc/kubernetes /etc/cni/net.d").unwrap());
-        println!("{}", cluster.api().unwrap().log());
-        panic!();
-    }
+    let pods = cluster.wait_pods_ready(12, LIMIT).unwrap();
     println!("pods {:?}", begin.elapsed());
-    for p in cluster.client().unwrap().list("/api/v1/pods").unwrap() { println!("{} {} {}", p["metadata"]["name"], p["status"]["podIP"], p["spec"]["nodeName"]); }
-    let node = cluster.node(1).unwrap();
-    println!("{}", node.sh("ip -br a; ip r; cat /var/log/kubelet.log /var/log/containerd.log; find /var/log/pods -type f | xargs tail -n +1; ps ax").unwrap());
+    let t = Instant::now();
+    let pairs = matrix(&cluster).unwrap();
+    println!("matrix of {} {:?}", pairs.len(), t.elapsed());
+    for p in &pairs { if !p.is_whole() { println!("{p:?}"); } }
+    assert_eq!(pairs.len(), 9*8);
+    assert!(pairs.iter().all(|p| p.is_whole()));
+    let each: Vec<Endpoint> = pods.iter().filter(|p| p["metadata"]["labels"]["app"] == "each").map(|p| Endpoint::parse(p["metadata"]["name"].as_str().unwrap())).collect();
+    let mut flows = Vec::new();
+    for a in &each { for b in &each { if a != b { flows.push((a.clone(), b.clone())); } } }
+    let traffic = Traffic::start(&cluster, &flows, 250).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    cluster.node(1).unwrap().restart_unit("containerd.service").unwrap();
+    cluster.node(1).unwrap().restart_unit("kubelet.service").unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    for f in traffic.finish() { println!("{f} {:?}", f.seen); }
+    let t = Instant::now();
+    cluster.node(2).unwrap().power_cut().unwrap();
+    println!("cut {:?}", t.elapsed());
+    cluster.node(2).unwrap().start().unwrap();
+    println!("booted {:?}", t.elapsed());
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.wait_nodes_ready(LIMIT).unwrap();
+    println!("ready {:?}", t.elapsed());
+    if let Err(e) = cluster.wait_pods_ready(12, LIMIT) { println!("{e:#}"); 
+    let node = cluster.node(2).unwrap();
+    println!("{}", node.sh("cat /var/log/kubelet.log /var/log/containerd.log; find /var/log/pods -type f | xargs tail -n +1; ps ax").unwrap());
+    panic!() }
+    println!("pods {:?}", t.elapsed());
+    let pairs = matrix(&cluster).unwrap();
+    for p in &pairs { if !p.is_whole() { println!("{p:?}"); } }
+    let node = cluster.node(2).unwrap();
+    println!("{}", node.sh("cat /var/log/kubelet.log /var/log/containerd.log; ls -R /var/lib/cni; ls /run/netns").unwrap());
+    let t = Instant::now();
+    node.reboot().unwrap();
+    println!("rebooted {:?}", t.elapsed());
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.wait_nodes_ready(LIMIT).unwrap();
+    cluster.wait_pods_ready(12, LIMIT).unwrap();
+    println!("pods {:?}", t.elapsed());
+    println!("{}", node.sh("cat /var/log/kubelet.log /var/log/containerd.log; ls -R /var/lib/cni; ls /run/netns").unwrap());
     drop(cluster);
     println!("gone {:?}", begin.elapsed());
 }

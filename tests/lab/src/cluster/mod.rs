@@ -3,22 +3,25 @@
 mod api_server;
 mod credentials;
 mod options;
-mod readiness;
+pub mod readiness;
 mod underlay;
 pub mod up;
 mod workspace;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
 use crate::client::Client;
-use crate::node::{LightNode, Node, Spec};
+use crate::full::FullNode;
+use crate::node::{Kind, LightNode, Node, Spec};
 use crate::objects::{self, Manifest};
 
 pub use api_server::ApiServer;
 pub use options::{Network, Options, cache};
+pub use readiness::{is_ready, until};
 use workspace::Workspace;
 pub use workspace::guard;
 
@@ -28,7 +31,7 @@ const PLUGINS: [&str; 6] = ["bridge", "host-local", "portmap", "bandwidth", "loo
 /// A running cluster. Dropping it removes all it made.
 pub struct Cluster {
     // Dropped in this order: the nodes first, then what they stand on.
-    nodes: Vec<Box<dyn Node>>,
+    nodes: Vec<Arc<dyn Node>>,
     api: Option<ApiServer>,
     options: Options,
     workspace: Workspace,
@@ -103,6 +106,11 @@ impl Cluster {
         self.nodes.iter().map(AsRef::as_ref)
     }
 
+    /// All nodes, for threads that outlive a borrow.
+    pub fn shared_nodes(&self) -> Vec<Arc<dyn Node>> {
+        self.nodes.clone()
+    }
+
     /// The cluster's folder on the machine.
     pub fn folder(&self) -> &Path {
         &self.workspace.folder
@@ -118,9 +126,10 @@ impl Cluster {
         })
     }
 
-    /// Describes a light node, and registers it so that its subnet is the one of its number.
-    fn describe(&self, index: u8) -> Result<Box<dyn Node>> {
+    /// Describes a node, and registers it so that its subnet is the one of its number.
+    fn describe(&self, index: u8) -> Result<Arc<dyn Node>> {
         let name = format!("node{index}");
+        let kind = self.options.kind(index);
         let address = underlay::host(index);
         let mut files = self.options.files.clone();
         if let Some(api) = &self.api {
@@ -140,25 +149,40 @@ impl Cluster {
             service: [10, 96, 0, 1].into(),
             cluster_cidr: self.options.cluster_cidr.clone(),
             folder: self.workspace.folder.join(&name),
-            binds: self.binds(),
+            binds: self.binds(kind),
             opt: self.workspace.folder.join("opt"),
             files,
             name,
             index,
         };
-        Ok(Box::new(LightNode::new(spec, self.options.binary.clone())?))
+        let binary = self.options.binary.clone();
+        Ok(match kind {
+            Kind::Light => Arc::new(LightNode::new(spec, binary)?),
+            Kind::Full => Arc::new(FullNode::new(spec, binary)?),
+        })
     }
 
     /// The machine's files that every node sees: (on the machine, in the node).
-    fn binds(&self) -> Vec<(PathBuf, PathBuf)> {
+    fn binds(&self, kind: Kind) -> Vec<(PathBuf, PathBuf)> {
         let options = &self.options;
         let mut binds = vec![(options.binary.clone(), PathBuf::from("/usr/local/bin/nodectl-lab"))];
-        binds.extend(options.nodectl.clone().map(|path| (path, PathBuf::from("/usr/local/bin/nodectl"))));
+        // Where packages put it; a light node's /usr/bin is the machine's.
+        let nodectl = if kind == Kind::Full { "/usr/bin/nodectl" } else { "/usr/local/bin/nodectl" };
+        binds.extend(options.nodectl.clone().map(|path| (path, PathBuf::from(nodectl))));
         binds.extend(options.shim.clone().map(|path| (path, PathBuf::from("/usr/libexec/nodectl/cni-shim"))));
         let given = Path::new("/usr/local/lib/nodectl-lab");
         binds.extend(options.programs.iter().map(|(name, path)| (path.clone(), given.join(name))));
         binds.extend(options.plugin("flannel").map(|path| (path, given.join("plugins/flannel"))));
         binds
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Somebody may hold a node still; its power goes all the same. What fails here is the guard's.
+        for node in &self.nodes {
+            let _ = node.power_cut();
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use crate::node::Kind;
 use crate::objects::flannel::Flannel;
 
 /// A cluster's network.
@@ -22,11 +23,13 @@ pub enum Network {
 pub struct Options {
     /// How many nodes, named node1, node2, ...
     pub nodes: u8,
+    /// How the nodes are made, the first node's first; those beyond its end are light.
+    pub kinds: Vec<Kind>,
     /// The network of all pods; node N has the Nth /24 of it.
     pub cluster_cidr: String,
     /// The lab's binary.
     pub binary: PathBuf,
-    /// The nodectl under test, seen as /usr/local/bin/nodectl on every node; none when it is not built.
+    /// The nodectl under test, seen as /usr/local/bin/nodectl on light nodes and as /usr/bin/nodectl on full ones; none when it is not built.
     pub nodectl: Option<PathBuf>,
     /// The shim under test, seen as /usr/libexec/nodectl/cni-shim on every node; none when it is not built.
     pub shim: Option<PathBuf>,
@@ -49,6 +52,7 @@ impl Default for Options {
         let binary = built("LAB_BINARY", "nodectl-lab").unwrap_or_else(|| PathBuf::from("nodectl-lab"));
         Options {
             nodes: 3,
+            kinds: Vec::new(),
             cluster_cidr: "10.244.0.0/16".to_owned(),
             binary,
             nodectl: built("LAB_NODECTL", "nodectl"),
@@ -64,6 +68,12 @@ impl Default for Options {
 }
 
 impl Options {
+    /// How node `index`, from 1, is made.
+    pub fn kind(&self, index: u8) -> Kind {
+        let place = usize::from(index).saturating_sub(1);
+        self.kinds.get(place).copied().unwrap_or(Kind::Light)
+    }
+
     /// Checks what the machine must have.
     pub fn check(&self) -> Result<()> {
         if !nix::unistd::geteuid().is_root() {

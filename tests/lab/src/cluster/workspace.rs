@@ -119,6 +119,7 @@ fn sweep() {
 fn remove(folder: &Path) {
     let prefix = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     end_processes(folder);
+    crate::full::cgroup::remove_all(&prefix);
     let underlay = format!("{prefix}-ul");
     if Path::new("/run/netns").join(&underlay).exists() {
         if let Err(error) = command::run(&["ip", "netns", "del", &underlay]) {

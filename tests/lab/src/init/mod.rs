@@ -4,7 +4,7 @@ mod boot;
 mod bus;
 mod jobs;
 mod mounts;
-mod network;
+pub(crate) mod network;
 mod reaper;
 mod service;
 mod supervisor;

@@ -92,6 +92,20 @@ impl Cri {
         answer.status.context("the runtime answered without a status")
     }
 
+    /// Path of a sandbox's network namespace, out of the verbose status that containerd gives; none on the host's network.
+    pub fn sandbox_netns(&self, id: &str) -> Result<Option<String>> {
+        let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
+        let answer = self.call(TIMEOUT, async |client| client.pod_sandbox_status(request).await)?;
+        let text = answer.info.get("info").context("the runtime gives no verbose status")?;
+        let info: serde_json::Value = serde_json::from_str(text).context("the runtime's verbose status is not JSON")?;
+        let namespaces =
+            info.pointer("/runtimeSpec/linux/namespaces").and_then(serde_json::Value::as_array).into_iter().flatten();
+        let network = namespaces
+            .filter(|namespace| namespace["type"] == "network")
+            .find_map(|namespace| namespace["path"].as_str());
+        Ok(network.map(str::to_owned))
+    }
+
     /// ListPodSandbox, all of them.
     pub fn list_pod_sandbox(&self) -> Result<Vec<cri::PodSandbox>> {
         let request = cri::ListPodSandboxRequest::default();

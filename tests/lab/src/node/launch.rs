@@ -50,7 +50,7 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
 }
 
 /// Puts eth0 into this network namespace, its other end on the underlay bridge.
-fn plug_in(spec: &Spec) -> Result<()> {
+pub(crate) fn plug_in(spec: &Spec) -> Result<()> {
     let (port, mac, me) = (spec.port(), spec.mac(), std::process::id());
     let script =
         format!("link add {port} type veth peer name eth0 address {mac} netns {me}\nlink set {port} master ul0 up\n");

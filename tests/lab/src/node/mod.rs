@@ -1,11 +1,11 @@
 //! One interface to every kind of node: light ones here, booted systemd containers behind the same trait.
 
-mod exec;
+pub(crate) mod exec;
 pub mod launch;
 mod light;
 pub(crate) mod power;
 mod spec;
-mod units;
+pub(crate) mod units;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

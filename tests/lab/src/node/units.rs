@@ -70,6 +70,15 @@ pub fn state(bus: &Path, unit: &str) -> Result<UnitState> {
     })
 }
 
+/// What systemd says of the boot: "starting", "running", "degraded", ...
+pub fn system_state(bus: &Path) -> Result<String> {
+    zbus::block_on(async {
+        let connection = connect(bus).await?;
+        let manager = Proxy::new(&connection, SYSTEMD, MANAGER_PATH, MANAGER).await?;
+        Ok(manager.get_property("SystemState").await?)
+    })
+}
+
 /// Connects to the bus whose socket the machine sees at `bus`.
 async fn connect(bus: &Path) -> Result<Connection> {
     let address = format!("unix:path={}", bus.display());

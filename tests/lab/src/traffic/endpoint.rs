@@ -1,0 +1,83 @@
+//! Where probes start and end.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::kubelet::Cri;
+use crate::node::Node;
+use crate::pod::PORT;
+
+/// A pod, a node's own network, or an address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Endpoint {
+    /// A pod on its own network, by namespace and name.
+    Pod(String, String),
+    /// A node's own network; as a target it needs something that listens there.
+    Host(String),
+    /// Anything else that echoes; a target only.
+    Address(SocketAddr),
+}
+
+impl Endpoint {
+    /// A pod of the default namespace, or "namespace/name", "host:node1", "10.96.0.10:7777".
+    pub fn parse(text: &str) -> Endpoint {
+        if let Ok(address) = text.parse() {
+            return Endpoint::Address(address);
+        }
+        match (text.strip_prefix("host:"), text.split_once('/')) {
+            (Some(node), _) => Endpoint::Host(node.to_owned()),
+            (None, Some((namespace, name))) => Endpoint::Pod(namespace.to_owned(), name.to_owned()),
+            (None, None) => Endpoint::Pod("default".to_owned(), text.to_owned()),
+        }
+    }
+
+    /// The endpoint's pod among those the API server knows.
+    pub fn find<'a>(&self, pods: &'a [Value]) -> Option<&'a Value> {
+        let Endpoint::Pod(namespace, name) = self else {
+            return None;
+        };
+        pods.iter()
+            .find(|pod| pod["metadata"]["namespace"] == namespace.as_str() && pod["metadata"]["name"] == name.as_str())
+    }
+
+    /// Where datagrams to it go; nothing while a pod has no address.
+    pub fn address(&self, pods: &[Value], nodes: &[&dyn Node]) -> Option<SocketAddr> {
+        match self {
+            Endpoint::Address(address) => Some(*address),
+            Endpoint::Host(name) => {
+                nodes.iter().find(|node| node.name() == name).map(|node| SocketAddr::new(node.address().into(), PORT))
+            }
+            Endpoint::Pod(..) => {
+                let ip: IpAddr = self.find(pods)?["status"]["podIP"].as_str()?.parse().ok()?;
+                Some(SocketAddr::new(ip, PORT))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Endpoint::Pod(namespace, name) if namespace == "default" => out.write_str(name),
+            Endpoint::Pod(namespace, name) => write!(out, "{namespace}/{name}"),
+            Endpoint::Host(node) => write!(out, "host:{node}"),
+            Endpoint::Address(address) => write!(out, "{address}"),
+        }
+    }
+}
+
+/// Path of the network namespace of a pod's ready sandbox, as its node sees it.
+pub fn netns(node: &dyn Node, uid: &str) -> Result<String> {
+    let cri = Cri::new(&node.path("/run/containerd/containerd.sock")?)?;
+    for sandbox in cri.list_pod_sandbox()? {
+        let is_it = sandbox.labels.get("io.kubernetes.pod.uid").is_some_and(|label| label == uid);
+        if is_it && sandbox.state() == crate::cri::PodSandboxState::SandboxReady {
+            return cri
+                .sandbox_netns(&sandbox.id)?
+                .with_context(|| format!("the sandbox {} has no network namespace of its own", sandbox.id));
+        }
+    }
+    bail!("{} has no ready sandbox of the pod {uid}", node.name())
+}
