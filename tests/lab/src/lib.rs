@@ -11,6 +11,7 @@ pub mod command;
 pub mod controllers;
 pub mod demo;
 pub mod flannel;
+pub mod full;
 pub mod init;
 pub mod kubelet;
 pub mod libcni;
@@ -26,3 +27,4 @@ pub mod traffic;
 pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
+pub mod scenario;

@@ -6,12 +6,16 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use super::{Cluster, Options};
+use crate::node::Kind;
 
-/// The program `up [NODES] [--bare]`: boots nodes and prints how to enter them.
+/// The program `up [NODES] [--bare] [--full]`: boots nodes and prints how to enter them.
 pub fn main(arguments: &[String]) -> Result<ExitCode> {
     let mut options = Options { api: !arguments.iter().any(|word| word == "--bare"), ..Options::default() };
     if let Some(word) = arguments.iter().find(|word| !word.starts_with('-')) {
         options.nodes = word.parse().with_context(|| format!("{word} is no number of nodes"))?;
+    }
+    if arguments.iter().any(|word| word == "--full") {
+        options.kinds = vec![Kind::Full; usize::from(options.nodes)];
     }
     let cluster = Cluster::start(options)?;
     eprintln!("the cluster's folder: {}", cluster.folder().display());
