@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::support::{Fixture, eventually, make_ready, play_kubelet, pods, within};
 
 fn cluster(nodes: usize) -> Fixture {
-    let fixture = Fixture::with(|options| options.node_grace_ms = Duration::from_secs(3600));
+    let fixture = Fixture::with(|options| options.controllers.node_grace_ms = Duration::from_secs(3600));
     for number in 1..=nodes {
         let name = format!("node{number}");
         fixture.admin.create("/api/v1/nodes", &objects::node(&name, &format!("192.168.77.{number}"))).unwrap();
@@ -137,7 +137,7 @@ fn an_evicted_pod_comes_back_elsewhere_and_goes_with_its_owner() {
 
 #[test]
 fn a_silent_node_is_not_ready_and_its_taints_say_so() {
-    let fixture = Fixture::with(|options| options.node_grace_ms = Duration::from_secs(2));
+    let fixture = Fixture::with(|options| options.controllers.node_grace_ms = Duration::from_secs(2));
     fixture.admin.create("/api/v1/nodes", &objects::node("node1", "192.168.77.1")).unwrap();
     make_ready(&fixture.admin, "node1");
     let limit = Duration::from_secs(10);
@@ -183,8 +183,8 @@ fn blocks(fixture: &Fixture, node: &str, octet: u8) {
 #[test]
 fn calicos_collector_takes_empty_blocks_unless_the_node_is_being_migrated() {
     let fixture = Fixture::with(|options| {
-        options.node_grace_ms = Duration::from_secs(3600);
-        options.ipam_gc_grace_ms = Duration::ZERO;
+        options.controllers.node_grace_ms = Duration::from_secs(3600);
+        options.controllers.ipam_gc_grace_ms = Duration::ZERO;
     });
     install(&fixture, &objects::calico_crds::manifests());
     for (number, label) in [(1u8, json!("flannel")), (2, json!("calico")), (3, Value::Null)] {
@@ -214,4 +214,24 @@ fn calicos_collector_takes_empty_blocks_unless_the_node_is_being_migrated() {
     // The leaked address went too, wherever it was.
     let block = fixture.admin.get(&format!("{}/ipamblocks/10-244-1-0-26", objects::calico::GROUP)).unwrap();
     assert_eq!((&block["spec"]["allocations"][5], &block["spec"]["attributes"]), (&Value::Null, &json!([])));
+}
+
+#[test]
+fn the_same_controllers_serve_another_api_server_over_a_client() {
+    let fixture = Fixture::with(|options| options.no_controllers = true);
+    let options = nodectl_lab::apiserver::ControllerOptions {
+        node_grace_ms: Duration::from_secs(3600),
+        settle_ms: Duration::from_millis(10),
+        ..Default::default()
+    };
+    let running = nodectl_lab::controllers::Controllers::start_remote(fixture.admin.clone(), &options).unwrap();
+    fixture.admin.create("/api/v1/nodes", &objects::node("node1", "192.168.77.1")).unwrap();
+    make_ready(&fixture.admin, "node1");
+    install(&fixture, &[objects::namespace("extra"), workloads::daemon("agent"), workloads::deployment("web", 2)]);
+    eventually("all are placed", || {
+        places(&fixture.admin, "agent") == ["node1"] && places(&fixture.admin, "web") == ["node1"; 2]
+    });
+    fixture.admin.delete("/api/v1/namespaces/extra").unwrap();
+    eventually("the namespace is gone", || fixture.admin.find("/api/v1/namespaces/extra").unwrap().is_none());
+    running.stop();
 }

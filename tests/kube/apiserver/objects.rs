@@ -305,3 +305,38 @@ fn objects_and_the_watch_history_outlive_the_server() {
     let (_server, admin) = start();
     assert_eq!(admin.get(&format!("{MAPS}/b")).unwrap(), kept);
 }
+
+/// The same as a program, killed as `kill -9` does.
+#[test]
+fn a_killed_server_program_comes_back_with_its_objects() {
+    let Some(binary) = option_env!("CARGO_BIN_EXE_nodectl-lab") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let start = || {
+        let _ = std::fs::remove_file(path("ports"));
+        let child = std::process::Command::new(binary)
+            .args(["apiserver", "--no-controllers", "--regime", "1.20", "--pki"])
+            .arg(path("pki"))
+            .arg("--state")
+            .arg(path("state"))
+            .arg("--port-file")
+            .arg(path("ports"))
+            .spawn()
+            .unwrap();
+        eventually("the server answers", || path("ports").exists());
+        let url = format!("https://{}", std::fs::read_to_string(path("ports")).unwrap().trim());
+        let pki = nodectl_lab::pki::Pki::open_or_create(&path("pki")).unwrap();
+        (child, Client::from_text(&pki.admin_kubeconfig(&url).unwrap()).unwrap())
+    };
+    let (mut child, admin) = start();
+    for number in 0..50 {
+        admin.create(MAPS, &map(&format!("m{number}"), json!({}))).unwrap();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (mut child, admin) = start();
+    assert_eq!(admin.list(MAPS).unwrap().len(), 50);
+    assert_eq!(admin.get("/version").unwrap()["gitVersion"], "v1.20.2");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

@@ -27,7 +27,7 @@ impl Fixture {
     pub fn with(change: impl FnOnce(&mut Options)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut options = Options::new(folder.path().join("pki"));
-        options.settle_ms = Duration::from_millis(10);
+        options.controllers.settle_ms = Duration::from_millis(10);
         change(&mut options);
         let server = Server::start(&options).unwrap();
         let admin = Client::from_text(&server.pki.admin_kubeconfig(&server.url()).unwrap()).unwrap();

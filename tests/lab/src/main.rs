@@ -9,6 +9,7 @@ type Program = fn(&[String]) -> anyhow::Result<ExitCode>;
 /// Every program, by the name it is called with.
 const PROGRAMS: &[(&str, Program)] = &[
     ("apiserver", nodectl_lab::apiserver::main),
+    ("controllers", nodectl_lab::controllers::main),
     ("calico-node", nodectl_lab::calico::node::main),
     ("enter", nodectl_lab::runtime::enter::main),
     ("flanneld", nodectl_lab::flannel::main),

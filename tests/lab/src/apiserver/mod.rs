@@ -55,7 +55,7 @@ use crate::controllers::Controllers;
 use crate::pki::Pki;
 
 pub use eviction::selects as budget_selects;
-pub use options::{Listen, Options, Regime};
+pub use options::{ControllerOptions, Listen, Options, Regime};
 
 /// A running server; it stops when dropped.
 pub struct Server {
@@ -94,7 +94,7 @@ impl Server {
         }
         let controllers = match options.no_controllers {
             true => None,
-            false => Some(Arc::new(Controllers::start(api.clone(), options)?)),
+            false => Some(Arc::new(Controllers::start(api.clone(), &options.controllers)?)),
         };
         let control = Control { faults: faults.clone(), api: api.clone(), controllers: controllers.clone() };
         if let Some(path) = &options.control {

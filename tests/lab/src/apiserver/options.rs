@@ -75,6 +75,14 @@ pub struct Options {
     /// Run no controllers
     #[arg(long)]
     pub no_controllers: bool,
+    /// How the controllers work
+    #[command(flatten)]
+    pub controllers: ControllerOptions,
+}
+
+/// How the controllers work.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ControllerOptions {
     /// Nodes without a podCIDR get one out of this
     #[arg(long, default_value = "10.244.0.0/16")]
     pub cluster_cidr: ipnet::Ipv4Net,
@@ -107,6 +115,14 @@ impl Options {
             port_file: None,
             regime: Regime::V1_36,
             no_controllers: false,
+            controllers: ControllerOptions::default(),
+        }
+    }
+}
+
+impl Default for ControllerOptions {
+    fn default() -> Self {
+        Self {
             cluster_cidr: ipnet::Ipv4Net::new_assert([10, 244, 0, 0].into(), 16),
             node_grace_ms: Duration::from_secs(40),
             settle_ms: Duration::from_millis(50),

@@ -86,6 +86,23 @@ impl Access {
         report("patch", resource, name, outcome);
     }
 
+    /// Writes the finalizers of a namespace, for which there is a subresource of its own.
+    pub fn finalize(&self, namespace: &Value) {
+        let name = text(&namespace["metadata"]["name"]);
+        let outcome = match self {
+            Self::Local(api) => target(api, "namespaces", "", name)
+                .and_then(|mut target| {
+                    target.subresource = "finalize".into();
+                    api.update(&User::controller(), &target, namespace.clone(), false)
+                })
+                .map_err(|error| (error.code, error.message)),
+            Self::Remote(client) => {
+                client.update(&format!("{}/finalize", path("namespaces", "", name)), namespace).map_err(remote)
+            }
+        };
+        report("finalize", "namespaces", name, outcome);
+    }
+
     /// Deletes this very object; with a grace of its own unless one is given.
     pub fn delete(&self, resource: &str, object: &Value, grace: Option<i64>) {
         let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));

@@ -57,6 +57,8 @@ fn empty(access: &Access, namespace: &Value, objects: &[(&str, Arc<Value>)]) {
         }
     }
     if inside.is_empty() {
-        access.patch("namespaces", namespace, "finalize", &json!({"spec": {"finalizers": []}}));
+        let mut finished = namespace.clone();
+        finished["spec"]["finalizers"] = json!([]);
+        access.finalize(&finished);
     }
 }

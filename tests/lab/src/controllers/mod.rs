@@ -13,12 +13,17 @@ mod placement;
 mod pods;
 mod replica_sets;
 mod scheduler;
+mod service_accounts;
 
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::apiserver::Options;
+use clap::Parser;
+
+use crate::apiserver::ControllerOptions;
 use crate::apiserver::api::Api;
 use crate::client::Client;
 
@@ -32,23 +37,23 @@ pub struct Controllers {
 
 struct Shared {
     access: Access,
-    options: Options,
+    options: ControllerOptions,
     stopped: AtomicBool,
     calico: Mutex<CalicoGc>,
 }
 
 impl Controllers {
     /// Starts them on the store of this process.
-    pub fn start(api: Arc<Api>, options: &Options) -> anyhow::Result<Self> {
+    pub fn start(api: Arc<Api>, options: &ControllerOptions) -> anyhow::Result<Self> {
         Self::run(Access::Local(api), options)
     }
 
     /// Starts them against another API server, which has no controllers of its own.
-    pub fn start_remote(client: Client, options: &Options) -> anyhow::Result<Self> {
+    pub fn start_remote(client: Client, options: &ControllerOptions) -> anyhow::Result<Self> {
         Self::run(Access::Remote(client), options)
     }
 
-    fn run(access: Access, options: &Options) -> anyhow::Result<Self> {
+    fn run(access: Access, options: &ControllerOptions) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
             access,
             options: options.clone(),
@@ -105,10 +110,39 @@ impl Shared {
         scheduler::run(access);
         disruption::run(access);
         endpoints::run(access);
+        service_accounts::run(access);
         garbage::run(access);
     }
 
     fn collect_ipam(&self) {
         self.calico.lock().unwrap_or_else(PoisonError::into_inner).run(&self.access);
+    }
+}
+
+/// `nodectl-lab controllers`
+#[derive(Debug, clap::Parser)]
+#[command(name = "controllers")]
+struct Arguments {
+    /// The kubeconfig of an administrator
+    #[arg(long)]
+    kubeconfig: PathBuf,
+    #[command(flatten)]
+    options: ControllerOptions,
+}
+
+/// `nodectl-lab controllers`: serves an API server that has no controllers, until killed.
+pub fn main(args: &[String]) -> anyhow::Result<ExitCode> {
+    let name = "controllers".to_string();
+    let arguments = match Arguments::try_parse_from(std::iter::once(&name).chain(args)) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            error.print()?;
+            return Ok(ExitCode::from(if error.use_stderr() { 64 } else { 0 }));
+        }
+    };
+    let client = Client::from_kubeconfig(&arguments.kubeconfig)?;
+    let _running = Controllers::start_remote(client, &arguments.options)?;
+    loop {
+        std::thread::park();
     }
 }

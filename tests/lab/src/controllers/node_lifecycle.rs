@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::access::Access;
 use super::placement::covers;
 use super::pods::is_active;
-use crate::apiserver::Options;
+use crate::apiserver::ControllerOptions;
 use crate::apiserver::value::{condition, items, now, parse_time, text, unix_now};
 
 /// Taints that this controller sets and removes; all others are the administrator's.
@@ -19,7 +19,7 @@ const OWN_TAINTS: &[&str] = &[
 ];
 
 /// Looks after every node.
-pub fn run(access: &Access, options: &Options) {
+pub fn run(access: &Access, options: &ControllerOptions) {
     let nodes = access.list("nodes");
     let leases = access.list("leases.coordination.k8s.io");
     let pods = access.list("pods");
@@ -49,7 +49,7 @@ pub fn run(access: &Access, options: &Options) {
 }
 
 /// Node N of a name that ends in N gets the Nth /24, if it is free; others the lowest free one.
-fn allocate(access: &Access, options: &Options, node: &Value, nodes: &[Arc<Value>]) {
+fn allocate(access: &Access, options: &ControllerOptions, node: &Value, nodes: &[Arc<Value>]) {
     let name = text(&node["metadata"]["name"]);
     let digits: String =
         name.chars().rev().take_while(char::is_ascii_digit).collect::<Vec<_>>().into_iter().rev().collect();
