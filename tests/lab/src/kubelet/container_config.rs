@@ -28,10 +28,14 @@ pub fn build(
         list(container, pointer).filter_map(Value::as_str).map(|word| environment::expand(word, &environment)).collect()
     };
     let (command, args) = (expand("/command"), expand("/args"));
-    let network = if pod::is_host_network(pod) { cri::NamespaceMode::Node } else { cri::NamespaceMode::Pod };
     let context = cri::LinuxContainerSecurityContext {
         privileged: container.pointer("/securityContext/privileged") == Some(&Value::Bool(true)),
-        namespace_options: Some(cri::NamespaceOption { network: network.into(), ..Default::default() }),
+        capabilities: Some(cri::Capability {
+            add_capabilities: words(container, "/securityContext/capabilities/add"),
+            drop_capabilities: words(container, "/securityContext/capabilities/drop"),
+            ..Default::default()
+        }),
+        namespace_options: Some(sandbox_config::namespaces(pod)),
         ..Default::default()
     };
     let mut labels: HashMap<String, String> = sandbox_config::identity(pod).into();
@@ -50,6 +54,11 @@ pub fn build(
         linux: Some(cri::LinuxContainerConfig { security_context: Some(context), ..Default::default() }),
         ..Default::default()
     })
+}
+
+/// A list of words.
+fn words(container: &Value, pointer: &str) -> Vec<String> {
+    list(container, pointer).filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// A container's name in the pod.

@@ -10,10 +10,8 @@ use crate::cri;
 
 /// The configuration of a pod's sandbox.
 pub fn build(pod: &Value, attempt: u32) -> cri::PodSandboxConfig {
-    let network = if pod::is_host_network(pod) { cri::NamespaceMode::Node } else { cri::NamespaceMode::Pod };
-    let options = cri::NamespaceOption { network: network.into(), ..Default::default() };
     let context = cri::LinuxSandboxSecurityContext {
-        namespace_options: Some(options),
+        namespace_options: Some(namespaces(pod)),
         privileged: is_privileged(pod),
         ..Default::default()
     };
@@ -31,6 +29,18 @@ pub fn build(pod: &Value, attempt: u32) -> cri::PodSandboxConfig {
         labels: labels(pod),
         annotations: texts(pod, "/metadata/annotations"),
         linux: Some(linux),
+        ..Default::default()
+    }
+}
+
+/// The namespaces that a pod shares with the node, and its containers with each other: a process namespace is each container's own.
+pub fn namespaces(pod: &Value) -> cri::NamespaceOption {
+    let of = |is_node: bool, other: cri::NamespaceMode| if is_node { cri::NamespaceMode::Node } else { other };
+    let host = |field: &str| pod.pointer(field) == Some(&Value::Bool(true));
+    cri::NamespaceOption {
+        network: of(pod::is_host_network(pod), cri::NamespaceMode::Pod).into(),
+        pid: of(host("/spec/hostPID"), cri::NamespaceMode::Container).into(),
+        ipc: of(host("/spec/hostIPC"), cri::NamespaceMode::Pod).into(),
         ..Default::default()
     }
 }
