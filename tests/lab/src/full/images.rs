@@ -38,7 +38,7 @@ pub fn write(root: &Path, target: &Path) -> Result<()> {
         let config = serde_json::to_vec(&config(&start_of(root, program), &digest))?;
         let name = format!("{}.json", self::digest(&config));
         fs::write(archive.join(&name), &config).context("an image's configuration could not be written")?;
-        let names: Vec<String> = tags().iter().map(|tag| format!("docker.io/lab/{program}:{tag}")).collect();
+        let names: Vec<String> = tags(program).iter().map(|tag| format!("docker.io/lab/{program}:{tag}")).collect();
         manifest.push(json!({"Config": name, "RepoTags": names, "Layers": ["layer.tar"]}));
     }
     fs::write(archive.join("manifest.json"), serde_json::to_vec(&manifest)?)
@@ -46,19 +46,23 @@ pub fn write(root: &Path, target: &Path) -> Result<()> {
     pack(&archive, target)
 }
 
-/// The versions that every image has: those that the lab's manifests name.
-fn tags() -> Vec<String> {
+/// The versions of an image: the nameless one, and the one that the lab's manifests name.
+fn tags(program: &str) -> Vec<String> {
     let flannel = Flannel::default().image;
-    let flannel = flannel.rsplit_once(':').map(|(_, tag)| tag.to_owned());
-    let mut all: Vec<String> =
-        ["latest".to_owned(), format!("v{}", Calico::default().version)].into_iter().chain(flannel).collect();
-    all.dedup();
-    all
+    let version = match program {
+        "flanneld" | "install-flannel" => flannel.rsplit_once(':').map(|(_, tag)| tag.to_owned()),
+        "calico-node" | "install-cni" => Some(format!("v{}", Calico::default().version)),
+        _ => None,
+    };
+    std::iter::once("latest".to_owned()).chain(version).collect()
 }
 
 /// How a program is started: the stand-in, or the real one that was given in its place.
 fn start_of(root: &Path, program: &str) -> Vec<String> {
-    if root.join(GIVEN).join(program).exists() {
+    if program == "pause" {
+        // A stop kills it: like the real one's, its namespaces are all that matters.
+        vec!["/usr/bin/sleep".to_owned(), "infinity".to_owned()]
+    } else if root.join(GIVEN).join(program).exists() {
         vec![format!("/{GIVEN}/{program}")]
     } else {
         vec![LAB.to_owned(), program.to_owned()]
