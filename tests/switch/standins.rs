@@ -8,6 +8,10 @@ mod felix;
 mod flannel;
 #[path = "standins/host.rs"]
 mod host;
+#[path = "standins/light.rs"]
+mod light;
+#[path = "standins/prepared.rs"]
+mod prepared;
 #[path = "standins/wait.rs"]
 mod wait;
 #[path = "standins/world.rs"]

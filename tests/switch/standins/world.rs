@@ -8,9 +8,8 @@ use nodectl_lab::objects;
 use serde_json::{Value, json};
 
 use crate::host::{Daemon, Host, LAB};
+use crate::prepared::prepare;
 use crate::wait::eventually;
-
-const GROUP: &str = "/apis/crd.projectcalico.org/v1";
 
 /// A bridge, an API server on it, hosts around it.
 pub struct World {
@@ -136,57 +135,10 @@ impl World {
         object["metadata"]["annotations"][key].as_str().unwrap_or_default().to_owned()
     }
 
-    /// What a takeover's preparation leaves in the cluster: pool, FelixConfiguration, strict affinity; with `claim` every node's blocks, tunnel address and annotations.
+    /// What a takeover's preparation leaves in the cluster; see [`prepare`].
     pub fn prepare(&self, block_size: u8, claim: bool) {
-        let create = |plural: &str, kind: &str, name: &str, spec: Value| {
-            let object = json!({"apiVersion": "crd.projectcalico.org/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
-            self.admin.ensure(&format!("{GROUP}/{plural}"), &object).expect("a Calico object");
-        };
-        create(
-            "ippools",
-            "IPPool",
-            "default-ipv4-ippool",
-            json!({"cidr": "10.244.0.0/16", "blockSize": block_size, "vxlanMode": "Always", "ipipMode": "Never", "natOutgoing": true}),
-        );
-        create(
-            "felixconfigurations",
-            "FelixConfiguration",
-            "default",
-            json!({"vxlanVNI": 1, "vxlanPort": 8472, "vxlanMTU": 1450}),
-        );
-        create("ipamconfigs", "IPAMConfig", "default", json!({"strictAffinity": true, "autoAllocateBlocks": true}));
-        create("clusterinformations", "ClusterInformation", "default", json!({"datastoreReady": true}));
-        if claim {
-            for host in &self.hosts {
-                self.claim(&host.name);
-            }
-        }
-    }
-
-    fn claim(&self, node: &str) {
-        use nodectl_lab::calico::ipam::{Ipam, Request, Use};
-        let index = node.trim_start_matches("node");
-        let ipam = Ipam::new(&self.admin, node);
-        ipam.claim_affinity(format!("10.244.{index}.0/24").parse().expect("a network")).expect("blocks");
-        let attributes =
-            [("node".to_owned(), node.to_owned()), ("type".to_owned(), "vxlanTunnelAddress".to_owned())].into();
-        let request = Request { handle: format!("vxlan-tunnel-addr-{node}"), attributes, intended: Use::Tunnel };
-        ipam.assign(format!("10.244.{index}.0").parse().expect("an address"), &request).expect("the tunnel address");
-        let gateway = Request {
-            handle: format!("gateway-{node}"),
-            attributes: [("node".to_owned(), node.to_owned())].into(),
-            intended: Use::Workload,
-        };
-        ipam.assign(format!("10.244.{index}.1").parse().expect("an address"), &gateway).expect("the gateway's address");
-        let mut annotations = json!({
-            "projectcalico.org/IPv4Address": format!("192.168.77.{index}/32"), "projectcalico.org/IPv4VXLANTunnelAddr": format!("10.244.{index}.0"),
-        });
-        let data: Value =
-            serde_json::from_str(&self.annotation(node, "flannel.alpha.coreos.com/backend-data")).unwrap_or_default();
-        if let Some(mac) = data["VtepMAC"].as_str() {
-            annotations["projectcalico.org/VXLANTunnelMACAddr"] = json!(mac);
-        }
-        self.annotate(node, &annotations);
+        let names: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
+        prepare(&self.admin, if claim { &names } else { &[] }, block_size);
     }
 
     /// A Pod object bound to a node.

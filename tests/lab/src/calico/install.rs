@@ -81,10 +81,11 @@ fn install_binaries() -> Result<()> {
     let wanted =
         |name: &str| !skip.split(',').any(|skipped| skipped == name) && (update || !target.join(name).exists());
     let own = std::env::current_exe().context("the lab's own binary could not be found")?;
-    for name in ["calico", "calico-ipam"] {
-        if wanted(name) {
-            install(&own, &target, name, b"")?;
-        }
+    if wanted("calico") {
+        install(&own, &target, "calico", b"")?;
+    }
+    if wanted("calico-ipam") {
+        link(&target)?;
     }
     for name in BUNDLED {
         match source(name, &target) {
@@ -116,6 +117,17 @@ fn install(source: &Path, directory: &Path, name: &str, trailer: &[u8]) -> Resul
         .and_then(|()| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)))
         .and_then(|()| fs::rename(&temporary, &target));
     copied.with_context(|| format!("{} could not be installed as {}", source.display(), target.display()))?;
+    log(&format!("Installed {}", target.display()));
+    Ok(())
+}
+
+/// calico-ipam is the same program: a second name for the file, which is large in a debug build.
+fn link(directory: &Path) -> Result<()> {
+    let (temporary, target) = (directory.join("calico-ipam.tmp"), directory.join("calico-ipam"));
+    // What an interrupted run left.
+    let _ = fs::remove_file(&temporary);
+    let linked = fs::hard_link(directory.join("calico"), &temporary).and_then(|()| fs::rename(&temporary, &target));
+    linked.with_context(|| format!("{} could not be installed", target.display()))?;
     log(&format!("Installed {}", target.display()));
     Ok(())
 }
