@@ -83,3 +83,15 @@ fn initial_events_can_be_asked_for_from_the_newer_server_only() {
     let old = Fixture::bare(Regime::V1_20);
     assert_eq!(code(old.admin.watch(&format!("{}?{query}", pods(""))).map(drop)), 422);
 }
+
+#[test]
+fn a_watch_of_one_name_shows_no_other() {
+    let fixture = Fixture::bare(Regime::V1_36);
+    for name in ["a", "b"] {
+        fixture.admin.create(&pods(""), &pod(name, "")).unwrap();
+    }
+    let events: Vec<Event> =
+        fixture.admin.watch(&format!("{}?timeoutSeconds=1", pods("a"))).unwrap().map(Result::unwrap).collect();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].object["metadata"]["name"], "a");
+}

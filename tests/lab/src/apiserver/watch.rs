@@ -38,7 +38,7 @@ impl Watch {
             api: api.clone(),
             target,
             labels: request.labels()?,
-            fields: request.fields()?,
+            fields: if request.named { request.fields()?.and_name(&request.name) } else { request.fields()? },
             seen: 0,
             bookmarks: request.flag("allowWatchBookmarks"),
             ends: Instant::now() + Duration::from_secs(seconds),
