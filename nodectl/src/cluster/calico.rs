@@ -9,7 +9,7 @@ use super::flannel::Flannel;
 use super::object::{find, find_in, name, namespace, text};
 use super::request::Request;
 use super::version::{self, Version};
-use crate::cni::{Cni, NODE_LABEL};
+use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL};
 
 /// From this version on felix gives its pod routes a metric of their own.
 const ROUTES_WITH_METRIC: Version = (3, 32, 0);
@@ -150,25 +150,24 @@ fn operator_check(daemon_set: &Value) -> Check {
 fn node_selector_check(daemon_set: &Value) -> Check {
     const NAME: &str = "calico-node-selector";
     let wanted = Cni::Calico.name();
-    match ds::node_selector(daemon_set).get(NODE_LABEL).map(String::as_str) {
-        Some(value) if value == wanted => {
-            Check::passed(NAME, format!("calico-node runs only where {NODE_LABEL}={wanted}"))
+    let selector = ds::node_selector(daemon_set);
+    let found = selector.get(NODE_LABEL).map(String::as_str);
+    let other = selector.contains_key(CALICO_MIGRATION_LABEL);
+    let finding = match found {
+        Some(value) if value == wanted && !other => {
+            return Check::passed(NAME, format!("calico-node runs only where {NODE_LABEL}={wanted}"));
         }
-        found => Check::refused(
-            NAME,
-            match found {
-                Some(value) => format!("calico-node's node selector asks for {NODE_LABEL}={value}"),
-                None => "calico-node has no node selector on our label: it would run beside flannel on every node"
-                    .to_owned(),
-            },
-            format!(
-                "kubectl -n {} patch daemonset {} -p '{{\"spec\":{{\"template\":{{\"spec\":{{\"nodeSelector\":{{\"{NODE_LABEL}\":\"{wanted}\"}}}}}}}}}}' (take a selector on {} out, if there is one)",
-                namespace(daemon_set),
-                name(daemon_set),
-                crate::cni::CALICO_MIGRATION_LABEL
-            ),
+        Some(value) if value != wanted => format!("calico-node's node selector asks for {NODE_LABEL}={value}"),
+        _ if other => format!(
+            "calico-node's node selector asks for Calico's own label {CALICO_MIGRATION_LABEL}, which has to say flannel until the end"
         ),
-    }
+        _ => "calico-node has no node selector on our label: it would run beside flannel on every node".to_owned(),
+    };
+    let away = if other { format!(",\"{CALICO_MIGRATION_LABEL}\":null") } else { String::new() };
+    let selector = format!("{{\"nodeSelector\":{{\"{NODE_LABEL}\":\"{wanted}\"{away}}}}}");
+    let patch = format!("{{\"spec\":{{\"template\":{{\"spec\":{selector}}}}}}}");
+    let (namespace, name) = (namespace(daemon_set), name(daemon_set));
+    Check::refused(NAME, finding, format!("kubectl -n {namespace} patch daemonset {name} -p '{patch}'"))
 }
 
 fn upgrade_ipam_check(daemon_set: &Value) -> Check {
@@ -235,6 +234,9 @@ fn felix_check(facts: &ClusterFacts, daemon_set: &Value, container: &Value, flan
     // A variable of the container cannot be corrected by the FelixConfiguration that prepare writes.
     let expected = flannel.map(|f| [("FELIX_VXLANVNI", f.vni.to_string()), ("FELIX_VXLANPORT", f.port.to_string())]);
     let enabled = ("FELIX_VXLANENABLED", "true".to_owned());
+    if let Some(found) = flannel.and_then(|flannel| other_mtu(facts, daemon_set, flannel)) {
+        wrong.push(found);
+    }
     for (variable, wanted) in expected.into_iter().flatten().chain([enabled]) {
         let found = ds::variable(daemon_set, container, &facts.config_maps, variable);
         if let Some(found) = found.filter(|found| *found != wanted) {
@@ -260,6 +262,16 @@ fn felix_check(facts: &ClusterFacts, daemon_set: &Value, container: &Value, flan
             name(daemon_set)
         ),
     )
+}
+
+/// An MTU that the DaemonSet sets by itself. 0 lets Calico find it out; one from a ConfigMap is corrected there.
+fn other_mtu(facts: &ClusterFacts, daemon_set: &Value, flannel: &Flannel) -> Option<String> {
+    ["CNI_MTU", "FELIX_VXLANMTU"].iter().find_map(|variable| {
+        let found = install_variable(facts, daemon_set, variable)?;
+        let fits =
+            found == "0" || found == flannel.mtu.to_string() || ds::variable_source(daemon_set, variable).is_some();
+        (!fits).then(|| format!("the variable {variable} is {found}, and flannel's MTU is {}", flannel.mtu))
+    })
 }
 
 fn datastore_check(facts: &ClusterFacts) -> Check {

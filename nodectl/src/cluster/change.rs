@@ -89,14 +89,17 @@ impl Change {
 
     /// The fields that it touches: every one for an object that comes, none for one that goes.
     pub fn fields(&self) -> Vec<FieldChange> {
-        let mut fields = Vec::new();
-        if let Some(after) = &self.after {
-            let nothing = Value::Object(Map::new());
-            differences("", self.before.as_ref().unwrap_or(&nothing), after, &mut fields);
-        }
-        fields.retain(|f| !matches!(f.field.as_str(), "apiVersion" | "kind" | "metadata.name" | "metadata.namespace"));
-        fields
+        self.after.as_ref().map(|after| field_changes(self.before.as_ref(), after)).unwrap_or_default()
     }
+}
+
+/// The fields in which an object differs from what it was, without what only names it.
+pub fn field_changes(before: Option<&Value>, after: &Value) -> Vec<FieldChange> {
+    let mut fields = Vec::new();
+    let nothing = Value::Object(Map::new());
+    differences("", before.unwrap_or(&nothing), after, &mut fields);
+    fields.retain(|f| !matches!(f.field.as_str(), "apiVersion" | "kind" | "metadata.name" | "metadata.namespace"));
+    fields
 }
 
 /// The merge patch between two objects, `None` where they are equal.

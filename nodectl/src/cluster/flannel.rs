@@ -138,7 +138,8 @@ fn find_daemon_sets<'a>(facts: &'a ClusterFacts, request: &Request) -> Result<Ve
         Some(wanted) => find_in(&facts.daemon_sets, &wanted.namespace, &wanted.name).into_iter().collect(),
         None => facts.daemon_sets.iter().filter(|d| ds::flannel_container(d).is_some()).collect(),
     };
-    if let Some(canal) = found.iter().find(|d| ds::calico_container(d).is_some()) {
+    let runs_both = |d: &&&Value| ds::flannel_container(d).is_some() && ds::calico_container(d).is_some();
+    if let Some(canal) = found.iter().find(runs_both) {
         return Err(Check::refused(
             "canal",
             format!("DaemonSet {} runs flannel and calico-node in one pod: this cluster is on Canal", full_name(canal)),
@@ -161,7 +162,7 @@ fn find_daemon_sets<'a>(facts: &'a ClusterFacts, request: &Request) -> Result<Ve
                 "flannel is installed more than once: {} (its newer manifests moved to a namespace of their own and leave the old DaemonSet behind)",
                 listed(&names)
             ),
-            "delete the DaemonSet that is left over, or name the right one with --flannel-daemonset NAMESPACE/NAME",
+            "delete the DaemonSet that is left over: as long as it runs, flannel cannot leave a node",
         ));
     }
     Ok(found)

@@ -179,6 +179,12 @@ pub fn holder(block: &Value, address: Ipv4Addr) -> Option<String> {
     Some(attribute.and_then(|a| text(a, "/handle_id")).unwrap_or_default().to_owned())
 }
 
+/// Every address in use, and the handle that holds it.
+pub fn held(block: &Value) -> Vec<(Ipv4Addr, String)> {
+    let slots = block_cidr(block).into_iter().flat_map(|cidr| u32::from(cidr.network())..=u32::from(cidr.broadcast()));
+    slots.map(Ipv4Addr::from).filter_map(|address| Some((address, holder(block, address)?))).collect()
+}
+
 fn ordinal(block: &Value, address: Ipv4Addr) -> Option<usize> {
     let cidr = block_cidr(block)?;
     usize::try_from(u32::from(address).checked_sub(u32::from(cidr.network()))?).ok()

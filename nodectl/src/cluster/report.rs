@@ -4,12 +4,16 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::change::{Action, Change, FieldChange};
+use super::change::{Action, Change, FieldChange, field_changes};
 use super::check::{Check, Outcome};
 use super::drive::Run;
+use super::ipam;
+use super::object::Kind;
 use super::status::{NodeStatus, Status};
 
-/// A longer list is counted instead of printed: a block's 64 slots say nothing to anybody.
+/// A longer text is cut.
+const LONGEST_TEXT: usize = 200;
+/// A longer list is counted instead of printed.
 const LONGEST_LIST: usize = 8;
 
 /// What a command that writes came to.
@@ -17,8 +21,8 @@ pub fn run_text(run: &Run) -> String {
     let mut text = String::new();
     checks(&mut text, run);
     if !run.changes.is_empty() {
-        let verb = if run.dry_run { "would be written" } else { "written" };
-        let _ = writeln!(text, "{} {verb}:", objects(run.changes.len()));
+        let verb = if run.dry_run { "to write" } else { "written" };
+        let _ = writeln!(text, "{verb} ({}):", run.changes.len());
         let mut held = None;
         for change in &run.changes {
             if change.waits_for != held {
@@ -68,10 +72,6 @@ pub fn run_json(run: &Run) -> Value {
     })
 }
 
-fn objects(count: usize) -> String {
-    if count == 1 { "1 write".to_owned() } else { format!("{count} writes") }
-}
-
 /// The checks: all of them where one refuses or nothing was written yet, else only those that somebody should read.
 fn checks(text: &mut String, run: &Run) {
     let all = run.refused || run.dry_run;
@@ -100,13 +100,22 @@ pub fn change_text(change: &Change) -> String {
         Action::Delete => '-',
     };
     let mut text = format!("\n{mark} {}\n  # {}\n", change.target, change.reason);
-    for field in change.fields() {
-        field_text(&mut text, &field);
+    if change.action != Action::Delete {
+        let readable = |object: &Option<Value>| object.as_ref().map(|o| readable(change.target.kind, o));
+        for field in field_changes(readable(&change.before).as_ref(), &readable(&change.after).unwrap_or_default()) {
+            field_text(&mut text, &field);
+        }
     }
     text
 }
 
 fn field_text(text: &mut String, field: &FieldChange) {
+    if let Some((before, after)) = documents(field) {
+        for inner in field_changes(Some(&before), &after) {
+            field_text(text, &FieldChange { field: format!("{}: {}", field.field, inner.field), ..inner });
+        }
+        return;
+    }
     for (mark, value) in [('-', &field.before), ('+', &field.after)] {
         if !value.is_null() {
             let _ = writeln!(text, "  {mark} {}: {}", field.field, short(value));
@@ -114,11 +123,35 @@ fn field_text(text: &mut String, field: &FieldChange) {
     }
 }
 
+/// A text that is a JSON document of its own, as annotations are, is shown by its fields.
+fn documents(field: &FieldChange) -> Option<(Value, Value)> {
+    let parse = |value: &Value| serde_json::from_str(value.as_str()?).ok().filter(Value::is_object);
+    let after = parse(&field.after)?;
+    Some((parse(&field.before).unwrap_or_else(|| json!({})), after))
+}
+
+/// Calico's IPAM objects as somebody thinks of them: whose block it is, and who holds which address of it.
+fn readable(kind: Kind, object: &Value) -> Value {
+    let spec = |field: &str| object.pointer("/spec").and_then(|s| s.get(field)).cloned().unwrap_or_default();
+    let deleted = if ipam::is_deleted(object) { json!(true) } else { Value::Null };
+    match kind {
+        Kind::IPAMBlock => {
+            let held: serde_json::Map<String, Value> =
+                ipam::held(object).into_iter().map(|(address, handle)| (address.to_string(), json!(handle))).collect();
+            json!({"affinity": spec("affinity"), "held": held, "deleted": deleted})
+        }
+        Kind::BlockAffinity => json!({"node": spec("node"), "state": spec("state"), "deleted": deleted}),
+        Kind::IPAMHandle => json!({"held": spec("block"), "deleted": deleted}),
+        _ => object.clone(),
+    }
+}
+
 fn short(value: &Value) -> String {
     match value {
-        Value::Array(list) if list.len() > LONGEST_LIST => {
-            let used = list.iter().filter(|entry| !entry.is_null()).count();
-            format!("[{used} of {}]", list.len())
+        Value::Array(list) if list.len() > LONGEST_LIST => format!("[{} entries]", list.len()),
+        Value::String(text) if text.len() > LONGEST_TEXT => {
+            let beginning: String = text.chars().take(LONGEST_TEXT / 4).collect();
+            format!("{} ({} bytes)", json!(beginning + "..."), text.len())
         }
         other => other.to_string(),
     }

@@ -30,7 +30,7 @@ pub fn checks(survey: &Survey) -> Vec<Check> {
             "node-blocks",
             "no block of a node's pod CIDR belongs to another node",
             owners,
-            "switch that node's Calico pods off, then release the block (calicoctl ipam check, calicoctl ipam release)",
+            "see who uses it (calicoctl ipam show --show-blocks); where no pod does: kubectl delete ipamblocks NAME, kubectl delete blockaffinities NODE-NAME",
         ),
         summary(
             "node-addresses",

@@ -1,0 +1,154 @@
+//! A cluster in memory, for the tests of what `nodectl cluster` decides.
+#![allow(dead_code, missing_docs)]
+
+use std::path::{Path, PathBuf};
+
+use nodectl::cluster::Run;
+use nodectl::cluster::change::{Action, Change, apply_patch};
+use nodectl::cluster::decision::Decision;
+use nodectl::cluster::facts::ClusterFacts;
+use nodectl::cluster::object::{Kind, name, namespace, text_map};
+use nodectl::cluster::request::{Now, Request};
+use serde_json::Value;
+
+pub type Decide = fn(&ClusterFacts, &Request) -> Decision;
+
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/cluster")
+}
+
+pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> T {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A fresh cluster of two nodes on flannel, with Calico installed and running nowhere.
+pub fn fresh() -> ClusterFacts {
+    read(&folder().join("base.json"))
+}
+
+pub fn now() -> Now {
+    Now { rfc3339: "2026-11-21T02:00:00Z".to_owned(), unix_ns: 1_795_226_400_000_000_000 }
+}
+
+pub fn request() -> Request {
+    Request { now: now(), ..Request::default() }
+}
+
+/// What a dry run would print.
+pub fn dry_run(command: &'static str, decision: &Decision) -> Run {
+    Run {
+        command,
+        dry_run: true,
+        refused: decision.is_refused(),
+        checks: decision.checks.clone(),
+        changes: decision.changes.clone(),
+        pending: decision.waits(),
+        notes: decision.notes.clone(),
+        ..Run::default()
+    }
+}
+
+/// Does one write as the server would.
+pub fn apply(facts: &mut ClusterFacts, change: &Change) {
+    let target = &change.target;
+    if target.kind == Kind::ConfigMap && target.name == "nodectl-cluster" {
+        facts.record = change.after.clone();
+        return;
+    }
+    if target.kind == Kind::Namespace {
+        facts.flannel_rest.namespace = None;
+        return;
+    }
+    let objects = match target.kind {
+        Kind::Node => &mut facts.nodes,
+        Kind::ConfigMap => &mut facts.config_maps,
+        Kind::DaemonSet => &mut facts.daemon_sets,
+        Kind::FelixConfiguration => &mut facts.felix_configurations,
+        Kind::IPPool => &mut facts.ip_pools,
+        Kind::IPAMConfig => &mut facts.ipam_configs,
+        Kind::IPAMBlock => &mut facts.ipam_blocks,
+        Kind::BlockAffinity => &mut facts.block_affinities,
+        Kind::IPAMHandle => &mut facts.ipam_handles,
+        Kind::ServiceAccount => &mut facts.flannel_rest.service_accounts,
+        Kind::ClusterRole => &mut facts.flannel_rest.cluster_roles,
+        Kind::ClusterRoleBinding => &mut facts.flannel_rest.cluster_role_bindings,
+        Kind::Namespace => unreachable!(),
+    };
+    let at = objects.iter().position(|o| name(o) == target.name && namespace(o) == target.namespace);
+    match (change.action, at) {
+        (Action::Create, None) => objects.push(change.after.clone().unwrap()),
+        (Action::Update, Some(at)) => {
+            apply_patch(&mut objects[at], &change.patch());
+            assert_eq!(Some(&objects[at]), change.after.as_ref(), "the patch of {target} does not make what was shown");
+        }
+        (Action::Delete, Some(at)) => drop(objects.remove(at)),
+        (action, at) => panic!("{action:?} of {target}, which stands at {at:?}"),
+    }
+}
+
+/// Every agent's pods are replaced after its DaemonSet; each DaemonSet runs where its selector lets it.
+pub fn roll(facts: &mut ClusterFacts) {
+    let sets = facts.daemon_sets.clone();
+    let find =
+        |namespace_of: &str, set: &str| sets.iter().find(|d| namespace(d) == namespace_of && name(d) == set).cloned();
+    facts.pods.retain_mut(|pod| {
+        let Some(set) = find(&pod.namespace, &pod.daemon_set) else { return false };
+        pod.node_selector = text_map(&set, "/spec/template/spec/nodeSelector");
+        true
+    });
+}
+
+/// Decides and does until nothing is left, as the command does; returns how many writes it took.
+pub fn converge(facts: &mut ClusterFacts, decide: Decide, request: &Request) -> usize {
+    let mut writes = 0;
+    for _ in 0..20 {
+        let decision = decide(facts, request);
+        assert!(!decision.is_refused(), "refused: {:?}", refusals(&decision));
+        if decision.changes.is_empty() {
+            return writes;
+        }
+        for change in decision.ready() {
+            apply(facts, change);
+            writes += 1;
+        }
+        roll(facts);
+    }
+    panic!("it never comes to an end");
+}
+
+pub fn refusals(decision: &Decision) -> Vec<String> {
+    let refused = decision.checks.iter().filter(|c| c.is_refused());
+    refused.map(|c| format!("{}: {}", c.name, c.finding)).collect()
+}
+
+/// Puts a node on Calico or back, as its own nodectl would: the label, and the agent's pod.
+pub fn switch(facts: &mut ClusterFacts, node: &str, to: &str) {
+    let object = facts.nodes.iter_mut().find(|n| name(n) == node).unwrap();
+    object["metadata"]["labels"]["nodectl.io/cni"] = Value::from(to);
+    facts.pods.retain(|p| p.node != node);
+    let (space, set) =
+        if to == "calico" { ("kube-system", "calico-node") } else { ("kube-flannel", "kube-flannel-ds") };
+    facts.pods.push(nodectl::cluster::facts::AgentPod {
+        name: format!("{set}-{node}"),
+        namespace: space.to_owned(),
+        daemon_set: set.to_owned(),
+        node: node.to_owned(),
+        ready: true,
+        ..Default::default()
+    });
+    roll(facts);
+}
+
+/// Compares two clusters and shows where they differ.
+pub fn same(left: &ClusterFacts, right: &ClusterFacts, when: &str) {
+    if left == right {
+        return;
+    }
+    let lines = |facts: &ClusterFacts| {
+        serde_json::to_string_pretty(facts).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (left, right) = (lines(left), lines(right));
+    let only = |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect::<Vec<_>>().join("\n");
+    panic!("{when}\nonly here:\n{}\nonly there:\n{}", only(&left, &right), only(&right, &left));
+}
