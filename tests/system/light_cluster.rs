@@ -30,7 +30,10 @@ fn pods_of_three_nodes_reach_each_other_through_flannel() {
     cluster.node(1).unwrap().restart_unit("containerd.service").unwrap();
     cluster.node(1).unwrap().restart_unit("kubelet.service").unwrap();
     std::thread::sleep(Duration::from_secs(2));
-    for f in traffic.finish() { println!("{f} {:?}", f.seen); }
+    println!("at {:?}", begin.elapsed());
+    let flows = traffic.finish();
+    println!("finished {:?}", begin.elapsed());
+    for f in flows { println!("{f} {:?}", f.seen); }
     let t = Instant::now();
     cluster.node(2).unwrap().power_cut().unwrap();
     println!("cut {:?}", t.elapsed());
@@ -49,6 +52,7 @@ fn pods_of_three_nodes_reach_each_other_through_flannel() {
     let node = cluster.node(2).unwrap();
     println!("{}", node.sh("cat /var/log/kubelet.log /var/log/containerd.log; ls -R /var/lib/cni; ls /run/netns").unwrap());
     let t = Instant::now();
+    println!("at {:?}", begin.elapsed());
     node.reboot().unwrap();
     println!("rebooted {:?}", t.elapsed());
     std::thread::sleep(Duration::from_secs(1));
@@ -56,6 +60,7 @@ fn pods_of_three_nodes_reach_each_other_through_flannel() {
     cluster.wait_pods_ready(12, LIMIT).unwrap();
     println!("pods {:?}", t.elapsed());
     println!("{}", node.sh("cat /var/log/kubelet.log /var/log/containerd.log; ls -R /var/lib/cni; ls /run/netns").unwrap());
+    println!("at {:?}", begin.elapsed());
     drop(cluster);
     println!("gone {:?}", begin.elapsed());
 }

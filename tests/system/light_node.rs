@@ -1,19 +1,24 @@
-//! Light nodes: namespaces, units, runtime, kubelet, pods.
+//! Light nodes without an API server: boot, units, the runtime's manner of calling CNI.
 
-use std::time::Instant;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use nodectl_lab::cluster::{Cluster, Options};
+use nodectl_lab::cluster::{Cluster, Network, Options, until};
 use nodectl_lab::cri;
 use nodectl_lab::kubelet::Cri;
 use nodectl_lab::node::Node;
+use nodectl_lab::snapshot::Snapshot;
 
-const BRIDGE: &str = r#"{"cniVersion":"0.4.0","name":"lab","plugins":[
-  {"type":"bridge","bridge":"cni0","isDefaultGateway":true,"hairpinMode":true,"ipam":{"type":"host-local","ranges":[[{"subnet":"10.244.1.0/24"}]]}},
-  {"type":"portmap","capabilities":{"portMappings":true}}]}"#;
+const LIMIT: Duration = Duration::from_secs(10);
 
-/// Nodes without an API server.
-fn bare(nodes: u8) -> Cluster {
-    Cluster::start(Options { nodes, api: false, ..Options::default() }).expect("the cluster starts")
+/// Nodes without an API server and without kubelets that meddle.
+fn bare(nodes: u8, network: Network) -> Cluster {
+    let cluster =
+        Cluster::start(Options { nodes, api: false, network, ..Options::default() }).expect("the cluster starts");
+    cluster.nodes().for_each(|node| node.stop_unit("kubelet.service").expect("the kubelet stops"));
+    cluster
 }
 
 /// A client of a node's CRI socket.
@@ -36,6 +41,7 @@ fn pod(name: &str, host_port: i32) -> cri::PodSandboxConfig {
     }
 }
 
+/// A container's configuration.
 fn container(image: &str) -> cri::ContainerConfig {
     cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata { name: "c".into(), attempt: 0 }),
@@ -45,44 +51,275 @@ fn container(image: &str) -> cri::ContainerConfig {
     }
 }
 
-#[test]
-fn nodes_boot_fast_see_each_other_and_nothing_of_the_machine() {
-    let begin = Instant::now();
-    let cluster = bare(3);
-    println!("3 nodes up after {:?}", begin.elapsed());
-    let node = cluster.node(1).unwrap();
-    node.sh("ping -c1 -W1 192.168.77.2; ping -c1 -W1 192.168.77.254").unwrap();
-    assert_eq!(node.sh("hostname").unwrap(), "node1\n");
-    println!("{}", node.sh("SYSTEMD_LOG_LEVEL=debug systemctl is-active containerd").unwrap_or_else(|e| e.to_string()));
-    println!("{:?}", node.unit_state("containerd.service"));
-    println!("{:?}", node.unit_state("kubelet.service"));
+/// The network condition: true, or its message.
+fn network(cri: &Cri) -> Result<(), String> {
+    let conditions = cri.status().unwrap().status.unwrap().conditions;
+    let condition = conditions.into_iter().find(|condition| condition.r#type == "NetworkReady").unwrap();
+    if condition.status { Ok(()) } else { Err(condition.message) }
+}
+
+/// The network in use besides loopback.
+fn network_name(cri: &Cri) -> String {
+    let info = cri.status().unwrap().info;
+    let config: serde_json::Value = serde_json::from_str(&info["cniconfig"]).unwrap();
+    config["Networks"][1]["Config"]["Name"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Waits for what must come.
+fn soon(what: &str, is_so: impl Fn() -> bool) {
+    until(LIMIT, || Ok(if is_so() { None } else { Some(what.to_owned()) })).unwrap();
+}
+
+/// A conflist of the bridge plugin.
+fn conflist(name: &str) -> String {
+    format!(
+        r#"{{"cniVersion":"0.4.0","name":"{name}","plugins":[{{"type":"bridge","bridge":"cni0","isDefaultGateway":true,
+        "ipam":{{"type":"host-local","ranges":[[{{"subnet":"10.244.1.0/24"}}]]}}}}]}}"#
+    )
 }
 
 #[test]
-fn a_sandbox_is_attached_and_detached_as_containerd_does() {
-    let cluster = bare(1);
+fn nodes_boot_fast_see_each_other_and_nothing_of_the_machine() {
+    let before = machine();
+    let begin = Instant::now();
+    let cluster = bare(3, Network::None);
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(5), "three nodes took {took:?}");
+    let node = cluster.node(1).unwrap();
+    node.sh("ping -qc1 -W1 192.168.77.2; ping -qc1 -W1 192.168.77.254").unwrap();
+    assert_eq!(node.must(&["hostname"]).unwrap(), "node1\n");
+    node.sh("touch /etc/x /var/lib/x /opt/x /run/x /tmp/x-of-node1; iptables -N X; ip link add x type bridge").unwrap();
+    assert!(!Path::new("/etc/x").exists() && !Path::new("/tmp/x-of-node1").exists());
+    assert_eq!(cluster.node(2).unwrap().exec(&["ls", "/etc/x"]).unwrap().code, 2);
+    let folder = cluster.folder().to_owned();
+    drop(cluster);
+    assert!(!folder.exists(), "{} is still there", folder.display());
+    assert_eq!(machine(), before);
+}
+
+/// What a lab must leave on the machine as it was.
+fn machine() -> String {
+    let script = "ip -o link | cut -d: -f2; ip route; ls /etc/cni /opt/cni 2>&1; cat /proc/mounts | grep -v /run/netns";
+    String::from_utf8(Command::new("sh").args(["-c", script]).output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn a_killed_owner_leaves_nothing() {
+    let binary = Options::default().binary;
+    let mut up =
+        Command::new(binary).args(["up", "2", "--bare"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let folder = format!("/dev/shm/nodectl-lab/lab{}-0", up.id());
+    soon("the lab is up", || Path::new(&folder).join("node2/console.log").exists());
+    std::thread::sleep(Duration::from_millis(300));
+    up.kill().unwrap();
+    up.wait().unwrap();
+    let underlay = format!("/run/netns/lab{}-0-ul", up.id());
+    soon("the lab is gone", || !Path::new(&folder).exists() && !Path::new(&underlay).exists());
+}
+
+#[test]
+fn a_power_cut_keeps_the_disk_and_nothing_else() {
+    let cluster = bare(1, Network::Bridge);
+    let node = cluster.node(1).unwrap();
+    let boot = node.sh("cat /proc/sys/kernel/random/boot_id").unwrap();
+    let cri = cri_of(node);
+    let id = cri.run_pod_sandbox(pod("a", 0)).unwrap();
+    node.sh("echo kept > /etc/kept; echo lost > /run/lost; ip link add lost type bridge").unwrap();
+    node.power_cut().unwrap();
+    assert!(!node.is_on());
+    node.start().unwrap();
+    assert_ne!(node.sh("cat /proc/sys/kernel/random/boot_id").unwrap(), boot);
+    assert_eq!(node.sh("cat /etc/kept").unwrap(), "kept\n");
+    assert!(
+        !node.exec(&["ls", "/run/lost"]).unwrap().ok() && !node.exec(&["ip", "link", "show", "lost"]).unwrap().ok()
+    );
+    // The sandbox of the last boot is not ready, and its DEL finds no namespace.
+    let cri = cri_of(node);
+    let status = cri.pod_sandbox_status(&id).unwrap();
+    assert_eq!(status.state(), cri::PodSandboxState::SandboxNotready);
+    assert_eq!(status.network.unwrap().ip, "");
+    assert_eq!(node.sh("ls /var/lib/cni/networks/lab").unwrap(), "10.244.1.2\nlast_reserved_ip.0\nlock\n");
+    cri.stop_pod_sandbox(&id).unwrap();
+    cri.remove_pod_sandbox(&id).unwrap();
+    assert_eq!(node.sh("ls /var/lib/cni/networks/lab /var/lib/cni/results").unwrap().matches("10.244").count(), 0);
+}
+
+#[test]
+fn units_start_stop_and_come_back() {
+    let cluster = bare(1, Network::None);
+    let node = cluster.node(1).unwrap();
+    assert_eq!(node.unit_state("kubelet.service").unwrap().active, "inactive");
+    node.start_unit("kubelet.service").unwrap();
+    assert_eq!(node.must(&["systemctl", "is-active", "kubelet", "containerd"]).unwrap(), "active\nactive\n");
+    assert_eq!(node.unit_state("nothing.service").unwrap().load, "not-found");
+    assert!(node.start_unit("nothing.service").unwrap_err().to_string().contains("refused"));
+    // Restart=always.
+    node.sh("kill -9 $(busctl get-property org.freedesktop.systemd1 /org/freedesktop/systemd1/unit/kubelet_2eservice \
+             org.freedesktop.systemd1.Service MainPID | cut -d' ' -f2)")
+        .unwrap();
+    soon("the kubelet is started again", || {
+        node.unit_state("kubelet.service").is_ok_and(|unit| unit.sub == "auto-restart")
+    });
+    soon("the kubelet runs again", || node.unit_state("kubelet.service").is_ok_and(|unit| unit.active == "active"));
+    node.must(&["systemctl", "restart", "containerd"]).unwrap();
+    assert!(cri_of(node).version().is_ok());
+}
+
+#[test]
+fn enabled_units_run_at_boot_in_their_order() {
+    let cluster = bare(1, Network::None);
+    let node = cluster.node(1).unwrap();
+    let unit = |name: &str, order: &str, script: &str| {
+        let text = format!(
+            "[Unit]\n{order}\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c '{script}'\n[Install]\nWantedBy=multi-user.target\n"
+        );
+        fs::write(node.path(&format!("/etc/systemd/system/{name}.service")).unwrap(), text).unwrap();
+        node.must(&["systemctl", "enable", name]).unwrap();
+    };
+    unit(
+        "first",
+        "Before=containerd.service kubelet.service",
+        "sleep 0.3; test -e /run/containerd/containerd.sock || echo early > /run/first",
+    );
+    unit(
+        "last",
+        "After=network-online.target kubelet.service",
+        "test -e /run/containerd/containerd.sock && echo late > /run/last",
+    );
+    unit("broken", "After=kubelet.service", "exit 3");
+    node.reboot().unwrap();
+    soon("the last unit has run", || node.exec(&["test", "-e", "/run/last"]).is_ok_and(|result| result.ok()));
+    assert_eq!(node.sh("cat /run/first").unwrap(), "early\n");
+    assert_eq!(node.unit_state("first.service").unwrap().sub, "exited");
+    soon("the broken unit has failed", || node.unit_state("broken.service").is_ok_and(|unit| unit.active == "failed"));
+    node.must(&["systemctl", "disable", "first"]).unwrap();
+    assert_eq!(node.unit_state("first.service").unwrap().file, "disabled");
+}
+
+#[test]
+fn a_oneshot_before_the_kubelet_that_restarts_it_hangs() {
+    let cluster = bare(1, Network::None);
+    let node = cluster.node(1).unwrap();
+    let text = "[Unit]\nBefore=kubelet.service\n[Service]\nType=oneshot\nExecStart=/usr/bin/timeout 2 /bin/systemctl restart kubelet\n";
+    fs::write(node.path("/etc/systemd/system/knot.service").unwrap(), text).unwrap();
+    assert!(node.start_unit("knot.service").is_err());
+}
+
+#[test]
+fn a_sandbox_is_attached_and_detached() {
+    let cluster = bare(1, Network::Bridge);
     let node = cluster.node(1).unwrap();
     let cri = cri_of(node);
-    let ready = |cri: &Cri| cri.status().unwrap().status.unwrap().conditions[1].clone();
-    assert!(ready(&cri).message.contains("cni plugin not initialized"), "{:?}", ready(&cri));
-    std::fs::write(node.path("/etc/cni/net.d/10-lab.conflist").unwrap(), BRIDGE).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(50));
-    assert!(ready(&cri).status, "{:?}", ready(&cri));
-    let begin = Instant::now();
-    let id = cri.run_pod_sandbox(pod("a", 8080)).unwrap();
-    println!("RunPodSandbox {:?}", begin.elapsed());
-    let status = cri.pod_sandbox_status(&id).unwrap();
-    let ip = status.network.unwrap().ip;
-    assert_eq!(ip, "10.244.1.2");
-    let c = cri.create_container(&id, container("lab/pod"), pod("a", 8080)).unwrap();
-    cri.start_container(&c).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(100));
-    println!("{}", node.sh("ip -br a; ls /var/lib/cni/results; cat /var/log/pods/a/c/0.log; ping -c1 -W1 10.244.1.2; ps ax; echo hi | timeout 1 bash -c 'exec 3<>/dev/tcp/10.244.1.2/7777; cat <&3' || true").unwrap());
-    println!("{}", node.sh("iptables-save -t nat | grep CNI").unwrap());
-    println!("{:?}", cri.container_status(&c).unwrap());
-    let begin = Instant::now();
+    // The bridge and portmap's own chains stay when the last pod has gone.
+    let id = cri.run_pod_sandbox(pod("warm-up", 8080)).unwrap();
     cri.stop_pod_sandbox(&id).unwrap();
-    println!("StopPodSandbox {:?}", begin.elapsed());
     cri.remove_pod_sandbox(&id).unwrap();
-    println!("{}", node.sh("ip -br a; ls -R /var/lib/cni; iptables-save -t nat | grep CNI; ls /run/netns").unwrap());
+    let before = Snapshot::take(node).unwrap();
+    let id = cri.run_pod_sandbox(pod("a", 8080)).unwrap();
+    assert_eq!(cri.pod_sandbox_status(&id).unwrap().network.unwrap().ip, "10.244.1.3");
+    let container = cri.create_container(&id, container("lab/pod"), pod("a", 8080)).unwrap();
+    cri.start_container(&container).unwrap();
+    let ask = "exec 3<>/dev/tcp/192.168.77.1/8080; head -n1 <&3";
+    soon("the pod answers on its host port", || {
+        node.exec(&["timeout", "1", "bash", "-c", ask]).is_ok_and(|answer| answer.ok())
+    });
+    let during = before.diff(&Snapshot::take(node).unwrap());
+    for trace in [
+        "+ iptables-nft: nat -A CNI-HOSTPORT-DNAT",
+        "+ modes: f 644 /var/lib/cni/networks/lab/10.244.1.3",
+        "+ links: veth",
+    ] {
+        assert!(during.iter().any(|line| line.starts_with(trace)), "{trace} is not in {during:#?}");
+    }
+    cri.stop_pod_sandbox(&id).unwrap();
+    cri.remove_pod_sandbox(&id).unwrap();
+    let lines = before.without(|section, line| section == "texts" && line.contains("last_reserved")).diff(
+        &Snapshot::take(node).unwrap().without(|section, line| section == "texts" && line.contains("last_reserved")),
+    );
+    let rest: Vec<_> = lines.iter().filter(|line| !line.contains("last_reserved_ip")).collect();
+    assert!(rest.is_empty(), "{rest:#?}");
+}
+
+#[test]
+fn containers_survive_the_runtime_and_their_ends_are_seen() {
+    let cluster = bare(1, Network::Bridge);
+    let node = cluster.node(1).unwrap();
+    let cri = cri_of(node);
+    let id = cri.run_pod_sandbox(pod("a", 0)).unwrap();
+    let running = cri.create_container(&id, container("lab/pod"), pod("a", 0)).unwrap();
+    cri.start_container(&running).unwrap();
+    let mut failing = container("lab/pod");
+    failing.metadata = Some(cri::ContainerMetadata { name: "f".into(), attempt: 0 });
+    failing.command = ["sh", "-c", "exit 7"].map(str::to_owned).into();
+    let failing = cri.create_container(&id, failing, pod("a", 0)).unwrap();
+    cri.start_container(&failing).unwrap();
+    soon("the end is seen", || cri.container_status(&failing).is_ok_and(|status| status.exit_code == 7));
+    node.restart_unit("containerd.service").unwrap();
+    let cri = cri_of(node);
+    assert_eq!(cri.container_status(&running).unwrap().state(), cri::ContainerState::ContainerRunning);
+    assert_eq!(cri.pod_sandbox_status(&id).unwrap().state(), cri::PodSandboxState::SandboxReady);
+    cri.exec_sync(&running, &["true".to_owned()], Duration::from_secs(1)).unwrap();
+    assert!(cri.exec_sync(&running, &["false".to_owned()], Duration::from_secs(1)).is_err());
+    cri.stop_container(&running, 1).unwrap();
+    assert_eq!(cri.container_status(&running).unwrap().state(), cri::ContainerState::ContainerExited);
+}
+
+#[test]
+fn the_conflist_is_read_again_as_containerd_does() {
+    let cluster = bare(1, Network::None);
+    let node = cluster.node(1).unwrap();
+    let cri = cri_of(node);
+    let file = |name: &str| node.path(&format!("/etc/cni/net.d/{name}")).unwrap();
+    let settled = || std::thread::sleep(Duration::from_millis(300));
+    assert!(network(&cri).unwrap_err().contains("cni plugin not initialized"));
+    fs::write(file("20-b.conflist"), conflist("b")).unwrap();
+    soon("a write is seen", || network_name(&cri) == "b");
+    // Moved in from another folder: not seen.
+    fs::write(node.path("/etc/a").unwrap(), conflist("a")).unwrap();
+    fs::rename(node.path("/etc/a").unwrap(), file("10-a.conflist")).unwrap();
+    settled();
+    assert_eq!(network_name(&cri), "b");
+    // chmod: not seen; a file removed, whatever its name: seen.
+    node.sh("chmod 600 /etc/cni/net.d/10-a.conflist").unwrap();
+    settled();
+    assert_eq!(network_name(&cri), "b");
+    node.sh("touch /etc/cni/net.d/x; rm /etc/cni/net.d/x").unwrap();
+    soon("a removal is seen", || network_name(&cri) == "a");
+    // Renamed within the folder: seen, by the event of the old name.
+    fs::write(file(".tmp"), conflist("c")).unwrap();
+    fs::rename(file(".tmp"), file("00-c.conflist")).unwrap();
+    soon("a rename is seen", || network_name(&cri) == "c");
+    // A bad first file leaves nothing, and the next one is not used.
+    fs::write(file("00-c.conflist"), "{").unwrap();
+    soon("a bad file is seen", || network(&cri).is_err());
+    assert_ne!(cri.status().unwrap().info["lastCNILoadStatus"], "OK");
+    fs::remove_file(file("00-c.conflist")).unwrap();
+    soon("the next file is used", || network_name(&cri) == "a");
+}
+
+#[test]
+fn del_is_run_with_the_present_list_and_failures_keep_the_sandbox() {
+    let cluster = bare(1, Network::Bridge);
+    let node = cluster.node(1).unwrap();
+    let cri = cri_of(node);
+    let id = cri.run_pod_sandbox(pod("a", 0)).unwrap();
+    // Another list, whose plugin is not there: ADD and DEL both fail.
+    let other = conflist("other").replace("\"bridge\",\"bridge\"", "\"missing\",\"bridge\"");
+    fs::write(node.path("/etc/cni/net.d/10-lab.conflist").unwrap(), other).unwrap();
+    soon("the list is read", || network_name(&cri) == "other");
+    let error = format!("{:#}", cri.stop_pod_sandbox(&id).unwrap_err());
+    assert!(
+        error.contains("failed to destroy network for sandbox") && error.contains("failed to find plugin \"missing\""),
+        "{error}"
+    );
+    let error = format!("{:#}", cri.run_pod_sandbox(pod("b", 0)).unwrap_err());
+    assert!(error.contains("failed to setup network for sandbox"), "{error}");
+    // Its ADD never ended: that one can be stopped though its DEL fails.
+    let left = cri.list_pod_sandbox().unwrap().into_iter().find(|sandbox| sandbox.id != id).unwrap();
+    assert_eq!(left.state(), cri::PodSandboxState::SandboxNotready);
+    cri.stop_pod_sandbox(&left.id).unwrap();
+    // With the list of another network the DEL ends well and the lease is left behind.
+    fs::write(node.path("/etc/cni/net.d/10-lab.conflist").unwrap(), conflist("other")).unwrap();
+    soon("the plugin is there", || cri.stop_pod_sandbox(&id).is_ok());
+    assert!(node.sh("ls /var/lib/cni/networks/lab").unwrap().contains("10.244.1.2"));
 }

@@ -30,16 +30,17 @@ impl Reaper {
 
     /// Starts `argv` with its output appended to `log`; `on_exit` gets its exit code.
     ///
-    /// The program is started through a shell's `exec`: the standard library waits for a child whose exec failed, and would find it already reaped.
+    /// The program is started through `enter`, whose exec cannot fail unseen: the standard library waits for a child whose exec failed, and
+    /// would find it reaped already. `enter` also takes away the signal mask that PID 1 must have and nobody else.
     pub fn spawn(&self, argv: &[String], environment: &[(String, String)], log: &Path, on_exit: OnExit) -> Result<i32> {
         let output = OpenOptions::new()
             .create(true)
             .append(true)
             .open(log)
             .with_context(|| format!("the log {} could not be opened", log.display()))?;
-        let mut command = Command::new("/bin/sh");
+        let mut command = Command::new("/proc/self/exe");
         command
-            .args(["-c", "exec \"$0\" \"$@\""])
+            .args(["enter", "--"])
             .args(argv)
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
@@ -48,7 +49,7 @@ impl Reaper {
             .stderr(output);
         // Held while the process starts: it may end before it is in the table.
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let child = command.spawn().context("/bin/sh could not be started")?;
+        let child = command.spawn().context("the lab's own binary could not be started")?;
         let pid = i32::try_from(child.id()).context("a process has an impossible number")?;
         waiting.insert(pid, on_exit);
         Ok(pid)

@@ -8,12 +8,15 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::SigSet;
 
 /// Where a mount point may be made: the folders that are the node's own. Elsewhere it would be made on the machine.
 const OWN: [&str; 8] = ["/etc/", "/opt/", "/run/", "/tmp/", "/usr/libexec/", "/usr/local/", "/var/lib/", "/var/log/"];
 
 /// `enter [--netns PATH] [--bind FROM TO]... -- PROGRAM [ARGS...]`
 pub fn main(arguments: &[String]) -> Result<ExitCode> {
+    // A program's signals are its own business: whoever started us may block some.
+    SigSet::empty().thread_set_mask().context("the signal mask could not be cleared")?;
     let mut rest = arguments;
     let mut has_mounts = false;
     loop {
@@ -31,11 +34,19 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
                 rest = more;
             }
             [flag, program, arguments @ ..] if flag == "--" => {
-                let error = Command::new(program).args(arguments).exec();
+                let error = Command::new(program).arg0(shown_as(program, arguments)).args(arguments).exec();
                 return Err(error).with_context(|| format!("{program} could not be started"));
             }
             _ => bail!("usage: nodectl-lab enter [--netns PATH] [--bind FROM TO]... -- PROGRAM [ARGS...]"),
         }
+    }
+}
+
+/// What the process list shows: a program of the lab stands there under its own name, as the real one would.
+fn shown_as<'a>(program: &'a str, arguments: &'a [String]) -> &'a str {
+    match arguments.first() {
+        Some(name) if program.ends_with("/nodectl-lab") => name,
+        _ => program,
     }
 }
 
