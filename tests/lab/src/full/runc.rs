@@ -16,8 +16,9 @@ use super::images::MARK;
 
 /// The packaged runc.
 const RUNC: &str = "/usr/sbin/runc";
-/// What the lab's images lack and the node has: programs, libraries, and the links that choose between iptables' two back ends.
-const SHARED: [&str; 2] = ["/usr", "/etc/alternatives"];
+/// What the lab's images lack and the node has: programs and libraries, the links that choose between iptables' two back ends, and the
+/// credentials of the stand-ins, which every node has from the start.
+const SHARED: [&str; 3] = ["/usr", "/etc/alternatives", "/etc/kubernetes/lab"];
 
 /// The program `lab-runc ARGS`, called as containerd calls runc.
 pub fn main(arguments: &[String]) -> Result<ExitCode> {
@@ -27,7 +28,8 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if matches!(call.command, Some("create" | "run")) {
-        change(&call.bundle.join("config.json"))?;
+        let shared: Vec<&str> = SHARED.into_iter().filter(|path| Path::new(path).exists()).collect();
+        change(&call.bundle.join("config.json"), &shared)?;
     }
     let argv: Vec<OsString> = arguments.iter().map(OsString::from).collect();
     Err(Command::new(RUNC).args(argv).exec()).with_context(|| format!("{RUNC} could not be started"))
@@ -58,15 +60,15 @@ impl<'a> Call<'a> {
 }
 
 /// Changes a bundle's description in place.
-fn change(path: &Path) -> Result<()> {
+fn change(path: &Path, shared: &[&str]) -> Result<()> {
     let text = fs::read(path).with_context(|| format!("{} could not be read", path.display()))?;
     let mut spec: Value = serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
-    rewrite(&mut spec);
+    rewrite(&mut spec, shared);
     fs::write(path, serde_json::to_vec(&spec)?).with_context(|| format!("{} could not be written", path.display()))
 }
 
-/// Takes limits away; gives the lab's own images the node's programs.
-fn rewrite(spec: &mut Value) {
+/// Takes limits away; gives the lab's own images what they share with the node.
+fn rewrite(spec: &mut Value, shared: &[&str]) {
     if let Some(linux) = spec.get_mut("linux").and_then(Value::as_object_mut) {
         linux.insert("resources".to_owned(), json!({}));
     }
@@ -112,8 +114,8 @@ mod tests {
     fn limits_go_and_only_the_labs_images_get_the_nodes_programs() {
         let spec = |env: &str| json!({"process": {"env": ["A=1", env], "oomScoreAdj": -998}, "linux": {"resources": {"cpu": {}}, "x": 1}, "mounts": [{"destination": "/proc"}]});
         let (mut own, mut foreign) = (spec(MARK), spec("B=2"));
-        rewrite(&mut own);
-        rewrite(&mut foreign);
+        rewrite(&mut own, &["/usr", "/etc/alternatives"]);
+        rewrite(&mut foreign, &["/usr"]);
         assert_eq!(
             foreign,
             json!({"process": {"env": ["A=1", "B=2"]}, "linux": {"resources": {}, "x": 1}, "mounts": [{"destination": "/proc"}]})
