@@ -2,14 +2,18 @@
 //!
 //! zbus is asynchronous; its small runtime on the calling thread is confined in this file.
 
-use std::future::Future;
-use std::os::unix::net::UnixDatagram;
+use std::future::{Future, poll_fn};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
-use std::time::Duration;
+use std::pin::{Pin, pin};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use zbus::Connection;
-use zbus::OwnedObjectPath;
+use zbus::export::futures_core::Stream;
+use zbus::{Connection, ObjectPath, OwnedObjectPath};
 
 use crate::facts::Unit;
 use crate::fault;
@@ -36,6 +40,9 @@ trait Manager {
     ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
     fn disable_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<Vec<(String, String, String)>>;
     fn reload(&self) -> zbus::Result<()>;
+    fn subscribe(&self) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn job_removed(&self, id: u32, job: ObjectPath<'_>, unit: &str, result: &str) -> zbus::Result<()>;
 }
 
 #[zbus::proxy(interface = "org.freedesktop.systemd1.Unit", default_service = "org.freedesktop.systemd1")]
@@ -70,35 +77,76 @@ pub fn unit(name: &str) -> Result<Option<Unit>> {
     .with_context(|| format!("could not ask systemd about {name}"))
 }
 
-/// Starts a unit and waits until it is active.
+/// Starts a unit and waits until its job is done: for `Type=notify` until it is ready, for `Type=simple` until it runs.
 pub fn start(name: &str, patience: Duration) -> Result<()> {
     fault::point("systemd.start");
-    run(async { Ok(manager().await?.1.start_unit(name, "replace").await.map(drop)?) })
-        .with_context(|| format!("systemd could not start {name}"))?;
-    await_state(name, patience, |state| state == "active")
+    run(job(name, patience, async |manager: &ManagerProxy<'_>| manager.start_unit(name, "replace").await))
+        .with_context(|| format!("systemd could not start {name}"))
 }
 
-/// Stops a unit and waits until it is inactive.
+/// Stops a unit and waits until it is stopped.
 pub fn stop(name: &str, patience: Duration) -> Result<()> {
     fault::point("systemd.stop");
-    run(async { Ok(manager().await?.1.stop_unit(name, "replace").await.map(drop)?) })
-        .with_context(|| format!("systemd could not stop {name}"))?;
-    await_state(name, patience, |state| state == "inactive" || state == "failed")
+    run(job(name, patience, async |manager: &ManagerProxy<'_>| manager.stop_unit(name, "replace").await))
+        .with_context(|| format!("systemd could not stop {name}"))
 }
 
-/// The job's own signal says when it ends, but not whether a `Type=simple` unit then lives; its state says both.
-fn await_state(name: &str, patience: Duration, wanted: impl Fn(&str) -> bool) -> Result<()> {
-    let end = std::time::Instant::now() + patience;
-    loop {
-        let state = unit(name)?.map(|u| u.active).unwrap_or_default();
-        if wanted(&state) {
-            return Ok(());
+/// Queues a job and waits for the signal that it has ended. The subscription comes first: a job may end before the call that
+/// queues it returns.
+async fn job(
+    name: &str,
+    patience: Duration,
+    queue: impl AsyncFnOnce(&ManagerProxy<'_>) -> zbus::Result<OwnedObjectPath>,
+) -> Result<()> {
+    let (_connection, manager) = manager().await?;
+    manager.subscribe().await?;
+    let mut removed = manager.receive_job_removed().await?;
+    let queued = queue(&manager).await?;
+    let ended = async {
+        while let Some(signal) = poll_fn(|cx| Pin::new(&mut removed).poll_next(cx)).await {
+            let job = signal.args()?;
+            if job.job.as_str() == queued.as_str() {
+                return Ok(job.result.to_owned());
+            }
         }
-        if std::time::Instant::now() >= end {
-            bail!("{name} is {state:?} after {} s. To fix it: see `systemctl status {name}`", patience.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(50));
+        bail!("the connection to systemd broke")
+    };
+    let result: String = within(patience, ended).await?;
+    // `skipped` is a unit whose conditions do not hold: nothing was wanted of it here.
+    match result.as_str() {
+        "done" | "skipped" => Ok(()),
+        other => bail!("its job ended with {other:?}. To fix it: see `systemctl status {name}`"),
     }
+}
+
+/// The future's result, or an error once patience is at its end.
+async fn within<T>(patience: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let end = Instant::now() + patience;
+    let mut work = pin!(work);
+    let mut alarm = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = work.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Poll::Ready(Err(anyhow!("its job did not end within {} s", patience.as_secs())));
+        }
+        alarm.get_or_insert_with(|| wake_after(left, cx.waker().clone()));
+        Poll::Pending
+    })
+    .await
+}
+
+/// Wakes a task later, unless the sender that is returned has been dropped by then. zbus keeps its timers to itself.
+fn wake_after(delay: Duration, waker: Waker) -> Sender<()> {
+    let (sender, dropped) = channel();
+    std::thread::spawn(move || {
+        if dropped.recv_timeout(delay) == Err(RecvTimeoutError::Timeout) {
+            waker.wake();
+        }
+    });
+    sender
 }
 
 /// Enables units.
@@ -133,11 +181,20 @@ fn change(names: &[String], on: bool) -> Result<()> {
 pub fn notify_status(text: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let Ok(datagram) = UnixDatagram::unbound() else { return };
-    // Abstract sockets begin with "@"; services get path sockets since systemd 254 and mostly before.
-    let _ = datagram.send_to(format!("STATUS={}", text.replace('\n', " ")).as_bytes(), Path::new(&socket));
+    // A leading "@" stands for the zero byte of an abstract socket.
+    let address = match socket.as_encoded_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&socket),
+    };
+    if let Ok(address) = address {
+        let _ = datagram.send_to_addr(format!("STATUS={}", text.replace('\n', " ")).as_bytes(), &address);
+    }
 }
 
 async fn manager() -> Result<(Connection, ManagerProxy<'static>)> {
+    if !available() {
+        bail!("there is no system bus at {BUS}. To fix it: use systemctl by hand, or start dbus");
+    }
     let address = format!("unix:path={BUS}");
     let connection = zbus::connection::Builder::address(address.as_str()).method_timeout(CALL_LIMIT).build().await?;
     let proxy = ManagerProxy::new(&connection).await?;
@@ -145,5 +202,5 @@ async fn manager() -> Result<(Connection, ManagerProxy<'static>)> {
 }
 
 fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    zbus::block_on(work).map_err(|e| anyhow!("{e:#}"))
+    zbus::block_on(work)
 }
