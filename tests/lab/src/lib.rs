@@ -24,6 +24,7 @@ pub mod snapshot;
 pub mod traffic;
 
 /// The container runtime interface, generated from the definition that nodectl uses.
+#[allow(missing_docs, clippy::all)]
 pub mod cri {
     tonic::include_proto!("runtime.v1");
 }

@@ -56,7 +56,10 @@ fn dispatch(argv: &[String]) -> anyhow::Result<ExitCode> {
         .iter()
         .find(|(name, _)| Some(*name) == file_name)
     {
-        return program(argv.get(1..).unwrap_or_default());
+        let rest = argv.get(1..).unwrap_or_default();
+        // A runtime that shows a program under its own name passes that name all the same.
+        let named_again = rest.first().map(String::as_str) == file_name;
+        return program(rest.get(usize::from(named_again)..).unwrap_or_default());
     }
     let wanted = argv.get(1).map(String::as_str);
     match PROGRAMS.iter().find(|(name, _)| Some(*name) == wanted) {

@@ -14,8 +14,10 @@ use crate::node::Spec;
 const OVERLAID: [&str; 5] = ["/etc", "/var/lib", "/var/log", "/usr/libexec", "/usr/local"];
 
 /// What the machine may have there of its own, and a new node must not see.
-const FOREIGN: [&str; 14] = [
+const FOREIGN: [&str; 16] = [
     "/etc/cni",
+    "/etc/containerd",
+    "/etc/crio",
     "/etc/kubernetes",
     "/etc/nodectl",
     "/etc/systemd/system",
@@ -64,8 +66,16 @@ pub fn set_up(spec: &Spec) -> Result<()> {
     for path in ["/run/lock", "/run/netns", "/run/dbus", "/run/systemd/system", "/run/containerd"] {
         make_dir(Path::new(path))?;
     }
+    read_only_machine()?;
     new_boot_id()?;
     nix::unistd::sethostname(&spec.name).context("the host name could not be set")
+}
+
+/// What is not the node's own cannot be written from the node, whatever runs on it.
+fn read_only_machine() -> Result<()> {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+        .context("the machine's files could not be made read-only")
 }
 
 /// The node's disk: what survives a reboot.

@@ -12,6 +12,9 @@ pub struct Service;
 /// What the lab's own programs are called as images.
 const OWN: [&str; 7] = ["calico-node", "flanneld", "install-cni", "install-flannel", "pod", "pause", "kube-proxy"];
 
+/// Versions that a node holds of each: those of the lab's manifests. Others have to be pulled first.
+const TAGS: [&str; 5] = ["latest", "v0.26.7", "v0.27.4", "v3.31.0", "v3.32.0"];
+
 /// An image as CRI shows it.
 fn image(name: &str) -> cri::Image {
     cri::Image { id: name.to_owned(), repo_tags: vec![name.to_owned()], size: 1, ..Default::default() }
@@ -23,7 +26,8 @@ impl ImageService for Service {
         &self,
         _request: Request<cri::ListImagesRequest>,
     ) -> Result<Response<cri::ListImagesResponse>, Status> {
-        let images = OWN.iter().map(|name| image(&format!("lab/{name}:latest"))).collect();
+        let images =
+            OWN.iter().flat_map(|name| TAGS.iter().map(move |tag| image(&format!("lab/{name}:{tag}")))).collect();
         Ok(Response::new(cri::ListImagesResponse { images }))
     }
 

@@ -1,0 +1,78 @@
+//! What must be true of a node that is on a CNI, looked at from outside nodectl: with `ip`, `iptables-save`, CRI and files.
+
+use anyhow::{Result, bail};
+
+use super::{Cni, Scenario};
+
+impl Scenario {
+    /// All that is wrong with a node that should be on this CNI; empty where nothing is.
+    pub fn faults(&self, index: usize, cni: Cni) -> Result<Vec<String>> {
+        let node = self.node(index)?;
+        let mut faults = Vec::new();
+        let mut need = |holds: bool, fault: String| {
+            if !holds {
+                faults.push(fault);
+            }
+        };
+        let links = node.sh("ip -o link | awk -F': ' '{split($2,a,\"@\"); print a[1]}'")?;
+        let has = |name: &str| links.lines().any(|l| l == name);
+        let (own, other) = match cni {
+            Cni::Flannel => ("flannel.1", "vxlan.calico"),
+            Cni::Calico => ("vxlan.calico", "flannel.1"),
+        };
+        need(has(own), format!("{own} is missing"));
+        need(!has(other), format!("{other} is there"));
+        let processes = node.sh("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' || true")?;
+        let runs = |name: &str| processes.lines().any(|l| l == name || l.ends_with(&format!("/{name}")));
+        need(runs(agent(cni)), format!("{} does not run", agent(cni)));
+        need(!runs(agent(cni.other())), format!("{} runs", agent(cni.other())));
+        let object = self.node_object(index)?;
+        let label = object["metadata"]["labels"]["nodectl.io/cni"].as_str().unwrap_or_default();
+        need(label == cni.name(), format!("the label is {label:?}"));
+        need(object["spec"]["unschedulable"].as_bool() != Some(true), "the node is cordoned".into());
+        let open = node.path("/var/lib/nodectl/open")?;
+        need(!open.exists(), "a run is open".into());
+        let rules = node.sh("iptables-nft-save; ip6tables-nft-save")?;
+        let routes = node.sh("ip route show table all; ip neigh show nud permanent")?;
+        let foreign: &[&str] = match cni {
+            Cni::Flannel => &["cali-", "cali:"],
+            Cni::Calico => &["FLANNEL", "flanneld"],
+        };
+        for word in foreign {
+            need(!rules.contains(word), format!("rules with {word} are left"));
+        }
+        if cni == Cni::Flannel {
+            need(!routes.contains("blackhole"), "a blackhole is left".into());
+            need(!routes.contains("cali"), "routes over cali interfaces are left".into());
+            need(node.sh("ipset list -n")?.is_empty(), "ipsets are left".into());
+        } else {
+            need(!has("cni0"), "cni0 is left".into());
+        }
+        Ok(faults)
+    }
+
+    /// An error with all that is wrong, unless the node is well within the lab's patience.
+    pub fn must_be_on(&self, index: usize, cni: Cni) -> Result<()> {
+        crate::cluster::readiness::until(super::PATIENCE, || {
+            let faults = self.faults(index, cni)?;
+            Ok((!faults.is_empty()).then(|| format!("node{index} should be on {}: {}", cni.name(), faults.join("; "))))
+        })
+    }
+
+    /// An error unless the node has come to an end on one CNI or the other; which one.
+    pub fn one_of_both(&self, index: usize) -> Result<Cni> {
+        for cni in [Cni::Flannel, Cni::Calico] {
+            if self.faults(index, cni)?.is_empty() {
+                return Ok(cni);
+            }
+        }
+        bail!("node{index} is on neither CNI: {:?}", self.faults(index, Cni::Flannel)?)
+    }
+}
+
+fn agent(cni: Cni) -> &'static str {
+    match cni {
+        Cni::Flannel => "flanneld",
+        Cni::Calico => "calico-node",
+    }
+}

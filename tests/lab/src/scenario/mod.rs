@@ -1,0 +1,73 @@
+//! A cluster with flannel, Calico's manifests and workloads, ready to be switched; and nodectl as an operator calls it.
+
+mod checks;
+mod nodectl;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+pub use nodectl::{Cni, Done};
+
+use crate::client::Client;
+use crate::cluster::{Cluster, Network, Options};
+use crate::node::Node;
+use crate::objects::{self, Manifest, workloads};
+
+/// How long a part of the lab may take to be as it should; generous, since the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster that is being switched.
+pub struct Scenario {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The administrator's client.
+    pub client: Client,
+}
+
+impl Scenario {
+    /// A cluster of so many nodes on flannel, with Calico's manifests applied and these workloads running.
+    pub fn start(nodes: u8, workloads: &[Manifest], change: impl FnOnce(&mut Options)) -> Result<Scenario> {
+        let mut options = Options { nodes, network: Network::Flannel(objects::flannel::Flannel::default()), ..Options::default() };
+        change(&mut options);
+        let cluster = Cluster::start(options)?;
+        let client = cluster.client()?;
+        objects::install(&client, &objects::calico_crds::manifests())?;
+        objects::install(&client, &objects::calico::manifests(&objects::calico::Calico::default()))?;
+        cluster.wait_nodes_ready(PATIENCE).context("flannel's nodes did not become Ready")?;
+        objects::install(&client, workloads)?;
+        let scenario = Scenario { cluster, client };
+        scenario.settled()?;
+        Ok(scenario)
+    }
+
+    /// The workloads of most tests: Deployments, a DaemonSet with pod network, a hostPort, a budget.
+    pub fn workloads(replicas: u32) -> Vec<Manifest> {
+        let mut all = workloads::web(replicas);
+        all.push(workloads::daemon("probe"));
+        all.push(workloads::host_port("front", 8080));
+        all.extend(workloads::guarded("guarded", 3, 2));
+        all
+    }
+
+    /// Waits until every pod that should run does, and stays.
+    pub fn settled(&self) -> Result<()> {
+        self.cluster.wait_pods_ready(1, PATIENCE).map(drop)
+    }
+
+    /// Node number `index`, from 1.
+    pub fn node(&self, index: usize) -> Result<&dyn Node> {
+        self.cluster.node(index)
+    }
+
+    /// The Node object.
+    pub fn node_object(&self, index: usize) -> Result<Value> {
+        Ok(self.client.get(&format!("/api/v1/nodes/node{index}"))?)
+    }
+
+    /// Pods of the workloads: namespace default, with pod network.
+    pub fn pods(&self) -> Result<Vec<Value>> {
+        Ok(self.client.list("/api/v1/namespaces/default/pods")?)
+    }
+}
