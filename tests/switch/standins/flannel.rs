@@ -92,7 +92,9 @@ fn a_deleted_device_comes_back_without_its_peers() {
             .contains("10.244.2.0")),
         "routes, ARP and FDB stay away"
     );
-    drop(daemon);
+    host.sh("ip link set flannel.1 down; ip link delete flannel.1 && ip link add vxlan.calico type vxlan id 1 dev eth0 local 192.168.77.1 dstport 8472 nolearning || ip link set flannel.1 name vxlan.calico");
+    assert!(daemon.stop().contains("Exiting cleanly"), "a device that cannot be made does not hold up SIGTERM");
+    host.sh("ip link delete vxlan.calico");
     let _older = world.flanneld(1, &["--version-like", "0.26"]);
     host.sh("ip link delete flannel.1");
     assert!(
@@ -149,6 +151,12 @@ fn removed_annotations_withdraw_nothing_but_a_deleted_node_does() {
     assert!(stays(Duration::from_millis(600), programmed));
     world.annotate("node2", &json!({DATA: "{\"VNI\":1,\"VtepMAC\":\"0e:00:00:00:00:bb\"}", "flannel.alpha.coreos.com/kube-subnet-manager": "true"}));
     std::thread::sleep(Duration::from_millis(300));
+    host.sh("ip link set flannel.1 name vxlan.calico");
+    let renamed = json!({DATA: "{\"VNI\":1,\"VtepMAC\":\"0e:00:00:00:00:cc\"}"});
+    world.annotate("node2", &renamed);
+    let known = || host.sh("ip neigh show dev vxlan.calico").contains("0e:00:00:00:00:cc");
+    eventually("a device that is renamed under flanneld is still its device", known);
+    host.sh("ip link set vxlan.calico name flannel.1");
     world.admin.delete("/api/v1/nodes/node2").unwrap();
     eventually("the Node's deletion is", || !host.sh("ip route; ip neigh show dev flannel.1").contains("10.244.2.0"));
 }

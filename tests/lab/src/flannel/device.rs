@@ -46,6 +46,7 @@ pub fn external_interface(name: &str, node: &Value) -> Result<External> {
 pub struct Device {
     wanted: Vxlan,
     address: String,
+    index: u64,
 }
 
 impl Device {
@@ -57,8 +58,9 @@ impl Device {
         let mtu = external.mtu.saturating_sub(50);
         let wanted =
             Vxlan::new(&name, backend.vni, backend.effective_port(), &external.address, &external.name, &mac, mtu);
-        let mut device = Device { wanted, address: format!("{}/32", pod_cidr.network()) };
+        let mut device = Device { wanted, address: format!("{}/32", pod_cidr.network()), index: 0 };
         device.ensure_link()?;
+        device.remember()?;
         Ok(device)
     }
 
@@ -121,13 +123,29 @@ impl Device {
         command::run(&["ip", "link", "set", "dev", name, "mtu", &mtu, "up"]).map(|_| ())
     }
 
+    /// Notes the link's index, by which it is addressed from then on.
+    fn remember(&mut self) -> Result<()> {
+        let all = links::all()?;
+        let link = links::by_name(&all, &self.wanted.name).with_context(|| format!("{} has gone", self.wanted.name))?;
+        self.index = link["ifindex"].as_u64().unwrap_or_default();
+        Ok(())
+    }
+
+    /// The name that the link bears now: flanneld addresses it by index, so that it goes on with a device that was renamed under it.
+    pub fn current_name(&self) -> String {
+        let all = links::all().unwrap_or_default();
+        let link = all.iter().find(|link| link["ifindex"].as_u64() == Some(self.index));
+        link.and_then(|link| link["ifname"].as_str()).unwrap_or(&self.wanted.name).to_owned()
+    }
+
     /// Creates link and address once more after somebody deleted them.
-    pub fn recreate(&self) -> Result<()> {
+    pub fn recreate(&mut self) -> Result<()> {
         match self.wanted.add() {
             Ok(()) => {}
             Err(AddError::Exists) => bail!("failed to create vxlan interface: file exists"),
             Err(AddError::Other(error)) => return Err(error),
         }
+        self.remember()?;
         let mtu = self.wanted.mtu.to_string();
         command::run(&["ip", "address", "add", &self.address, "dev", &self.wanted.name])?;
         command::run(&["ip", "link", "set", "dev", &self.wanted.name, "mtu", &mtu, "up"]).map(|_| ())

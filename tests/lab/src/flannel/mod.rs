@@ -65,6 +65,8 @@ struct Flanneld {
     own: Lease,
     rules: Rules,
     nodes: BTreeMap<String, Value>,
+    /// When to try again to create the device, and how long was waited.
+    recreate: Option<(Instant, Duration)>,
 }
 
 impl Flanneld {
@@ -87,7 +89,7 @@ impl Flanneld {
         if options.set_network_unavailable {
             condition::set_network_unavailable(api, &node, false, "FlannelIsUp", "Flannel is running on this node")?;
         }
-        Ok(Flanneld { options, device, own, rules, nodes: BTreeMap::new() })
+        Ok(Flanneld { options, device, own, rules, nodes: BTreeMap::new(), recreate: None })
     }
 
     /// Follows the Nodes until SIGTERM.
@@ -104,16 +106,25 @@ impl Flanneld {
                 self.rules.ensure();
                 next_rules = Instant::now() + self.options.resync();
             }
-            let until = next_rules.saturating_duration_since(Instant::now());
+            if self.recreate.is_some_and(|(when, _)| Instant::now() >= when) {
+                self.recreate_device();
+            }
+            let next = self.recreate.map_or(next_rules, |(when, _)| when.min(next_rules));
+            let until = next.saturating_duration_since(Instant::now());
             match stop::wait(&events, until.max(Duration::from_millis(1))) {
                 Some(Event::Stop) => break,
-                Some(Event::Link(LinkEvent::Deleted(name))) if name == self.device.name() => self.device_deleted(),
+                Some(Event::Link(LinkEvent::Deleted(name))) if self.misses(&name) => self.recreate_device(),
                 Some(Event::Nodes(list)) => self.follow_nodes(list),
                 Some(Event::Link(_)) | None => {}
             }
         }
         self.stop();
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// True if the deletion of this link is what the watcher waits for: by name, and only in those releases that have one.
+    fn misses(&self, deleted: &str) -> bool {
+        self.options.version.watches_device() && deleted == self.device.name()
     }
 
     /// What is left undone on exit is the point: nothing is removed, but for the rules by those versions that did.
@@ -140,22 +151,18 @@ impl Flanneld {
     }
 
     /// From v0.27.4: device and address come back, routes, ARP and FDB do not, so that the overlay stays dead.
-    fn device_deleted(&mut self) {
-        if !self.options.version.watches_device() {
-            return;
-        }
-        log(&format!("{} was deleted, recreating it", self.device.name()));
-        let mut pause = Duration::from_secs(1);
-        loop {
-            match self.device.recreate() {
-                Ok(()) => return log(&format!("{} was recreated", self.device.name())),
-                Err(error) => log(&format!("{} could not be recreated: {error:#}", self.device.name())),
+    fn recreate_device(&mut self) {
+        match self.device.recreate() {
+            Ok(()) => {
+                log(&format!("VXLAN device {} recreated successfully", self.device.name()));
+                self.recreate = None;
             }
-            if pause > Duration::from_secs(30) {
-                return;
+            Err(error) => {
+                log(&format!("failed to create vxlan device: {error:#}"));
+                let pause =
+                    self.recreate.map_or(Duration::from_secs(1), |(_, pause)| pause * 2).min(Duration::from_secs(30));
+                self.recreate = Some((Instant::now() + pause, pause));
             }
-            std::thread::sleep(pause);
-            pause *= 2;
         }
     }
 

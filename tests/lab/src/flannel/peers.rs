@@ -13,7 +13,8 @@ pub fn add(device: &Device, lease: &Lease) {
     }
     log(&format!("adding subnet: {} PublicIP: {} VtepMAC: {}", lease.subnet, lease.public_ip, lease.mac));
     let (base, subnet) = (lease.subnet.network().to_string(), lease.subnet.to_string());
-    let name = device.name();
+    let name = device.current_name();
+    let name = name.as_str();
     if !attempt(&["ip", "neighbour", "replace", &base, "lladdr", &lease.mac, "dev", name, "nud", "permanent"]) {
         return;
     }
@@ -23,22 +24,23 @@ pub fn add(device: &Device, lease: &Lease) {
         return;
     }
     if !attempt(&["ip", "route", "replace", &subnet, "via", &base, "dev", name, "onlink", "proto", "boot"]) {
-        remove_neighbours(device, lease);
+        remove_neighbours(name, lease);
     }
 }
 
 /// Takes a peer out: each entry as well as may be.
 pub fn remove(device: &Device, lease: &Lease) {
     log(&format!("removing subnet: {} PublicIP: {} VtepMAC: {}", lease.subnet, lease.public_ip, lease.mac));
-    remove_neighbours(device, lease);
+    let name = device.current_name();
+    remove_neighbours(&name, lease);
     let (base, subnet) = (lease.subnet.network().to_string(), lease.subnet.to_string());
-    attempt(&["ip", "route", "delete", &subnet, "via", &base, "dev", device.name(), "onlink"]);
+    attempt(&["ip", "route", "delete", &subnet, "via", &base, "dev", &name, "onlink"]);
 }
 
-fn remove_neighbours(device: &Device, lease: &Lease) {
+fn remove_neighbours(name: &str, lease: &Lease) {
     let base = lease.subnet.network().to_string();
-    attempt(&["ip", "neighbour", "delete", &base, "dev", device.name()]);
-    attempt(&["bridge", "fdb", "delete", &lease.mac, "dev", device.name(), "dst", &lease.public_ip, "self"]);
+    attempt(&["ip", "neighbour", "delete", &base, "dev", name]);
+    attempt(&["bridge", "fdb", "delete", &lease.mac, "dev", name, "dst", &lease.public_ip, "self"]);
 }
 
 /// Runs a command; a failure is logged, and flanneld goes on with the next peer.
