@@ -68,9 +68,11 @@ fn network(cri: &Cri) -> Result<(), String> {
     if condition.status { Ok(()) } else { Err(condition.message) }
 }
 
-/// The network in use besides loopback.
+/// The network in use besides loopback; none while containerd, just restarted, says that its server is not initialized yet.
 fn network_name(cri: &Cri) -> String {
-    let info = cri.status().unwrap().info;
+    let Ok(cri::StatusResponse { info, .. }) = cri.status() else {
+        return String::new();
+    };
     let config: serde_json::Value = serde_json::from_str(&info["cniconfig"]).unwrap();
     config["Networks"][1]["Config"]["Name"].as_str().unwrap_or_default().to_owned()
 }
@@ -86,6 +88,21 @@ fn conflist(name: &str, plugin: &str) -> String {
         r#"{{"cniVersion":"0.4.0","name":"{name}","plugins":[{{"type":"{plugin}","bridge":"cni0","isDefaultGateway":true,
         "ipam":{{"type":"host-local","ranges":[[{{"subnet":"10.244.9.0/24"}}]]}}}}]}}"#
     )
+}
+
+/// Prints the nodes' journals and containers' logs when a test fails.
+struct Journal<'a>(&'a Cluster);
+
+impl Drop for Journal<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for node in self.0.nodes().filter(|node| node.kind() == Kind::Full) {
+            let script = "journalctl -b -n 100 --no-pager -u kubelet; journalctl -b -p warning -n 30 --no-pager; tail -vn 20 /var/log/pods/*/*/*; ip -br a";
+            println!("{}: {:?}", node.name(), node.sh(script));
+        }
+    }
 }
 
 /// The cgroups that labs have made.
@@ -161,6 +178,7 @@ fn full_and_light_nodes_share_a_flannel_network_through_restarts_and_reboots() {
     let is_whole = |when: &str| {
         cluster.wait_nodes_ready(LIMIT).unwrap();
         // The three pods of flannel, and six of users.
+        let _journal = Journal(&cluster);
         cluster.wait_pods_ready(9, LIMIT).unwrap_or_else(|error| panic!("{when}: {error:#}"));
         let broken: Vec<_> = matrix(&cluster).unwrap().into_iter().filter(|pair| !pair.is_whole()).collect();
         assert!(broken.is_empty(), "{when}: {broken:#?}");
@@ -177,7 +195,9 @@ fn full_and_light_nodes_share_a_flannel_network_through_restarts_and_reboots() {
     is_whole("after restarts");
     assert_eq!(node.sh(processes).unwrap(), before, "containers were started again");
     node.reboot().unwrap();
+    println!("rebooted: {:?}", begin.elapsed());
     soon("the node's pods are looked at again", || node.sh(processes).is_ok_and(|now| now.lines().count() >= 2));
+    println!("pods run: {:?}", begin.elapsed());
     is_whole("after a reboot");
     let leases = node.sh("ls /var/lib/cni/networks/cbr0 | grep -c ^10").unwrap();
     let pods = cluster.client().unwrap().list("/api/v1/pods").unwrap();

@@ -27,12 +27,19 @@ impl Cgroup {
         Ok(Cgroup { path })
     }
 
-    /// Its name below the hierarchy's root.
-    pub fn name(&self) -> String {
-        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Opens a file of the cgroup, so that it can be written after the hierarchy was mounted over.
+    /// To be called when the hierarchy was mounted at another place for this process.
+    pub fn moved_to(&mut self, hierarchy: &Path) {
+        if let Some(name) = self.path.file_name() {
+            self.path = hierarchy.join(name);
+        }
+    }
+
+    /// The file that kills all its processes when "1" is written to it.
     pub fn killer(&self) -> Result<fs::File> {
         let path = self.path.join("cgroup.kill");
         fs::OpenOptions::new().write(true).open(&path).with_context(|| {

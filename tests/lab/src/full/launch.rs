@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ use super::{disk, layer, root};
 use crate::init::network;
 use crate::node::{Spec, launch::plug_in, units};
 
+/// Where systemd expects the cgroup2 hierarchy.
+const HIERARCHY: &str = "/sys/fs/cgroup";
 /// How long systemd may take to start.
 const BOOT_LIMIT: Duration = Duration::from_secs(20);
 /// How long the boot waits for the runtime and the kubelet: units that come first may take as long as they like.
@@ -32,8 +34,7 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     };
     let spec = Spec::read(Path::new(path))?;
     let cluster = spec.folder.parent().and_then(Path::file_name).context("the node's folder is in no cluster's")?;
-    let cgroup = Cgroup::make(&cluster.to_string_lossy(), &spec.name)?;
-    let killer = cgroup.killer()?;
+    let mut cgroup = Cgroup::make(&cluster.to_string_lossy(), &spec.name)?;
     let lower = [layer::of(&spec)?, root::folder()?];
     // Before any thread exists: namespaces belong to threads.
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
@@ -44,7 +45,9 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     network::set_up(&spec)?;
     disk::set_up(&spec, &lower)?;
     hide_the_machine()?;
-    let mut nspawn = start(&spec, &Path::new("/sys/fs/cgroup").join(cgroup.name()))?;
+    cgroup.moved_to(Path::new(HIERARCHY));
+    let killer = cgroup.killer()?;
+    let mut nspawn = start(&spec, cgroup.path())?;
     std::thread::spawn(move || kill_at_end_of_input(killer));
     let pid = wait_for_pid_1(&mut nspawn, &cgroup)?;
     say(&format!("pid {pid}"))?;
@@ -63,8 +66,8 @@ fn say(line: &str) -> Result<()> {
 /// In this mount namespace alone: a cgroup2 hierarchy where systemd expects it, and a /run that nspawn's own files may go to.
 fn hide_the_machine() -> Result<()> {
     // Whatever hierarchies are there stay with the machine. EINVAL: nothing is mounted there.
-    let _ = umount2("/sys/fs/cgroup", MntFlags::MNT_DETACH);
-    mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), None::<&str>)
+    let _ = umount2(HIERARCHY, MntFlags::MNT_DETACH);
+    mount(Some("cgroup2"), HIERARCHY, Some("cgroup2"), MsFlags::empty(), None::<&str>)
         .context("cgroup2 could not be mounted. To fix it: use a kernel that has it")?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
         .context("a private /run could not be mounted")?;
@@ -109,7 +112,7 @@ fn start(spec: &Spec, cgroup: &Path) -> Result<Child> {
 
 /// Waits for the container's systemd.
 fn wait_for_pid_1(nspawn: &mut Child, cgroup: &Cgroup) -> Result<i32> {
-    let processes = PathBuf::from("/sys/fs/cgroup").join(cgroup.name()).join("payload/init.scope/cgroup.procs");
+    let processes = cgroup.path().join("payload/init.scope/cgroup.procs");
     let until = Instant::now() + BOOT_LIMIT;
     while Instant::now() < until {
         let listed = fs::read_to_string(&processes).unwrap_or_default();

@@ -81,8 +81,9 @@ fn rewrite(spec: &mut Value, shared: &[&str]) {
     }
     if let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) {
         // First, so that a volume of the pod may lie on top of them.
-        let own =
-            SHARED.map(|path| json!({"destination": path, "source": path, "type": "bind", "options": ["rbind", "ro"]}));
+        let own = shared
+            .iter()
+            .map(|path| json!({"destination": path, "source": path, "type": "bind", "options": ["rbind", "ro"]}));
         mounts.splice(0..0, own);
     }
 }
