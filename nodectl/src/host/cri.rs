@@ -47,15 +47,27 @@ pub struct CniStatus {
     pub network: Option<String>,
     /// Types of its plugins; empty where the runtime does not tell.
     pub plugins: Vec<String>,
+    /// Directory that it reads configurations from; `None` where the runtime does not tell.
+    pub conf_dir: Option<String>,
+    /// Directories that it looks for plugins in; empty where the runtime does not tell.
+    pub bin_dirs: Vec<String>,
+}
+
+/// A container of a sandbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Container {
+    /// Its id.
+    pub id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// It runs.
+    pub running: bool,
 }
 
 impl Cri {
     /// The runtime that kubelet uses, else the first socket of the usual places.
     pub fn detect(host: &Host) -> Result<Cri> {
-        let named = process::scan()?.iter().find(|p| p.name == "kubelet").and_then(|kubelet| {
-            let endpoint = option(&kubelet.args, "--container-runtime-endpoint")?;
-            Some(endpoint.strip_prefix("unix://").unwrap_or(&endpoint).to_owned())
-        });
+        let named = endpoint_of_kubelet(host)?;
         let candidates = named.into_iter().chain(SOCKETS.iter().map(|s| (*s).to_owned()));
         let socket = candidates
             .map(|path| host.path(path))
@@ -94,6 +106,18 @@ impl Cri {
         })
     }
 
+    /// A call that ends something: some releases answer NotFound for what is not there, others OK, as the protocol asks.
+    fn end<T>(
+        &self,
+        what: &str,
+        call: impl AsyncFnOnce(Channel) -> Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<()> {
+        self.call(what, async |channel| match call(channel).await {
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(tonic::Response::new(())),
+            other => other.map(|answer| answer.map(drop)),
+        })
+    }
+
     /// Name and version.
     pub fn version(&self) -> Result<(String, String)> {
         let version = self.call("Version", async |channel| {
@@ -113,41 +137,37 @@ impl Cri {
         Ok(CniStatus { ready, ..loaded(&config) })
     }
 
-    /// Every pod sandbox.
+    /// Every pod sandbox. All are asked for their details at once: one after the other, the answers of a full node add up.
     pub fn sandboxes(&self) -> Result<Vec<Sandbox>> {
         let answer = self.call("ListPodSandbox", async |channel| {
             RuntimeServiceClient::new(channel).list_pod_sandbox(proto::ListPodSandboxRequest::default()).await
         })?;
-        answer.items.iter().map(|item| self.sandbox(item)).filter_map(Result::transpose).collect()
-    }
-
-    /// One sandbox in detail; `None` where it has gone between the list and now.
-    fn sandbox(&self, item: &proto::PodSandbox) -> Result<Option<Sandbox>> {
-        let request = proto::PodSandboxStatusRequest { pod_sandbox_id: item.id.clone(), verbose: true };
+        let ids: Vec<String> = answer.items.iter().map(|item| item.id.clone()).collect();
         let channel = self.channel.clone();
-        let answer =
-            self.executor.block_on(async { RuntimeServiceClient::new(channel).pod_sandbox_status(request).await });
-        let answer = match answer {
-            Ok(answer) => answer.into_inner(),
-            Err(status) if status.code() == tonic::Code::NotFound => return Ok(None),
-            Err(status) => {
-                return Err(anyhow!("the runtime could not describe sandbox {}: {}", item.id, status.message()));
+        let details = self.executor.block_on(async move {
+            let ask = |id: String| {
+                let mut client = RuntimeServiceClient::new(channel.clone());
+                let request = proto::PodSandboxStatusRequest { pod_sandbox_id: id, verbose: true };
+                tokio::spawn(tokio::time::timeout(LIMIT, async move { client.pod_sandbox_status(request).await }))
+            };
+            let asked: Vec<_> = ids.into_iter().map(ask).collect();
+            let mut details = Vec::with_capacity(asked.len());
+            for answer in asked {
+                details.push(answer.await);
             }
-        };
-        let info: Value = answer.info.get("info").and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
-        let status = answer.status.unwrap_or_default();
-        let options = status.linux.and_then(|l| l.namespaces).and_then(|n| n.options);
-        let meta = item.metadata.clone().unwrap_or_default();
-        Ok(Some(Sandbox {
-            id: item.id.clone(),
-            namespace: meta.namespace,
-            name: meta.name,
-            uid: meta.uid,
-            host_network: options.is_some_and(|o| o.network == proto::NamespaceMode::Node as i32),
-            ready: item.state == proto::PodSandboxState::SandboxReady as i32,
-            ip: status.network.and_then(|n| n.ip.parse().ok()),
-            netns: netns(&info),
-        }))
+            details
+        });
+        let mut sandboxes = Vec::with_capacity(details.len());
+        for (item, detail) in answer.items.iter().zip(details) {
+            let failed = || format!("the runtime could not describe sandbox {}", item.id);
+            match detail.with_context(failed)?.with_context(failed)? {
+                Ok(detail) => sandboxes.push(sandbox(item, detail.into_inner())),
+                // It has gone between the list and now.
+                Err(status) if status.code() == tonic::Code::NotFound => {}
+                Err(status) => return Err(anyhow!("{}: {}", failed(), status.message())),
+            }
+        }
+        Ok(sandboxes)
     }
 
     /// References and digests of the images that it holds.
@@ -162,8 +182,39 @@ impl Cri {
     pub fn stop_sandbox(&self, id: &str) -> Result<()> {
         fault::point("cri.stop_sandbox");
         let request = proto::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        self.call("StopPodSandbox", async |channel| RuntimeServiceClient::new(channel).stop_pod_sandbox(request).await)
-            .map(drop)
+        self.end("StopPodSandbox", async |channel| RuntimeServiceClient::new(channel).stop_pod_sandbox(request).await)
+    }
+
+    /// Removes a sandbox that is stopped, with its containers. Repeated calls are right.
+    pub fn remove_sandbox(&self, id: &str) -> Result<()> {
+        fault::point("cri.remove_sandbox");
+        let request = proto::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        self.end("RemovePodSandbox", async |channel| {
+            RuntimeServiceClient::new(channel).remove_pod_sandbox(request).await
+        })
+    }
+
+    /// The containers of a sandbox.
+    pub fn containers(&self, sandbox: &str) -> Result<Vec<Container>> {
+        let filter = proto::ContainerFilter { pod_sandbox_id: sandbox.to_owned(), ..proto::ContainerFilter::default() };
+        let request = proto::ListContainersRequest { filter: Some(filter) };
+        let answer = self.call("ListContainers", async |channel| {
+            RuntimeServiceClient::new(channel).list_containers(request).await
+        })?;
+        let running = proto::ContainerState::ContainerRunning as i32;
+        let container = |c: proto::Container| Container {
+            running: c.state == running,
+            name: c.metadata.map(|m| m.name).unwrap_or_default(),
+            id: c.id,
+        };
+        Ok(answer.containers.into_iter().map(container).collect())
+    }
+
+    /// Stops a container: SIGTERM, and SIGKILL after so many seconds.
+    pub fn stop_container(&self, id: &str, grace_seconds: u32) -> Result<()> {
+        fault::point("cri.stop_container");
+        let request = proto::StopContainerRequest { container_id: id.to_owned(), timeout: i64::from(grace_seconds) };
+        self.end("StopContainer", async |channel| RuntimeServiceClient::new(channel).stop_container(request).await)
     }
 
     /// All that decisions need of the runtime.
@@ -184,15 +235,52 @@ impl Cri {
 
 /// containerd's `cniconfig`: its loopback network comes first and is its own.
 fn loaded(config: &Value) -> CniStatus {
+    let strings = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    };
+    let told = CniStatus {
+        conf_dir: config["PluginConfDir"].as_str().filter(|d| !d.is_empty()).map(str::to_owned),
+        bin_dirs: strings(&config["PluginDirs"]),
+        ..CniStatus::default()
+    };
     let networks = config["Networks"].as_array().cloned().unwrap_or_default();
     let Some(network) = networks.iter().map(|n| &n["Config"]).find(|c| c["Name"] != "cni-loopback") else {
-        return CniStatus::default();
+        return told;
     };
     let plugins = network["Plugins"].as_array().cloned().unwrap_or_default();
     CniStatus {
-        ready: false,
         network: network["Name"].as_str().map(str::to_owned),
         plugins: plugins.iter().filter_map(|p| p["Network"]["type"].as_str().map(str::to_owned)).collect(),
+        ..told
+    }
+}
+
+/// What kubelet was told: on its command line, or since 1.27 in its configuration file.
+fn endpoint_of_kubelet(host: &Host) -> Result<Option<String>> {
+    let Some(kubelet) = process::scan()?.into_iter().find(|p| p.name == "kubelet") else { return Ok(None) };
+    let from_file = || {
+        let text = files::read_text_optional(&host.path(option(&kubelet.args, "--config")?)).ok()??;
+        let config: Value = yaml_serde::from_str(&text).ok()?;
+        config["containerRuntimeEndpoint"].as_str().filter(|e| !e.is_empty()).map(str::to_owned)
+    };
+    let endpoint = option(&kubelet.args, "--container-runtime-endpoint").or_else(from_file);
+    Ok(endpoint.map(|e| e.strip_prefix("unix://").unwrap_or(&e).to_owned()))
+}
+
+fn sandbox(item: &proto::PodSandbox, detail: proto::PodSandboxStatusResponse) -> Sandbox {
+    let info: Value = detail.info.get("info").and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
+    let status = detail.status.unwrap_or_default();
+    let options = status.linux.and_then(|l| l.namespaces).and_then(|n| n.options);
+    let meta = item.metadata.clone().unwrap_or_default();
+    Sandbox {
+        id: item.id.clone(),
+        namespace: meta.namespace,
+        name: meta.name,
+        uid: meta.uid,
+        host_network: options.is_some_and(|o| o.network == proto::NamespaceMode::Node as i32),
+        ready: item.state == proto::PodSandboxState::SandboxReady as i32,
+        ip: status.network.and_then(|n| n.ip.parse().ok()),
+        netns: netns(&info),
     }
 }
 
@@ -209,13 +297,17 @@ mod tests {
 
     #[test]
     fn the_loaded_network_is_found_behind_the_loopback() {
-        let config = serde_json::json!({"Networks": [
+        let config = serde_json::json!({"PluginConfDir": "/etc/cni/net.d", "PluginDirs": ["/opt/cni/bin"], "Networks": [
             {"Config": {"Name": "cni-loopback", "Plugins": [{"Network": {"type": "loopback"}}]}},
             {"Config": {"Name": "cbr0", "Plugins": [{"Network": {"type": "flannel"}}, {"Network": {"type": "portmap"}}]}},
         ]});
         let status = loaded(&config);
         assert_eq!(status.network.as_deref(), Some("cbr0"));
         assert_eq!(status.plugins, ["flannel", "portmap"]);
+        assert_eq!(
+            (status.conf_dir.as_deref(), status.bin_dirs),
+            (Some("/etc/cni/net.d"), vec!["/opt/cni/bin".to_owned()])
+        );
         assert_eq!(loaded(&Value::Null), CniStatus::default());
     }
 }
