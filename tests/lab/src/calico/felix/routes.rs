@@ -187,3 +187,84 @@ fn replace(route: &Route, mtu: Option<u64>) -> Result<()> {
     };
     command::run(&argv).map(|_| ())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calico::felix::datastore::{Config, Datastore, Host};
+    use crate::calico::felix::options::Options;
+    use crate::calico::ipam::block::BlockSpec;
+
+    fn wanted() -> Desired {
+        let config = Config {
+            vxlan_enabled: None,
+            vni: 1,
+            port: 8472,
+            mtu: Some(1450),
+            remove_external_routes: true,
+            endpoint_to_host: "ACCEPT".to_owned(),
+            external_nodes: Vec::new(),
+        };
+        let host = |name: &str, number: u8| Host {
+            name: name.to_owned(),
+            address: Some(format!("192.168.77.{number}")),
+            tunnel: Some(format!("10.244.{number}.0")),
+            mac: None,
+        };
+        let block = |cidr: &str, host: &str| BlockSpec::new(cidr.parse().unwrap(), host);
+        let pod = serde_json::json!({"metadata": {"namespace": "default", "name": "nginx"}, "spec": {"nodeName": "n1"}, "status": {"podIP": "10.244.1.7"}});
+        let read = Datastore {
+            config,
+            pools: vec![
+                crate::calico::ipam::store::Pool::read(
+                    &serde_json::json!({"spec": {"cidr": "10.244.0.0/16", "vxlanMode": "Always"}}),
+                )
+                .unwrap(),
+            ],
+            blocks: vec![block("10.244.1.0/26", "n1"), block("10.244.2.0/26", "n2")],
+            hosts: vec![host("n1", 1), host("n2", 2)],
+            endpoints: vec![crate::calico::endpoint::from_pod(&pod).unwrap()],
+        };
+        let links = [
+            serde_json::json!({"ifname": "eth0", "mtu": 1500, "addr_info": [{"family": "inet", "local": "192.168.77.1", "prefixlen": 24}]}),
+        ];
+        Desired::compute(&read, "n1", &Options::from_env().unwrap(), &links)
+    }
+
+    fn found(line: Value) -> Found {
+        Found::read(&line).unwrap()
+    }
+
+    /// What felix does about one route of the kernel's: (deleted, destinations that are written).
+    fn about(line: Value, grace: bool) -> (bool, Vec<String>) {
+        let work = work(&[found(line)], &wanted(), |_| grace, |_| true);
+        (!work.delete.is_empty(), work.replace.iter().map(|route| route.destination.to_string()).collect())
+    }
+
+    #[test]
+    fn what_is_missing_is_written_where_the_interface_is_up() {
+        let all = work(&[], &wanted(), |_| false, |_| true).replace.len();
+        assert_eq!(all, 3, "a blackhole, a block behind the tunnel, a pod");
+        assert_eq!(work(&[], &wanted(), |_| false, |_| false).replace.len(), 1, "a blackhole needs no interface");
+    }
+
+    #[test]
+    fn ownership_is_by_device_and_by_protocol_80() {
+        let route = |dst: &str, dev: &str, protocol: &str| serde_json::json!({"dst": dst, "dev": dev, "protocol": protocol, "type": "unicast", "scope": "link"});
+        assert!(about(route("10.9.0.0/24", "eth0", "80"), false).0, "protocol 80 anywhere");
+        assert!(!about(route("10.9.0.0/24", "eth0", "boot"), false).0, "others are left alone");
+        assert!(about(route("10.244.3.0/24", DEVICE, "boot"), false).0, "everything on the tunnel");
+        assert!(about(route("10.244.1.9", "cali0123456789a", "static"), false).0, "any protocol on a pod's interface");
+        assert!(!about(route("10.244.1.9", "cali0123456789a", "static"), true).0, "but not within the grace");
+        assert!(!about(route("10.244.1.9", "cni0", "boot"), false).0);
+    }
+
+    #[test]
+    fn a_foreign_route_of_the_same_prefix_and_metric_is_overwritten() {
+        let foreign = serde_json::json!({"dst": "10.244.1.0/26", "dev": "cni0", "protocol": "kernel", "type": "unicast", "scope": "link"});
+        assert_eq!(about(foreign.clone(), false).1.first().map(String::as_str), Some("10.244.1.0/26"));
+        let mut other_metric = foreign;
+        other_metric["metric"] = serde_json::json!(100);
+        assert!(!about(other_metric, false).0);
+    }
+}

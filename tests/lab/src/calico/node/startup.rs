@@ -12,9 +12,20 @@ use super::log;
 /// The Node annotation with the node's address.
 pub const IPV4_ADDRESS: &str = "projectcalico.org/IPv4Address";
 
-/// Writes the files, the Node's address and the cluster's default objects.
+/// Waits for the datastore if WAIT_FOR_DATASTORE says so, instead of giving up.
 pub fn run(api: &dyn Api, node: &str) -> Result<()> {
-    write_file("/var/lib/calico/nodename", node)?;
+    let waits = env("WAIT_FOR_DATASTORE").is_some_and(|value| value == "true");
+    loop {
+        match once(api, node) {
+            Err(error) if waits => log(&format!("Failed to connect to the datastore, will retry: {error:#}")),
+            result => return result,
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
+/// The Node's address, the cluster's default objects, and last the file that CNI calls wait for.
+fn once(api: &dyn Api, node: &str) -> Result<()> {
     let object =
         api.get(&format!("/api/v1/nodes/{node}")).with_context(|| format!("the Node {node} could not be read"))?;
     set_address(api, node, &object)?;
@@ -26,6 +37,7 @@ pub fn run(api: &dyn Api, node: &str) -> Result<()> {
         &json!({"logSeverityScreen": "Info", "reportingInterval": "0s"}),
     )?;
     ensure_pool(api)?;
+    write_file("/var/lib/calico/nodename", node)?;
     // A shutdown is over when the node has started again.
     let _ = std::fs::remove_file("/var/lib/calico/shutdownTS");
     Ok(())
