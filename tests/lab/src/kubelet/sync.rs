@@ -19,6 +19,8 @@ pub struct PodState {
     pub backoff: HashMap<String, (Instant, Duration)>,
     /// The status as it was reported last.
     pub reported: Value,
+    /// The image of a static pod that it was reported to.
+    pub reported_to: String,
     /// When the kubelet first saw the pod.
     pub start_time: String,
     /// Readiness as probes see it.
@@ -174,8 +176,11 @@ fn init_containers(
         return Ok(true);
     }
     for container in list(pod, "/spec/initContainers") {
-        let Some(newest) = found.newest_in(&sandbox.id, text(container, "/name")) else {
-            start(kubelet, pod, state, container, 0, sandbox)?;
+        let name = text(container, "/name");
+        let Some(newest) = found.newest_in(&sandbox.id, name) else {
+            // The count goes on over sandboxes: containerd reserves a container's name and count until the old one is removed.
+            let restarts = found.newest(name).map_or(0, |old| container_config::restarts(old) + 1);
+            start(kubelet, pod, state, container, restarts, sandbox)?;
             return Ok(false);
         };
         if newest.state() == ContainerState::ContainerRunning {
