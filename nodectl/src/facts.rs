@@ -282,8 +282,8 @@ pub struct Files {
     pub conf_names: Vec<String>,
     /// Parsed network configurations by file name; a file that does not parse maps to null.
     pub confs: BTreeMap<String, serde_json::Value>,
-    /// SHA-256 of each plugin binary by name.
-    pub binaries: BTreeMap<String, String>,
+    /// Size in bytes of each plugin binary by name.
+    pub binaries: BTreeMap<String, u64>,
     /// The variables of /run/flannel/subnet.env.
     pub subnet_env: BTreeMap<String, String>,
     /// Which of the paths that the CNIs are known to leave behind exist.

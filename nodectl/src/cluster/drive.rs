@@ -15,6 +15,7 @@ use super::execute::{Outcome, execute};
 use super::facts::ClusterFacts;
 use super::observe::{Scope, observe};
 use super::request::{Now, Request};
+use crate::failure::Failure;
 use crate::host::kube::Kube;
 
 /// How often the same write may have to be done until somebody else is taken to undo it.
@@ -65,8 +66,21 @@ pub struct Run {
 
 impl Drive<'_> {
     /// Runs the command.
-    pub fn run(&self, mut request: Request) -> Result<Run> {
+    pub fn run(&self, request: Request) -> Result<Run> {
         let mut run = Run { command: self.command, dry_run: self.dry_run, ..Run::default() };
+        match self.rounds(request, &mut run) {
+            Ok(()) => Ok(run),
+            Err(error) if run.changes.is_empty() => Err(error),
+            Err(error) => Err(Failure::NeedsHands(format!(
+                "{error:#}. {} writes were done before that and stay; running `nodectl cluster {}` again goes on from there",
+                run.changes.len(),
+                self.command
+            ))
+            .into()),
+        }
+    }
+
+    fn rounds(&self, mut request: Request, run: &mut Run) -> Result<()> {
         let until = Instant::now() + self.wait;
         let mut stale = 0;
         loop {
@@ -75,22 +89,22 @@ impl Drive<'_> {
             let decision = (self.decide)(&facts, &request);
             run.take_over(&decision);
             if run.refused {
-                return Ok(run);
+                return Ok(());
             }
             if self.dry_run {
                 run.changes = decision.changes;
-                return Ok(run);
+                return Ok(());
             }
             let ready = decision.ready();
             if ready.is_empty() {
                 if run.pending.is_empty() || Instant::now() >= until {
-                    return Ok(run);
+                    return Ok(());
                 }
                 tracing::info!(waiting_for = %run.pending.join("; "), "waiting");
                 std::thread::sleep(PAUSE.min(until.saturating_duration_since(Instant::now())));
                 continue;
             }
-            self.refuse_endless_repeats(&run, ready)?;
+            self.refuse_endless_repeats(run, ready)?;
             run.backups.push(backup::save(self.backup_dir, self.command, &request.now.rfc3339, ready)?);
             match execute(self.kube, ready, |change| run.changes.push(change.clone()))? {
                 Outcome::Done => stale = 0,
@@ -98,11 +112,7 @@ impl Drive<'_> {
                     stale += 1;
                     tracing::info!(%object, "it changed meanwhile; looking again");
                 }
-                Outcome::Stale(object) => bail!(
-                    "{object} changes faster than it can be written. To fix it: see who writes it, then run \
-                     `nodectl cluster {}` again; what was done so far stays",
-                    self.command
-                ),
+                Outcome::Stale(object) => bail!("{object} changes faster than it can be written: see who writes it"),
             }
         }
     }
@@ -118,11 +128,9 @@ impl Drive<'_> {
         let fields: Vec<String> = change.fields().into_iter().map(|f| f.field).collect();
         bail!(
             "{} does not stay as it is written ({}): something else puts it back each time. To fix it: find out what \
-             manages it (an operator, a GitOps tool, an admission webhook) and let it have the same value, then run \
-             `nodectl cluster {}` again",
+             manages it (an operator, a GitOps tool, an admission webhook) and let it have the same value",
             change.target,
-            fields.join(", "),
-            self.command
+            fields.join(", ")
         );
     }
 }

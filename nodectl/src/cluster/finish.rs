@@ -79,18 +79,14 @@ fn flannel_check(survey: &Survey) -> Check {
     )
 }
 
-/// Calico serves every node. A node that joined after the last switch has no agent yet: it gets calico-node as soon as
-/// the node selector is gone.
+/// Calico serves every node before flannel goes. A node that joined after the last switch has no agent yet: it gets
+/// calico-node as soon as the node selector is gone. Later on calico-node's pods are replaced, and that is waited for.
 fn calico_check(survey: &Survey) -> Check {
     const NAME: &str = "finish-calico";
-    let serves =
-        |node: &NodeView| survey.facts.pods.iter().any(|p| p.node == node.name && p.ready && survey.is_calico(p));
-    let without: Vec<String> = survey
-        .nodes
-        .iter()
-        .filter(|n| n.wanted == Some(Cni::Calico.name()) && !serves(n))
-        .map(|n| n.name.to_owned())
-        .collect();
+    if survey.flannel_daemon_sets().next().is_none() {
+        return Check::passed(NAME, "flannel is gone already");
+    }
+    let without = without_calico(survey);
     if !without.is_empty() {
         return Check::refused(
             NAME,
@@ -98,7 +94,7 @@ fn calico_check(survey: &Survey) -> Check {
             "see what keeps it (kubectl describe pod, kubectl logs of the calico-node pod there), then run finish again",
         );
     }
-    if !survey.nodes.iter().any(serves) && survey.flannel_daemon_sets().next().is_some() {
+    if !survey.facts.pods.iter().any(|p| p.ready && survey.is_calico(p)) {
         return Check::refused(
             NAME,
             "calico-node runs on no node at all, so flannel cannot go",
@@ -106,6 +102,13 @@ fn calico_check(survey: &Survey) -> Check {
         );
     }
     Check::passed(NAME, "calico-node is ready on every node that is labelled for it")
+}
+
+/// Nodes labelled for Calico where calico-node is not ready.
+fn without_calico(survey: &Survey) -> Vec<String> {
+    let serves = |node: &str| survey.facts.pods.iter().any(|p| p.node == node && p.ready && survey.is_calico(p));
+    let labelled = survey.nodes.iter().filter(|n| n.wanted == Some(Cni::Calico.name()));
+    labelled.filter(|n| !serves(n.name)).map(|n| n.name.to_owned()).collect()
 }
 
 fn delivery_check(survey: &Survey) -> Check {
@@ -184,12 +187,14 @@ fn calico_gate(survey: &Survey) -> Option<String> {
     }
     let pods = survey.facts.pods.iter().filter(|p| survey.is_calico(p));
     let old: Vec<String> = pods.filter(|p| p.node_selector.contains_key(NODE_LABEL)).map(|p| p.node.clone()).collect();
-    (!old.is_empty()).then(|| {
-        format!(
+    if !old.is_empty() {
+        return Some(format!(
             "calico-node's pod on {} to be replaced (a DaemonSet with the update strategy OnDelete waits for you to delete it)",
             listed(&old)
-        )
-    })
+        ));
+    }
+    let without = without_calico(survey);
+    (!without.is_empty()).then(|| format!("calico-node to become ready on {}", listed(&without)))
 }
 
 /// Our labels and annotation, Calico's migration label, flannel's annotations.

@@ -217,19 +217,20 @@ impl Cri {
         self.end("StopContainer", async |channel| RuntimeServiceClient::new(channel).stop_container(request).await)
     }
 
-    /// All that decisions need of the runtime.
-    pub fn observe(&self) -> Result<Runtime> {
+    /// All that decisions need of the runtime, and what it says of its network configuration.
+    pub fn observe(&self) -> Result<(Runtime, CniStatus)> {
         let (name, version) = self.version()?;
         let status = self.status()?;
-        Ok(Runtime {
+        let runtime = Runtime {
             name,
             version,
-            network: status.network,
-            plugins: status.plugins,
+            network: status.network.clone(),
+            plugins: status.plugins.clone(),
             network_ready: status.ready,
             images: self.images()?,
             sandboxes: self.sandboxes()?,
-        })
+        };
+        Ok((runtime, status))
     }
 }
 

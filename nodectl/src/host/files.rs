@@ -30,6 +30,11 @@ pub fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
+/// Size in bytes; `None` where there is no such file.
+pub fn size(path: &Path) -> Result<Option<u64>> {
+    Ok(optional(fs::metadata(path), path, "look at")?.filter(fs::Metadata::is_file).map(|m| m.len()))
+}
+
 /// Permission bits of a file; `None` where there is none.
 pub fn mode(path: &Path) -> Result<Option<u32>> {
     Ok(optional(fs::metadata(path), path, "look at")?.map(|m| m.permissions().mode() & 0o7777))

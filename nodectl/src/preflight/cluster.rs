@@ -119,13 +119,12 @@ pub(super) fn images(facts: &Facts, prepared: &Prepared, request: &Request) -> C
     Check::fail("images", format!("not on this node yet: {list}"), pulls.join(" && "))
 }
 
-/// Runtimes list normalised names: `docker.io/library/x:1` for `x:1`.
+/// Runtimes list normalised names: `docker.io/library/x:latest` for `x`.
 fn holds(images: &[String], wanted: &str) -> bool {
-    images.iter().any(|have| {
-        have == wanted
-            || have.strip_prefix("docker.io/") == Some(wanted)
-            || have.strip_prefix("docker.io/library/") == Some(wanted)
-    })
+    let name = wanted.rsplit('/').next().unwrap_or(wanted);
+    let tagged = if name.contains([':', '@']) { wanted.to_owned() } else { format!("{wanted}:latest") };
+    let prefixes = ["", "docker.io/", "docker.io/library/"];
+    images.iter().any(|have| prefixes.iter().any(|p| have.strip_prefix(p) == Some(tagged.as_str())))
 }
 
 pub(super) fn pod_cidr(view: &ClusterView, prepared: &Prepared) -> Check {
