@@ -106,7 +106,7 @@ fn containerd_tells_its_network_and_where_it_looks() {
     assert_eq!((status.network.as_deref(), status.plugins), (Some("cbr0"), vec!["flannel".into(), "portmap".into()]));
     assert_eq!(status.conf_dir.as_deref().map(Path::new), Some(containerd.path("net.d").as_path()));
     assert_eq!(status.bin_dirs, [containerd.path("bin").to_str().unwrap()]);
-    let runtime = cri.observe().unwrap();
+    let (runtime, _) = cri.observe().unwrap();
     assert!(runtime.sandboxes.is_empty() && runtime.images.is_empty() && runtime.network_ready);
     assert!(cri.containers("none").unwrap().is_empty());
     // What is not there is ended already, whether the release answers OK or NotFound.
