@@ -121,10 +121,10 @@ fn remove(folder: &Path) {
     end_processes(folder);
     crate::full::cgroup::remove_all(&prefix);
     let underlay = format!("{prefix}-ul");
-    if Path::new("/run/netns").join(&underlay).exists() {
-        if let Err(error) = command::run(&["ip", "netns", "del", &underlay]) {
-            eprintln!("nodectl-lab: the underlay {underlay} could not be removed: {error:#}");
-        }
+    if Path::new("/run/netns").join(&underlay).exists()
+        && let Err(error) = command::run(&["ip", "netns", "del", &underlay])
+    {
+        eprintln!("nodectl-lab: the underlay {underlay} could not be removed: {error:#}");
     }
     // A node that is being killed may write for a moment still.
     let until = Instant::now() + Duration::from_secs(5);

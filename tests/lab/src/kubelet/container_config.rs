@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::pod::{self, list, text};
+use super::pod::{list, text};
 use super::{Kubelet, environment, sandbox_config, volumes};
 use crate::cri;
 

@@ -101,9 +101,7 @@ pub fn downward(kubelet: &Kubelet, pod: &Value, field: &str, ip: &str) -> String
     }
 }
 
-/// Reads an object of the pod's namespace with the node's credentials.
+/// Reads an object of the pod's namespace.
 pub fn read(kubelet: &Kubelet, pod: &Value, resource: &str, name: &str) -> Result<Value> {
-    let client =
-        kubelet.client.as_ref().with_context(|| format!("{resource} {name} cannot be read without an API server"))?;
-    Ok(client.get(&format!("/api/v1/namespaces/{}/{resource}/{name}", pod::namespace(pod)))?)
+    kubelet.read(&format!("/api/v1/namespaces/{}/{resource}/{name}", pod::namespace(pod)))
 }

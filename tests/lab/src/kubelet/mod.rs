@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::client::Client;
@@ -47,6 +47,10 @@ pub struct Kubelet {
     workers: Mutex<BTreeMap<String, Worker>>,
     /// True once the API server's list was seen: only then is a pod that is in no list an orphan.
     pub sources_ready: AtomicBool,
+    /// The uids of static pods' images in the API server, by the static pods' own.
+    images: Mutex<BTreeMap<String, String>>,
+    /// ConfigMaps and Secrets as they were read last, by path: the real kubelet's cache, which serves while the API server is away.
+    objects: Mutex<BTreeMap<String, Value>>,
     /// Why the network is not ready; none when it is.
     network: Mutex<Option<String>>,
 }
@@ -62,6 +66,8 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
         options,
         desired: Mutex::default(),
         workers: Mutex::default(),
+        images: Mutex::default(),
+        objects: Mutex::default(),
         network: Mutex::new(Some("the runtime was not asked yet".to_owned())),
     });
     health::serve()?;
@@ -84,6 +90,35 @@ impl Kubelet {
     /// The pod of a uid, as it is wanted now.
     pub fn pod(&self, uid: &str) -> Option<Value> {
         self.desired().get(uid).cloned()
+    }
+
+    /// Reads an object with the node's credentials; the last known one while the API server does not answer.
+    pub fn read(&self, path: &str) -> Result<Value> {
+        let client = self.client.as_ref().with_context(|| format!("{path} cannot be read without an API server"))?;
+        let cache = || self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        match client.get(path) {
+            Ok(object) => {
+                cache().insert(path.to_owned(), object.clone());
+                Ok(object)
+            }
+            Err(error) if error.code == 0 => cache().get(path).cloned().ok_or_else(|| error.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The uid of a static pod's image in the API server; empty for other pods.
+    pub fn image_of(&self, uid: &str) -> String {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Notes the image of a static pod: a new one has not been told the pod's status yet.
+    pub fn set_image(&self, uid: &str, image: &str) {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = images.insert(uid.to_owned(), image.to_owned());
+        drop(images);
+        if old.is_none_or(|old| old != image) {
+            self.wake(uid);
+        }
     }
 
     /// Why the network is not ready.

@@ -17,13 +17,14 @@ pub fn report(kubelet: &Kubelet, pod: &Value, state: &mut PodState) -> Result<()
     };
     let found = Found::of(kubelet, pod)?;
     let status = compute(kubelet, pod, state, &found)?;
-    if status == state.reported {
+    let image = kubelet.image_of(pod::uid(pod));
+    if status == state.reported && image == state.reported_to {
         return Ok(());
     }
     let known = kubelet.pod(pod::uid(pod)).unwrap_or_else(|| pod.clone());
     let patch = json!({"status": with_times(&known, status.clone())});
     match client.patch(&format!("{}/status", pod::path(pod)), Patch::Merge, &patch) {
-        Ok(_) => state.reported = status,
+        Ok(_) => (state.reported, state.reported_to) = (status, image),
         // Gone meanwhile, or not mirrored yet.
         Err(error) if error.not_found() => {}
         Err(error) => {

@@ -102,7 +102,10 @@ fn mirror_all(kubelet: &Kubelet, client: &Client) {
         let image = mirrors.iter().find(|image| pod::path(image) == pod::path(pod));
         let done = match image {
             None => create_mirror(kubelet, client, pod),
-            Some(image) if mirror_hash(image) == pod::uid(pod) && !pod::is_deleted(image) => Ok(()),
+            Some(image) if mirror_hash(image) == pod::uid(pod) && !pod::is_deleted(image) => {
+                kubelet.set_image(pod::uid(pod), pod::uid(image));
+                Ok(())
+            }
             Some(image) => delete_mirror(client, image),
         };
         if let Err(error) = done {

@@ -145,8 +145,11 @@ fn project(kubelet: &Kubelet, pod: &Value, path: &Path, part: &Value) -> Result<
         "" => "default",
         account => account,
     };
-    let answer = client
-        .create(&format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", pod::namespace(pod)), &request)?;
-    fs::write(path.join(text(token, "/path")), text(&answer, "/status/token"))
-        .context("the pod's token could not be written")
+    let file = path.join(text(token, "/path"));
+    let accounts = format!("/api/v1/namespaces/{}/serviceaccounts", pod::namespace(pod));
+    match client.create(&format!("{accounts}/{account}/token"), &request) {
+        // The one it has serves while the API server is away.
+        Err(error) if error.code == 0 && file.exists() => Ok(()),
+        answer => fs::write(file, text(&answer?, "/status/token")).context("the pod's token could not be written"),
+    }
 }
