@@ -144,3 +144,32 @@ fn sysctls_are_of_this_threads_namespace() {
     assert_eq!(sysctl::read("net.ipv4.conf.gone0.rp_filter").unwrap(), None);
     assert!(format!("{:#}", sysctl::write(&name, "nonsense").unwrap_err()).contains("could not set the sysctl"));
 }
+
+/// Runs only with `--features fault-points`: the points are counted, logged and kill, in a process of their own.
+#[cfg(feature = "fault-points")]
+#[test]
+fn a_fault_point_kills_where_it_is_told() {
+    use std::os::unix::process::ExitStatusExt;
+    if let Some(directory) = std::env::var_os("FAULT_TEST") {
+        for name in ["a", "b", "a"] {
+            files::write_atomic(&std::path::Path::new(&directory).join(name), b"x", 0o600).unwrap();
+        }
+        return;
+    }
+    for (fault, signal, passed) in
+        [("", None, 6), ("3", Some(9), 3), ("files.write:3", Some(9), 5), ("files.none:1", None, 6)]
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_fault_point_kills_where_it_is_told"])
+            .env("FAULT_TEST", directory.path())
+            .env("NODECTL_FAULT", fault)
+            .env("NODECTL_FAULT_LOG", &log)
+            .output()
+            .unwrap()
+            .status;
+        let log = fs::read_to_string(log).unwrap();
+        assert_eq!((status.signal(), log.lines().count()), (signal, passed), "{fault}: {log}");
+    }
+}
