@@ -11,6 +11,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("apiserver", nodectl_lab::apiserver::main),
     ("controllers", nodectl_lab::controllers::main),
     ("calico-node", nodectl_lab::calico::node::main),
+    ("demo", nodectl_lab::demo::main),
     ("enter", nodectl_lab::runtime::enter::main),
     ("flanneld", nodectl_lab::flannel::main),
     ("guard", nodectl_lab::cluster::guard),
