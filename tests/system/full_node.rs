@@ -118,12 +118,18 @@ fn a_full_node_boots_fast_and_is_a_debian_with_systemd() {
     let node = cluster.node(1).unwrap();
     assert_eq!(node.kind(), Kind::Full);
     let boot = node.sh("cat /proc/sys/kernel/random/boot_id").unwrap();
-    assert_eq!(node.sh("hostname; cat /proc/1/comm; systemctl is-system-running").unwrap(), "node1\nsystemd\nrunning\n");
+    assert_eq!(
+        node.sh("hostname; cat /proc/1/comm; systemctl is-system-running").unwrap(),
+        "node1\nsystemd\nrunning\n"
+    );
     assert_eq!(node.sh("ls -A /sys/class/net").unwrap(), "eth0\nlo\n");
     node.sh("ping -qc1 -W1 192.168.77.254; test -x /usr/libexec/nodectl/cni-shim; nodectl --version").unwrap();
     for unit in ["nodectl-boot.service", "nodectl-settle.service"] {
         let state = node.unit_state(unit).unwrap();
-        assert_eq!((state.load.as_str(), state.file.as_str(), state.active.as_str()), ("loaded", "disabled", "inactive"));
+        assert_eq!(
+            (state.load.as_str(), state.file.as_str(), state.active.as_str()),
+            ("loaded", "disabled", "inactive")
+        );
     }
     assert!(node.start_unit("nothing.service").unwrap_err().to_string().contains("refused"));
     // What is no network of the node's own stays as the machine has it.
@@ -132,7 +138,8 @@ fn a_full_node_boots_fast_and_is_a_debian_with_systemd() {
     for cut in [false, true] {
         let begin = Instant::now();
         if cut { node.power_cut() } else { node.shutdown() }.unwrap();
-        assert!(!node.is_on() && cgroups().iter().all(|path| !path.contains(&format!("lab{}-", std::process::id()))));
+        let name = format!("{}-", cluster.folder().file_name().unwrap().display());
+        assert!(!node.is_on() && !cgroups().iter().any(|path| path.contains(&name)), "the cgroup is still there");
         let off = begin.elapsed();
         node.start().unwrap();
         let on = begin.elapsed() - off;
@@ -158,7 +165,8 @@ fn a_killed_owner_and_a_killed_launcher_leave_nothing() {
     soon("the lab is up", is_up);
     std::thread::sleep(Duration::from_secs(1));
     // Without its launcher nothing hears of the owner's end but the guard.
-    let launcher = Command::new("pgrep").args(["-f", &format!("launch-full /dev/shm/nodectl-lab/{name}/")]).output().unwrap();
+    let launcher =
+        Command::new("pgrep").args(["-f", &format!("launch-full /dev/shm/nodectl-lab/{name}/")]).output().unwrap();
     let launcher = String::from_utf8(launcher.stdout).unwrap();
     Command::new("kill").arg("-KILL").args(launcher.split_whitespace()).status().unwrap();
     up.kill().unwrap();
@@ -201,7 +209,8 @@ fn full_and_light_nodes_share_a_flannel_network_through_restarts_and_reboots() {
     is_whole("after a reboot");
     let leases = node.sh("ls /var/lib/cni/networks/cbr0 | grep -c ^10").unwrap();
     let pods = cluster.client().unwrap().list("/api/v1/pods").unwrap();
-    let here = pods.iter().filter(|pod| pod["spec"]["nodeName"] == "node1" && pod["spec"]["hostNetwork"] != true).count();
+    let here =
+        pods.iter().filter(|pod| pod["spec"]["nodeName"] == "node1" && pod["spec"]["hostNetwork"] != true).count();
     assert_eq!(leases.trim(), here.to_string(), "the leases of dead sandboxes are still there");
     cluster.node(3).unwrap().power_cut().unwrap();
     cluster.node(3).unwrap().start().unwrap();
@@ -263,7 +272,8 @@ fn sandboxes_end_and_fail_the_same_way_on_both_kinds() {
         assert_eq!(ip, "10.244.9.2", "{kind:?}");
         let runs = cri.create_container(&id, container("runs", &[]), pod("a")).unwrap();
         cri.start_container(&runs).unwrap();
-        let fails = cri.create_container(&id, container("fails", &["sh", "-c", "echo words; exit 7"]), pod("a")).unwrap();
+        let fails =
+            cri.create_container(&id, container("fails", &["sh", "-c", "echo words; exit 7"]), pod("a")).unwrap();
         cri.start_container(&fails).unwrap();
         soon("the end is seen", || cri.container_status(&fails).is_ok_and(|status| status.exit_code == 7));
         soon("the pod answers", || {
