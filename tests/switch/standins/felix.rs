@@ -59,7 +59,7 @@ fn a_renamed_device_that_fits_is_adopted_as_it_is() {
         let all = host.sh(
             "ip route; ip neigh show dev vxlan.calico; bridge fdb show dev vxlan.calico; ip address show vxlan.calico",
         );
-        !all.contains("10.244.2.0/24") && !all.contains("99") && !all.contains("10.244.1.77")
+        !all.contains("10.244.2.0/24") && !all.contains("0e:00:00:00:00:99") && !all.contains("10.244.1.77")
     });
     let routes = host.sh("ip route");
     assert!(routes.contains("10.244.2.64/26 via 10.244.2.0 dev vxlan.calico onlink mtu 1450"), "{routes}");

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Waits until something is true.
+/// Waits until something is true: long, because the machine may be busy with other tests.
 pub fn eventually(what: &str, check: impl Fn() -> bool) {
-    within(Duration::from_secs(15), what, check);
+    within(Duration::from_secs(60), what, check);
 }
 
 /// Waits until something is true, for a limited time.
