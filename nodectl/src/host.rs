@@ -12,6 +12,7 @@ pub mod kmod;
 pub mod kube;
 pub mod local_http;
 pub mod machine;
+pub mod mount;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

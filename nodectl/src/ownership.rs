@@ -94,7 +94,7 @@ fn is_nft_table_of(table: &str, cni: Cni) -> bool {
 }
 
 /// Paths that a CNI leaves behind. Plugin binaries that others use too stay (`host-local`, `portmap`, and `flannel`,
-/// which Calico's installer brings as well); what lies below /run goes with the next boot.
+/// which Calico's installer brings as well).
 pub fn paths(cni: Cni, conf_dir: &str, bin_dir: &str, conflist: &str, network: &str) -> Vec<String> {
     match cni {
         Cni::Flannel => vec![
@@ -108,6 +108,7 @@ pub fn paths(cni: Cni, conf_dir: &str, bin_dir: &str, conflist: &str, network: &
             format!("{conf_dir}/calico-kubeconfig"),
             format!("{conf_dir}/calico-tls"),
             "/var/lib/calico".into(),
+            "/run/calico".into(),
             format!("{bin_dir}/calico"),
             format!("{bin_dir}/calico-ipam"),
         ],

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::cni::Cni;
-use crate::host::{backup, ipset, iptables, netlink, nft};
+use crate::host::{backup, ipset, iptables, mount, netlink, nft};
 use crate::ownership;
 use crate::rules::{OwnedRules, owned, put_back, take_out};
 use crate::step::{Before, CleanScope, RemovedImage};
@@ -55,7 +55,11 @@ fn remove(cx: &mut Context, image: &RemovedImage) -> Result<()> {
     netlink::change_routes(&[], &image.routes)?;
     let names: Vec<&str> = image.links.iter().map(|l| l.name.as_str()).collect();
     netlink::delete_links(&names)?;
-    image.files.iter().try_for_each(|file| backup::move_aside(&cx.host.path(file), &aside(cx, file)))
+    for file in &image.files {
+        mount::unmount_below(&cx.host.path(file))?;
+        backup::move_aside(&cx.host.path(file), &aside(cx, file))?;
+    }
+    Ok(())
 }
 
 /// Where a file of the node waits in the run's backup folder.
