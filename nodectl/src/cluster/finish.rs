@@ -148,8 +148,9 @@ fn flannel(survey: &Survey, parts: &FlannelParts) -> Vec<Change> {
     if let Some(map) = parts.config_map.as_ref().and_then(|n| find_in(&facts.config_maps, &parts.namespace, n)) {
         delete(Kind::ConfigMap, map, "flannel's configuration");
     }
-    rest.cluster_role_bindings.iter().for_each(|o| delete(Kind::ClusterRoleBinding, o, "flannel's permissions"));
+    // The roles are found by their bindings, and these by the account: in this order none is ever left behind.
     rest.cluster_roles.iter().for_each(|o| delete(Kind::ClusterRole, o, "flannel's permissions"));
+    rest.cluster_role_bindings.iter().for_each(|o| delete(Kind::ClusterRoleBinding, o, "flannel's permissions"));
     rest.service_accounts.iter().for_each(|o| delete(Kind::ServiceAccount, o, "flannel's identity"));
     changes
 }

@@ -1,0 +1,277 @@
+//! A cluster without machines: an API server with its controllers, flannel and Calico installed, and a thread that
+//! plays kubelet, flanneld and calico-node as far as the API server can see them.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nodectl_lab::apiserver::Options;
+use nodectl_lab::client::{Client, Patch};
+use nodectl_lab::objects::{calico, calico_crds, flannel, install};
+use serde_json::{Value, json};
+
+use super::support::{Fixture, eventually, play_kubelet};
+
+pub struct Cluster {
+    pub fixture: Fixture,
+    stopped: Arc<AtomicBool>,
+    player: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What a run of nodectl came to.
+#[derive(Debug)]
+pub struct Done {
+    /// `None`: it was killed.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Done {
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Done {
+        assert_eq!(self.code, Some(code), "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", self.stdout, self.stderr))
+    }
+
+    /// Names of the checks that refuse.
+    pub fn refusals(&self) -> Vec<String> {
+        let checks = self.json()["checks"].as_array().cloned().unwrap_or_default();
+        let refused = checks.iter().filter(|c| c["outcome"] == "refused");
+        refused.map(|c| c["name"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl Cluster {
+    /// With this many nodes, all of them running flannel.
+    pub fn start(nodes: u8) -> Cluster {
+        Cluster::with(nodes, |_| {})
+    }
+
+    pub fn with(nodes: u8, change: impl FnOnce(&mut Options)) -> Cluster {
+        let fixture = Fixture::with(change);
+        let admin = &fixture.admin;
+        install(admin, &flannel::manifests(&flannel::Flannel::default())).unwrap();
+        install(admin, &calico_crds::manifests()).unwrap();
+        eventually("Calico's resources are served", || admin.list("/apis/crd.projectcalico.org/v1/ippools").is_ok());
+        install(admin, &calico::manifests(&calico::Calico::default())).unwrap();
+        let kubeconfig = fixture.server.pki.admin_kubeconfig(&fixture.server.url()).unwrap();
+        std::fs::write(fixture.path("admin.conf"), kubeconfig).unwrap();
+        std::fs::create_dir(fixture.path("backup")).unwrap();
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (stop, client) = (stopped.clone(), Client::from_kubeconfig(&fixture.path("admin.conf")).unwrap());
+        let player = std::thread::spawn(move || play(&client, &stop));
+        let cluster = Cluster { fixture, stopped, player: Some(player) };
+        (1..=nodes).for_each(|index| cluster.join(index));
+        for index in 1..=nodes {
+            cluster.eventually_annotated(index);
+        }
+        cluster
+    }
+
+    pub fn admin(&self) -> &Client {
+        &self.fixture.admin
+    }
+
+    /// A node registers.
+    pub fn join(&self, index: u8) {
+        let name = format!("node{index}");
+        let mut node = nodectl_lab::objects::node(&name, &format!("192.168.77.{index}"));
+        node["spec"] = json!({"podCIDR": format!("10.244.{index}.0/24"), "podCIDRs": [format!("10.244.{index}.0/24")]});
+        self.admin().create("/api/v1/nodes", &node).unwrap();
+        super::support::make_ready(self.admin(), &name);
+    }
+
+    pub fn eventually_annotated(&self, index: u8) {
+        eventually("flannel annotates the node", || {
+            self.node(index)["metadata"]["annotations"]["flannel.alpha.coreos.com/public-ip"].is_string()
+        });
+    }
+
+    pub fn node(&self, index: u8) -> Value {
+        self.admin().get(&format!("/api/v1/nodes/node{index}")).unwrap()
+    }
+
+    pub fn patch(&self, path: &str, patch: &Value) {
+        self.admin().patch(path, Patch::Merge, patch).unwrap();
+    }
+
+    /// What a node's own nodectl does to its label.
+    pub fn label(&self, index: u8, cni: &str) {
+        self.patch(&format!("/api/v1/nodes/node{index}"), &json!({"metadata": {"labels": {"nodectl.io/cni": cni}}}));
+    }
+
+    /// The node is switched, as far as the API server sees it.
+    pub fn switch(&self, index: u8, cni: &str) {
+        self.label(index, cni);
+        eventually("the other agent has come", || {
+            let rows = self.run(&["status"]).json()["nodes"].as_array().cloned().unwrap();
+            let row = rows.iter().find(|r| r["node"] == format!("node{index}")).unwrap();
+            row["running"] == json!([{"agent": cni, "state": "ready"}])
+        });
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let nodectl: PathBuf = nodectl_lab::cluster::Options::default()
+            .nodectl
+            .expect("the binary nodectl is missing. To fix it: cargo build -p nodectl, or name it in LAB_NODECTL");
+        let mut command = Command::new(nodectl);
+        command.args(["cluster", "--kubeconfig"]).arg(self.fixture.path("admin.conf"));
+        command.args(args).args(["--output", "json"]);
+        if !args.contains(&"status") && !args.contains(&"--backup-dir") {
+            command.arg("--backup-dir").arg(self.fixture.path("backup"));
+        }
+        command.env_remove("KUBECONFIG").env_remove("NODECTL_FAULT");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Done {
+        finished(self.command(args).output().unwrap())
+    }
+
+    /// Everything but what the server, the controllers and the agents keep by themselves.
+    pub fn dump(&self) -> Vec<String> {
+        let everything: Vec<(String, Value)> = self.fixture.server.api.store.transaction(|inner| {
+            inner.everything().map(|(key, value)| (key.resource.clone(), Value::clone(value))).collect()
+        });
+        let kept = |resource: &str| {
+            !["pods", "events", "controllerrevisions.apps", "leases.coordination.k8s.io"].contains(&resource)
+        };
+        let mut lines: Vec<String> = everything
+            .into_iter()
+            .filter(|(r, _)| kept(r))
+            .map(|(resource, value)| format!("{resource} {}", normal(value)))
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    /// How many changes the server has stored.
+    pub fn revision(&self) -> u64 {
+        self.fixture.server.api.store.transaction(|inner| inner.revision())
+    }
+
+    /// Waits until nobody writes any more.
+    pub fn settle(&self) {
+        let mut last = self.revision();
+        eventually("the cluster settles", || {
+            std::thread::sleep(Duration::from_millis(150));
+            std::mem::replace(&mut last, self.revision()) == last
+        });
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        if let Some(player) = self.player.take() {
+            let _ = player.join();
+        }
+    }
+}
+
+pub fn finished(output: std::process::Output) -> Done {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Done { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// An object without what the server counts and times, and without status.
+fn normal(mut value: Value) -> String {
+    for field in ["resourceVersion", "uid", "generation", "managedFields", "creationTimestamp"] {
+        value["metadata"].as_object_mut().unwrap().remove(field);
+    }
+    value.as_object_mut().unwrap().remove("status");
+    value["metadata"]["annotations"].as_object_mut().map(|a| a.remove("deprecated.daemonset.template.generation"));
+    for empty in ["annotations", "labels"] {
+        if value["metadata"][empty].as_object().is_none_or(serde_json::Map::is_empty) {
+            value["metadata"].as_object_mut().unwrap().remove(empty);
+        }
+    }
+    value.sort_all_objects();
+    value.to_string()
+}
+
+fn play(admin: &Client, stopped: &AtomicBool) {
+    while !stopped.load(Ordering::Relaxed) {
+        // Faults that a test asks for meet this thread too; it just goes on.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play_kubelet(admin)));
+        for pod in admin.list("/api/v1/namespaces/kube-flannel/pods").unwrap_or_default() {
+            if let Some(node) = pod["spec"]["nodeName"].as_str() {
+                let _ = annotate(admin, node);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// As flanneld does when it starts.
+fn annotate(admin: &Client, name: &str) -> Option<()> {
+    let path = format!("/api/v1/nodes/{name}");
+    let node = admin.get(&path).ok()?;
+    if node["metadata"]["annotations"]["flannel.alpha.coreos.com/public-ip"].is_string() {
+        return None;
+    }
+    let index: u8 = name.strip_prefix("node")?.parse().ok()?;
+    let data = json!({"VNI": 1, "VtepMAC": format!("0e:00:00:00:00:{index:02x}")}).to_string();
+    let annotations = json!({
+        "flannel.alpha.coreos.com/backend-data": data,
+        "flannel.alpha.coreos.com/backend-type": "vxlan",
+        "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+        "flannel.alpha.coreos.com/public-ip": format!("192.168.77.{index}"),
+    });
+    admin
+        .patch(&format!("{path}/status"), Patch::Strategic, &json!({"metadata": {"annotations": annotations}}))
+        .ok()?;
+    Some(())
+}
+
+/// Shows where two dumps differ.
+#[track_caller]
+pub fn same(left: &[String], right: &[String]) {
+    let only = |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect::<Vec<_>>().join("\n");
+    assert!(left == right, "only here:\n{}\nonly there:\n{}", only(left, right), only(right, left));
+}
+
+/// A dump without what differs from run to run: when, and the sequence numbers of blocks made then.
+pub fn timeless(dump: &[String]) -> Vec<String> {
+    dump.iter()
+        .map(|line| {
+            let (resource, json) = line.split_once(' ').unwrap();
+            let mut value: Value = serde_json::from_str(json).unwrap();
+            forget_times(&mut value);
+            format!("{resource} {value}")
+        })
+        .collect()
+}
+
+fn forget_times(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (key, inner) in map.iter_mut() {
+                match key.as_str() {
+                    "affinityClaimTime" | "prepared_at" | "sequenceNumber" => *inner = Value::Null,
+                    "sequenceNumberForAllocation" => {
+                        inner.as_object_mut().into_iter().flatten().for_each(|(_, n)| *n = Value::Null)
+                    }
+                    _ => forget_times(inner),
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(forget_times),
+        Value::String(text) if text.starts_with('{') => {
+            if let Ok(mut document) = serde_json::from_str::<Value>(text) {
+                forget_times(&mut document);
+                *text = document.to_string();
+            }
+        }
+        _ => {}
+    }
+}
