@@ -328,5 +328,24 @@ fn a_full_node_is_read_in_no_time() {
     let start = std::time::Instant::now();
     netlink::set_link("v7", &LinkChange { mtu: Some(1400), ..LinkChange::default() }).unwrap();
     assert!(start.elapsed().as_millis() < 500, "{:?}", start.elapsed());
-    println!("observe {took:?}, set_link {:?}", start.elapsed());
+    let peers = 0..1000_u32;
+    let (link, mac) = (|| "flannel.1".to_owned(), |n: u32| format!("0e:01:00:00:{:02x}:{:02x}", n >> 8, n & 0xff));
+    let address = |n: u32| std::net::IpAddr::from([10, 245, (n >> 8) as u8, (n & 0xff) as u8]);
+    let neighbours: Vec<_> =
+        peers.clone().map(|n| Neighbour { link: link(), address: address(n), mac: mac(n) }).collect();
+    let fdb: Vec<_> = peers.map(|n| FdbEntry { link: link(), mac: mac(n), dst: address(n) }).collect();
+    let start = std::time::Instant::now();
+    netlink::change_neighbours(&neighbours, &[]).unwrap();
+    netlink::change_fdb(&fdb, &[]).unwrap();
+    assert!(start.elapsed().as_millis() < 500, "{:?}", start.elapsed());
+    let network = netlink::observe().unwrap();
+    assert_eq!((network.neighbours.len(), network.fdb.len()), (1001, 1001));
+    netlink::change_neighbours(&[], &neighbours).unwrap();
+    netlink::change_fdb(&[], &fdb).unwrap();
+    let network = netlink::observe().unwrap();
+    assert_eq!((network.neighbours.len(), network.fdb.len()), (1, 1));
+    let start = std::time::Instant::now();
+    let gone = network.routes.iter().find(|r| r.dst.to_string() == "10.64.7.0/24").unwrap();
+    netlink::delete_route(gone).unwrap();
+    assert!(start.elapsed().as_millis() < 500 && !sh("ip route").contains("10.64.7.0/24"));
 }

@@ -13,13 +13,15 @@ mod link;
 mod neighbour;
 mod new_link;
 mod route;
+mod rule;
 mod socket;
 
 pub use address::{add_address, delete_address};
 pub use link::{LinkChange, delete_link, delete_links, errno, hairpin, rename_live_supported, set_link};
-pub use neighbour::{append_fdb, delete_fdb, delete_neighbour, replace_neighbour};
+pub use neighbour::{append_fdb, change_fdb, change_neighbours, delete_fdb, delete_neighbour, replace_neighbour};
 pub use new_link::{VethPair, add_bridge, add_link, add_veth, add_vxlan};
-pub use route::{add_route, add_rule, change_routes, delete_route, delete_rule, replace_route};
+pub use route::{add_route, change_routes, delete_route, replace_route};
+pub use rule::{add_rule, delete_rule};
 pub use socket::Refused;
 
 /// Reads everything.
@@ -29,7 +31,7 @@ pub fn observe() -> Result<Network> {
     Ok(Network {
         addresses: address::read(&mut socket, &links)?,
         routes: route::read(&mut socket, &links)?,
-        rules: route::read_rules(&mut socket)?,
+        rules: rule::read(&mut socket)?,
         neighbours: neighbour::read(&mut socket, &links)?,
         fdb: neighbour::read_fdb(&mut socket, &links)?,
         links: links.all().cloned().collect(),

@@ -9,7 +9,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use super::link::Links;
+use super::link::{Indexes, Links};
 use super::socket::Socket;
 use crate::facts::Address;
 use crate::fault;
@@ -31,8 +31,8 @@ pub fn read(socket: &mut Socket, links: &Links) -> Result<Vec<Address>> {
 pub fn add_address(address: &Address) -> Result<()> {
     fault::point("netlink.add_address");
     let mut socket = Socket::open()?;
-    let links = Links::read(&mut socket)?;
-    let mut message = build(address, links.must(&address.link)?);
+    let index = Indexes::default().must(&mut socket, &address.link)?;
+    let mut message = build(address, index);
     if let IpNet::V4(net) = address.address {
         // As the bridge plugin and `ip address add ... brd +` do; there is none on a /31 or /32.
         if net.prefix_len() < 31 {
@@ -51,7 +51,7 @@ pub fn add_address(address: &Address) -> Result<()> {
 pub fn delete_address(address: &Address) -> Result<()> {
     fault::point("netlink.delete_address");
     let mut socket = Socket::open()?;
-    let Some(index) = Links::read(&mut socket)?.index(&address.link) else { return Ok(()) };
+    let Some(index) = Indexes::default().find(&mut socket, &address.link)? else { return Ok(()) };
     match socket.request(RouteNetlinkMessage::DelAddress(build(address, index)), 0) {
         Err(e) if matches!(super::errno(&e), Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => Ok(()),
         other => other.with_context(|| format!("could not delete the address {} of {}", address.address, address.link)),

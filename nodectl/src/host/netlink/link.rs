@@ -17,6 +17,9 @@ use super::socket::{Refused, Request, Socket};
 use crate::facts::{Link, Vxlan};
 use crate::fault;
 
+/// Length of a device's name with its zero byte.
+const IFNAMSIZ: usize = 16;
+
 /// What to change about a link: one message, in which the kernel stops at the first refusal, and one more for `hairpin`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkChange {
@@ -38,14 +41,62 @@ pub struct LinkChange {
     pub hairpin: Option<bool>,
 }
 
+/// Indexes of links by name, asked for one by one and remembered.
+///
+/// By RTM_GETLINK, which only looks. An ioctl, and with it if_nametoindex, loads the module `netdev-NAME` for a name that is
+/// not there (dev_load in net/core/dev_ioctl.c): asking for `tunl0` in that way brings ipip back.
+#[derive(Default)]
+pub struct Indexes {
+    known: BTreeMap<String, Option<u32>>,
+}
+
 /// Every link of the namespace, by index and by name.
 pub struct Links {
     list: Vec<(u32, Link)>,
     groups: Vec<u32>,
 }
 
+impl Indexes {
+    /// The index of the link of this name.
+    pub fn find(&mut self, socket: &mut Socket, name: &str) -> Result<Option<u32>> {
+        if let Some(known) = self.known.get(name) {
+            return Ok(*known);
+        }
+        let found = look_up(socket, name).with_context(|| format!("could not look for the network device {name}"))?;
+        self.known.insert(name.to_owned(), found);
+        Ok(found)
+    }
+
+    /// The index of the link of this name; an error where there is none.
+    pub fn must(&mut self, socket: &mut Socket, name: &str) -> Result<u32> {
+        self.find(socket, name)?.ok_or_else(|| anyhow!("there is no network device {name}"))
+    }
+
+    /// The name, among those asked for, of the link with this index.
+    pub fn name(&self, index: u32) -> Option<&str> {
+        self.known.iter().find(|(_, known)| **known == Some(index)).map(|(name, _)| name.as_str())
+    }
+}
+
+fn look_up(socket: &mut Socket, name: &str) -> Result<Option<u32>> {
+    // The kernel refuses longer ones, and there can be none.
+    if name.len() >= IFNAMSIZ {
+        return Ok(None);
+    }
+    let mut request = LinkMessage::default();
+    request.attributes =
+        vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    match socket.get(RouteNetlinkMessage::GetLink(request)) {
+        // The kernel also finds links by their alternative names.
+        Ok(RouteNetlinkMessage::NewLink(link)) if name_of(&link) == Some(name) => Ok(Some(link.header.index)),
+        Ok(_) => Ok(None),
+        Err(e) if errno(&e) == Some(Errno::ENODEV) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 impl Links {
-    /// Reads them. Always a full dump: looking a device up by name through if_nametoindex loads a module (`tunl0` loads ipip).
+    /// Reads them, in one full dump.
     pub fn read(socket: &mut Socket) -> Result<Links> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
@@ -82,20 +133,15 @@ impl Links {
     pub fn index(&self, name: &str) -> Option<u32> {
         self.list.iter().find(|(_, link)| link.name == name).map(|(index, _)| *index)
     }
-
-    /// The index of the link of this name; an error where there is none.
-    pub fn must(&self, name: &str) -> Result<u32> {
-        self.index(name).ok_or_else(|| anyhow!("there is no network device {name}"))
-    }
 }
 
 /// Changes a link.
 pub fn set_link(name: &str, change: &LinkChange) -> Result<()> {
     fault::point(change.point());
     let mut socket = Socket::open()?;
-    let links = Links::read(&mut socket)?;
-    let index = links.must(name)?;
-    let message = change.message(index, &links)?;
+    let mut indexes = Indexes::default();
+    let index = indexes.must(&mut socket, name)?;
+    let message = change.message(index, &mut socket, &mut indexes)?;
     socket.request(RouteNetlinkMessage::SetLink(message), 0).with_context(|| change.describe(name))?;
     let Some(on) = change.hairpin else { return Ok(()) };
     // The kernel takes a port's options in RTM_NEWLINK alone, and only once it is a port.
@@ -108,7 +154,7 @@ pub fn set_link(name: &str, change: &LinkChange) -> Result<()> {
 pub fn delete_link(name: &str) -> Result<bool> {
     fault::point("netlink.delete_link");
     let mut socket = Socket::open()?;
-    let Some(index) = Links::read(&mut socket)?.index(name) else { return Ok(false) };
+    let Some(index) = Indexes::default().find(&mut socket, name)? else { return Ok(false) };
     let message = LinkUnspec::new_with_index(index).build();
     match socket.request(RouteNetlinkMessage::DelLink(message), 0) {
         Ok(()) => Ok(true),
@@ -182,7 +228,7 @@ pub fn rename_live_supported() -> Result<bool> {
 }
 
 impl LinkChange {
-    fn message(&self, index: u32, links: &Links) -> Result<LinkMessage> {
+    fn message(&self, index: u32, socket: &mut Socket, indexes: &mut Indexes) -> Result<LinkMessage> {
         let mut builder = LinkUnspec::new_with_index(index);
         if self.up {
             builder = builder.up();
@@ -200,7 +246,7 @@ impl LinkChange {
             builder = builder.mtu(mtu);
         }
         if let Some(master) = &self.master {
-            builder = builder.controller(links.must(master)?);
+            builder = builder.controller(indexes.must(socket, master)?);
         }
         if self.nomaster {
             builder = builder.nocontroller();

@@ -10,8 +10,8 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use super::link::{Links, mac_bytes, mac_text};
-use super::socket::Socket;
+use super::link::{Indexes, Links, mac_bytes, mac_text};
+use super::socket::{Request, Socket};
 use crate::facts::{FdbEntry, Neighbour};
 use crate::fault;
 
@@ -44,45 +44,83 @@ pub fn read_fdb(socket: &mut Socket, links: &Links) -> Result<Vec<FdbEntry>> {
 
 /// Sets a permanent neighbour entry.
 pub fn replace_neighbour(neighbour: &Neighbour) -> Result<()> {
-    fault::point("netlink.replace_neighbour");
-    let mut socket = Socket::open()?;
-    let index = Links::read(&mut socket)?.must(&neighbour.link)?;
-    let message = RouteNetlinkMessage::NewNeighbour(build(neighbour, index)?);
-    socket
-        .request(message, NLM_F_CREATE | NLM_F_REPLACE)
-        .with_context(|| format!("could not set the neighbour {} on {}", neighbour.address, neighbour.link))
+    change_neighbours(std::slice::from_ref(neighbour), &[])
 }
 
 /// Deletes a neighbour entry; nothing happens where it is not there.
 pub fn delete_neighbour(neighbour: &Neighbour) -> Result<()> {
-    fault::point("netlink.delete_neighbour");
-    let mut socket = Socket::open()?;
-    let Some(index) = Links::read(&mut socket)?.index(&neighbour.link) else { return Ok(()) };
-    let message = RouteNetlinkMessage::DelNeighbour(build(neighbour, index)?);
-    absent_is_fine(socket.request(message, 0))
-        .with_context(|| format!("could not delete the neighbour {} on {}", neighbour.address, neighbour.link))
+    change_neighbours(&[], std::slice::from_ref(neighbour))
+}
+
+/// Sets and then deletes neighbour entries, over one socket. The first refusal is the error, but all are tried.
+pub fn change_neighbours(set: &[Neighbour], delete: &[Neighbour]) -> Result<()> {
+    if set.is_empty() && delete.is_empty() {
+        return Ok(());
+    }
+    fault::point("netlink.change_neighbours");
+    let (mut socket, mut indexes) = (Socket::open()?, Indexes::default());
+    let mut requests: Vec<Request> = Vec::new();
+    for entry in set {
+        let message = build(entry, indexes.must(&mut socket, &entry.link)?)?;
+        requests.push((RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE));
+    }
+    for entry in delete {
+        // Where the device is gone, its entries are.
+        if let Some(index) = indexes.find(&mut socket, &entry.link)? {
+            requests.push((RouteNetlinkMessage::DelNeighbour(build(entry, index)?), 0));
+        }
+    }
+    settle(&mut socket, requests, "neighbour entries")
 }
 
 /// Adds a permanent forwarding entry to a VXLAN device, unless it has it.
 pub fn append_fdb(entry: &FdbEntry) -> Result<()> {
-    fault::point("netlink.append_fdb");
-    let mut socket = Socket::open()?;
-    let index = Links::read(&mut socket)?.must(&entry.link)?;
-    let message = RouteNetlinkMessage::NewNeighbour(build_fdb(entry, index)?);
-    match socket.request(message, NLM_F_CREATE | NLM_F_APPEND) {
-        Err(e) if super::errno(&e) == Some(Errno::EEXIST) => Ok(()),
-        other => other.with_context(|| format!("could not add the forwarding entry {} to {}", entry.mac, entry.link)),
-    }
+    change_fdb(std::slice::from_ref(entry), &[])
 }
 
 /// Deletes a forwarding entry of a VXLAN device; nothing happens where it is not there.
 pub fn delete_fdb(entry: &FdbEntry) -> Result<()> {
-    fault::point("netlink.delete_fdb");
-    let mut socket = Socket::open()?;
-    let Some(index) = Links::read(&mut socket)?.index(&entry.link) else { return Ok(()) };
-    let message = RouteNetlinkMessage::DelNeighbour(build_fdb(entry, index)?);
-    absent_is_fine(socket.request(message, 0))
-        .with_context(|| format!("could not delete the forwarding entry {} of {}", entry.mac, entry.link))
+    change_fdb(&[], std::slice::from_ref(entry))
+}
+
+/// Adds and then deletes forwarding entries of VXLAN devices, over one socket. The first refusal is the error, but all are
+/// tried.
+pub fn change_fdb(add: &[FdbEntry], delete: &[FdbEntry]) -> Result<()> {
+    if add.is_empty() && delete.is_empty() {
+        return Ok(());
+    }
+    fault::point("netlink.change_fdb");
+    let (mut socket, mut indexes) = (Socket::open()?, Indexes::default());
+    let mut requests: Vec<Request> = Vec::new();
+    for entry in add {
+        let message = build_fdb(entry, indexes.must(&mut socket, &entry.link)?)?;
+        requests.push((RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_APPEND));
+    }
+    for entry in delete {
+        if let Some(index) = indexes.find(&mut socket, &entry.link)? {
+            requests.push((RouteNetlinkMessage::DelNeighbour(build_fdb(entry, index)?), 0));
+        }
+    }
+    settle(&mut socket, requests, "forwarding entries")
+}
+
+/// Sends the requests. To add what is there, or to delete what is not, is done already.
+fn settle(socket: &mut Socket, requests: Vec<Request>, what: &str) -> Result<()> {
+    let deletes: Vec<bool> =
+        requests.iter().map(|(message, _)| matches!(message, RouteNetlinkMessage::DelNeighbour(_))).collect();
+    let results = socket.batch(requests)?;
+    for (delete, result) in deletes.into_iter().zip(results) {
+        match result {
+            Err(refused) if delete && matches!(refused.errno, Errno::ENOENT | Errno::ENODEV | Errno::ESRCH) => {}
+            Err(refused) if !delete && refused.errno == Errno::EEXIST => {}
+            Err(refused) => {
+                let verb = if delete { "delete" } else { "set" };
+                return Err(anyhow::Error::from(refused)).with_context(|| format!("could not {verb} {what}"));
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
 }
 
 /// The state is a set of bits: `bridge fdb add` sets NOARP as well, flanneld does not.
@@ -125,13 +163,6 @@ fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
             v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from)).ok()
         }
         _ => None,
-    }
-}
-
-fn absent_is_fine(result: Result<()>) -> Result<()> {
-    match result {
-        Err(e) if matches!(super::errno(&e), Some(Errno::ENOENT | Errno::ENODEV | Errno::ESRCH)) => Ok(()),
-        other => other,
     }
 }
 

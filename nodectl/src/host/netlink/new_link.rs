@@ -9,7 +9,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 
-use super::link::{Links, mac_bytes};
+use super::link::{Indexes, mac_bytes};
 use super::socket::Socket;
 use crate::facts::Link;
 use crate::fault;
@@ -38,7 +38,7 @@ pub fn add_vxlan(link: &Link) -> Result<()> {
     let mut socket = Socket::open()?;
     let mut builder = LinkVxlan::new(&link.name, vxlan.vni).port(vxlan.port).learning(vxlan.learning);
     if let Some(parent) = &vxlan.parent {
-        builder = builder.dev(Links::read(&mut socket)?.must(parent)?);
+        builder = builder.dev(Indexes::default().must(&mut socket, parent)?);
     }
     builder = match vxlan.local {
         Some(IpAddr::V4(local)) => builder.local(local),

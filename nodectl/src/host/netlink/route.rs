@@ -1,4 +1,4 @@
-//! Routes and policy rules.
+//! Routes.
 
 use std::net::IpAddr;
 
@@ -9,14 +9,13 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
     RouteProtocol, RouteScope, RouteType, RouteVia,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
 
-use super::link::Links;
+use super::link::{Indexes, Links};
 use super::socket::{Refused, Request, Socket};
-use crate::facts::{Route, RouteKind, Rule};
+use crate::facts::{Route, RouteKind};
 use crate::fault;
 
 /// The local table: the kernel keeps it by itself.
@@ -35,7 +34,7 @@ pub fn read(socket: &mut Socket, links: &Links) -> Result<Vec<Route>> {
             socket.dump(&RouteNetlinkMessage::GetRoute(request)).context("could not read the routes of this node")?;
         for message in messages {
             if let RouteNetlinkMessage::NewRoute(route) = message {
-                parse(&route, links, &mut routes)?;
+                parse(&route, &|index| links.name(index), &mut routes)?;
             }
         }
     }
@@ -65,83 +64,86 @@ pub fn change_routes(set: &[Route], delete: &[Route]) -> Result<()> {
         return Ok(());
     }
     fault::point("netlink.change_routes");
-    let mut socket = Socket::open()?;
-    let links = Links::read(&mut socket)?;
+    let (mut socket, mut indexes) = (Socket::open()?, Indexes::default());
     let mut requests: Vec<Request> = Vec::new();
     for route in set {
-        let message = build(route, &links)?;
+        let message = build(route, &mut socket, &mut indexes)?;
         requests.push((RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE));
     }
     let set_results = socket.batch(requests)?;
     settle("set", set, set_results, |_| false)?;
-    let delete = there(&mut socket, &links, delete)?;
+    let delete = there(&mut socket, &mut indexes, delete)?;
     let mut requests: Vec<Request> = Vec::new();
     for route in &delete {
-        requests.push((RouteNetlinkMessage::DelRoute(build(route, &links)?), 0));
+        requests.push((RouteNetlinkMessage::DelRoute(build(route, &mut socket, &mut indexes)?), 0));
     }
     fault::point("netlink.change_routes.delete");
     let results = socket.batch(requests)?;
     settle("delete", &delete, results, |refused| gone(refused.errno))
 }
 
-/// Reads the policy rules.
-pub fn read_rules(socket: &mut Socket) -> Result<Vec<Rule>> {
-    let mut rules = Vec::new();
-    for (family, number) in [(AddressFamily::Inet, 4), (AddressFamily::Inet6, 6)] {
-        let mut request = RuleMessage::default();
-        request.header.family = family;
-        let messages = socket
-            .dump(&RouteNetlinkMessage::GetRule(request))
-            .context("could not read the policy rules of this node")?;
-        for message in messages {
-            if let RouteNetlinkMessage::NewRule(rule) = message {
-                rules.push(parse_rule(&rule, number));
-            }
-        }
-    }
-    Ok(rules)
-}
-
-/// Adds a policy rule that sends marked packets to a table.
-pub fn add_rule(rule: &Rule) -> Result<()> {
-    fault::point("netlink.add_rule");
-    let message = RouteNetlinkMessage::NewRule(build_rule(rule));
-    Socket::open()?
-        .request(message, NLM_F_CREATE | NLM_F_EXCL)
-        .with_context(|| format!("could not add the policy rule {rule:?}"))
-}
-
-/// Deletes a policy rule; nothing happens where there is none like it.
-pub fn delete_rule(rule: &Rule) -> Result<()> {
-    fault::point("netlink.delete_rule");
-    match Socket::open()?.request(RouteNetlinkMessage::DelRule(build_rule(rule)), 0) {
-        Err(e) if super::errno(&e).is_some_and(gone) => Ok(()),
-        other => other.with_context(|| format!("could not delete the policy rule {rule:?}")),
-    }
-}
-
 fn one(route: &Route, flags: u16, verb: &str) -> Result<()> {
-    let mut socket = Socket::open()?;
-    let links = Links::read(&mut socket)?;
-    let message = RouteNetlinkMessage::NewRoute(build(route, &links)?);
+    let (mut socket, mut indexes) = (Socket::open()?, Indexes::default());
+    let message = RouteNetlinkMessage::NewRoute(build(route, &mut socket, &mut indexes)?);
     socket.request(message, flags).with_context(|| format!("could not {verb} the route {}", describe(route)))
 }
 
 /// Those of the routes that exist exactly so. The kernel takes a deletion without a metric for a deletion with any, and would
 /// take another route of the same destination; and a route whose device is gone has gone with it.
-fn there(socket: &mut Socket, links: &Links, routes: &[Route]) -> Result<Vec<Route>> {
-    if routes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let now = read(socket, links)?;
-    let same = |wanted: &Route| {
-        let mut wanted = wanted.clone();
-        if wanted.metric == 0 && wanted.dst.addr().is_ipv6() {
-            wanted.metric = IPV6_DEFAULT_METRIC;
+fn there(socket: &mut Socket, indexes: &mut Indexes, routes: &[Route]) -> Result<Vec<Route>> {
+    let mut wanted: Vec<Route> = Vec::new();
+    for route in routes {
+        if route.dev.is_none() || indexes.find(socket, route.dev.as_deref().unwrap_or_default())?.is_some() {
+            let unset = route.metric == 0 && route.dst.addr().is_ipv6();
+            wanted.push(Route { metric: if unset { IPV6_DEFAULT_METRIC } else { route.metric }, ..route.clone() });
         }
-        now.contains(&wanted)
-    };
-    Ok(routes.iter().filter(|route| same(route)).cloned().collect())
+    }
+    let mut places: Vec<Place> = wanted.iter().map(Place::of).collect();
+    places.sort_unstable();
+    places.dedup();
+    let mut now = Vec::new();
+    for place in places {
+        now.extend(place.read(socket, indexes)?);
+    }
+    wanted.retain(|route| now.contains(route));
+    Ok(wanted)
+}
+
+/// Where routes are looked for; kernels from 4.20 on answer with those alone, others with all.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    v6: bool,
+    table: u32,
+    proto: u8,
+    dev: Option<String>,
+}
+
+impl Place {
+    fn of(route: &Route) -> Place {
+        Place { v6: route.dst.addr().is_ipv6(), table: route.table, proto: route.proto, dev: route.dev.clone() }
+    }
+
+    fn read(&self, socket: &mut Socket, indexes: &mut Indexes) -> Result<Vec<Route>> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = if self.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        request.header.protocol = RouteProtocol::from(self.proto);
+        request.attributes.push(RouteAttribute::Table(self.table));
+        if let Some(dev) = &self.dev {
+            request.attributes.push(RouteAttribute::Oif(indexes.must(socket, dev)?));
+        }
+        let messages = match socket.dump(&RouteNetlinkMessage::GetRoute(request)) {
+            // There is no such table.
+            Err(e) if super::errno(&e).is_some_and(gone) => return Ok(Vec::new()),
+            other => other.context("could not read the routes of this node")?,
+        };
+        let mut routes = Vec::new();
+        for message in messages {
+            if let RouteNetlinkMessage::NewRoute(route) = message {
+                parse(&route, &|index| indexes.name(index), &mut routes)?;
+            }
+        }
+        Ok(routes)
+    }
 }
 
 fn gone(errno: Errno) -> bool {
@@ -179,7 +181,7 @@ fn describe(route: &Route) -> String {
 
 /// A message with the fields that the kernel takes back: a dumped one also holds what it only tells (DEAD, LINKDOWN,
 /// cache information), and is refused with those.
-fn build(route: &Route, links: &Links) -> Result<RouteMessage> {
+fn build(route: &Route, socket: &mut Socket, indexes: &mut Indexes) -> Result<RouteMessage> {
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(route.dst.addr(), route.dst.prefix_len())
         .with_context(|| format!("the route {} has no valid destination", describe(route)))?
@@ -196,7 +198,7 @@ fn build(route: &Route, links: &Links) -> Result<RouteMessage> {
         });
     // IPv6 shows its blackholes as routes over `lo` and refuses them in that form.
     if let Some(dev) = route.dev.as_deref().filter(|_| route.kind == RouteKind::Unicast) {
-        builder = builder.output_interface(links.must(dev)?);
+        builder = builder.output_interface(indexes.must(socket, dev)?);
     }
     if let Some(via) = route.via {
         builder = builder.gateway(via).with_context(|| format!("the route {}", describe(route)))?;
@@ -217,7 +219,7 @@ fn build(route: &Route, links: &Links) -> Result<RouteMessage> {
     Ok(message)
 }
 
-fn parse(message: &RouteMessage, links: &Links, routes: &mut Vec<Route>) -> Result<()> {
+fn parse<'n>(message: &RouteMessage, name: &dyn Fn(u32) -> Option<&'n str>, routes: &mut Vec<Route>) -> Result<()> {
     let header = &message.header;
     let mut route = Route {
         dst: destination(message)?,
@@ -236,7 +238,7 @@ fn parse(message: &RouteMessage, links: &Links, routes: &mut Vec<Route>) -> Resu
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(table) => route.table = *table,
-            RouteAttribute::Oif(index) => route.dev = links.name(*index).map(str::to_owned),
+            RouteAttribute::Oif(index) => route.dev = name(*index).map(str::to_owned),
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::PrefSource(address) => route.src = ip(address),
             RouteAttribute::Metrics(metrics) => {
@@ -257,7 +259,7 @@ fn parse(message: &RouteMessage, links: &Links, routes: &mut Vec<Route>) -> Resu
     for hop in hops {
         let via = hop.attributes.iter().find_map(gateway);
         let onlink = hop.flags.contains(RouteNextHopFlags::Onlink);
-        let dev = links.name(hop.interface_index).map(str::to_owned);
+        let dev = name(hop.interface_index).map(str::to_owned);
         routes.push(Route { dev, via, onlink, ..route.clone() });
     }
     Ok(())
@@ -301,40 +303,4 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
         _ => None,
     }
-}
-
-fn parse_rule(message: &RuleMessage, family: u8) -> Rule {
-    let mut rule = Rule { family, table: u32::from(message.header.table), ..Rule::default() };
-    let (mut mark, mut mask) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            RuleAttribute::Priority(priority) => rule.priority = *priority,
-            RuleAttribute::Table(table) => rule.table = *table,
-            RuleAttribute::FwMark(value) => mark = Some(*value),
-            RuleAttribute::FwMask(value) => mask = Some(*value),
-            RuleAttribute::Protocol(protocol) => rule.proto = (*protocol).into(),
-            _ => {}
-        }
-    }
-    rule.fwmark = match (mark, mask) {
-        (None, None) => None,
-        (mark, mask) => Some((mark.unwrap_or(0), mask.unwrap_or(u32::MAX))),
-    };
-    rule
-}
-
-fn build_rule(rule: &Rule) -> RuleMessage {
-    let mut message = RuleMessage::default();
-    message.header.family = if rule.family == 6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
-    message.header.action = RuleAction::ToTable;
-    message.attributes = vec![
-        RuleAttribute::Priority(rule.priority),
-        RuleAttribute::Table(rule.table),
-        RuleAttribute::Protocol(RouteProtocol::from(rule.proto)),
-    ];
-    if let Some((mark, mask)) = rule.fwmark {
-        message.attributes.push(RuleAttribute::FwMark(mark));
-        message.attributes.push(RuleAttribute::FwMask(mask));
-    }
-    message
 }

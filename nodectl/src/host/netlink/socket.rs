@@ -82,6 +82,22 @@ impl Socket {
         }
     }
 
+    /// Asks for one object.
+    pub fn get(&mut self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage> {
+        let mut buffer = Vec::new();
+        self.append(&mut buffer, message, NLM_F_REQUEST);
+        self.send(&buffer)?;
+        loop {
+            for part in self.receive()?.into_iter().filter(|part| part.header.sequence_number == self.sequence) {
+                match part.payload {
+                    NetlinkPayload::InnerMessage(inner) => return Ok(inner),
+                    NetlinkPayload::Error(error) => outcome(error.raw_code(), &error.header, part.header.flags)?,
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Sends many requests in few system calls; the kernel works them off in order, whether or not one before it failed.
     pub fn batch(&mut self, requests: Vec<Request>) -> Result<Vec<Result<(), Refused>>> {
         let mut results = Vec::with_capacity(requests.len());
