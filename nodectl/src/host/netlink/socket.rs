@@ -13,8 +13,9 @@ use nix::errno::Errno;
 /// How often a dump is repeated that changed while it was read.
 const DUMP_ATTEMPTS: usize = 30;
 
-/// How many bytes of requests are sent at once: well below the socket's send buffer.
-const BATCH_BYTES: usize = 16 << 10;
+/// How many requests are sent at once. Each comes back as an acknowledgement that takes some kilobyte of the receive buffer
+/// (208 KiB where nobody changed it); when that is full the kernel drops the rest, and nobody knows what was done.
+const BATCH: usize = 64;
 
 /// NLMSGERR_ATTR_MSG of linux/netlink.h: the kernel's explanation, as text.
 const ATTRIBUTE_MESSAGE: u16 = 1;
@@ -106,7 +107,7 @@ impl Socket {
         for (message, flags) in requests {
             self.append(&mut buffer, message, flags | NLM_F_REQUEST | NLM_F_ACK);
             waiting += 1;
-            if buffer.len() >= BATCH_BYTES {
+            if waiting == BATCH {
                 self.flush(&mut buffer, &mut waiting, &mut results)?;
             }
         }
