@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use cni_shim::pending::Pending;
 use serde_json::{Value, json};
 
 use super::Context;
@@ -34,7 +35,18 @@ fn rule_count(rules: &OwnedRules) -> usize {
 pub(super) fn remove_all(cx: &mut Context, cni: Cni, scope: &CleanScope, keep: &str) -> Result<()> {
     let mut image = ownership::owned(&crate::observe::node(cx.host), cni, scope);
     image.links.retain(|l| l.name != keep);
+    if !Pending::list(&cx.shim())?.is_empty() {
+        // Kept DELs need the plugin and its credentials; its conflist must go, or a runtime would take it.
+        let conflist = Path::new(&scope.conf_dir).join(&scope.conflist);
+        image.files.retain(|file| Path::new(file) == conflist);
+    }
     remove(cx, &image)
+}
+
+/// Takes the files away that kept DELs needed, once these have run.
+pub(super) fn remove_files(cx: &Context, cni: Cni, scope: &CleanScope) -> Result<()> {
+    let image = ownership::owned(&crate::observe::node(cx.host), cni, scope);
+    image.files.iter().try_for_each(|file| backup::move_aside(&cx.host.path(file), &aside(cx, file)))
 }
 
 /// Rules first, then the sets that they use; routes before links; files last.

@@ -1,14 +1,17 @@
 //! Paying what a revert without the API server had to leave undone.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::{Context, agent, attachment};
+use super::{Context, agent, attachment, clean};
 use crate::cni::Cni;
 use crate::facts::Pod;
-use crate::host::systemd;
+use crate::host::{files, systemd};
 use crate::journal::Debt;
+use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
+use crate::step::Step;
 
 /// Pays one debt. An error leaves it owed.
 pub fn pay(debt: &Debt, cx: &mut Context) -> Result<()> {
@@ -26,12 +29,32 @@ pub fn pay(debt: &Debt, cx: &mut Context) -> Result<()> {
             true
         }
         Debt::PendingDels => {
-            attachment::drain_pending(cx)?;
+            finish_dels(cx)?;
             true
         }
     };
     if !reached {
         bail!("the API server still does not answer");
+    }
+    Ok(())
+}
+
+/// Runs the kept DELs, then removes what was left for their sake: Calico's plugin with its credentials, and the shim's folder.
+fn finish_dels(cx: &mut Context) -> Result<()> {
+    attachment::drain_pending(cx)?;
+    let plan = cx.plan;
+    if plan.from == Cni::Calico {
+        return Ok(());
+    }
+    if let Some(agent) = plan.steps.iter().find_map(|s| match s {
+        Step::StartAgent(agent) if agent.cni == Cni::Calico => Some(agent),
+        _ => None,
+    }) {
+        clean::remove_files(cx, agent.cni, &agent.scope)?;
+    }
+    let conflist = Path::new(&plan.conf_dir).join(SHIM_CONFLIST);
+    if !files::exists(&cx.host.path(conflist)) {
+        files::remove_directory(&cx.host.path(SHIM_STATE_DIR))?;
     }
     Ok(())
 }

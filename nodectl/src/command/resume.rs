@@ -32,6 +32,7 @@ pub(super) fn run(host: &Host, args: &ResumeArgs, common: &Common) -> Result<u8>
         return before_kubelet(host, &folders, &id, common);
     }
     let options = migrate::options(&args.run, common);
+    let owes_only = is_undone(&folders, &id)?;
     let back = args.at_boot == Some(BootPhase::Settle) && !is_released(&folders, &id)?;
     let summary = if back {
         // The machine went down in mid-switch: the way back is the one that needs the least.
@@ -42,11 +43,17 @@ pub(super) fn run(host: &Host, args: &ResumeArgs, common: &Common) -> Result<u8>
     let summary = summary?;
     report::result(common.output, &report::run_text(&summary), &summary, true)?;
     match summary.outcome.as_str() {
-        "put-back" if !back && args.at_boot.is_none() => {
+        "put-back" if !back && !owes_only && args.at_boot.is_none() => {
             Err(Failure::PutBack(format!("run {id} was on its way back, and the node is as it was before")).into())
         }
         _ => Ok(code::DONE),
     }
+}
+
+/// Whether the run has come all the way back already, so that only debts are left: paying them is what was asked for.
+fn is_undone(folders: &Folders, id: &str) -> Result<bool> {
+    let log = journal::read(&folders.journal(id))?;
+    Ok(log.reverting() && log.standing().is_empty())
 }
 
 fn is_released(folders: &Folders, id: &str) -> Result<bool> {

@@ -1,14 +1,26 @@
 //! A cluster with flannel, Calico's manifests and workloads, ready to be switched; and nodectl as an operator calls it.
 
 mod checks;
+pub mod crash;
+mod crowd;
+mod drive;
+mod end_state;
 mod nodectl;
+mod plans;
+mod remains;
+mod sample;
+mod wholeness;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+pub use drive::Driven;
 pub use nodectl::{Cni, Done};
+pub use plans::SavedPlan;
+pub use sample::{full, sample, seed};
+pub use wholeness::touches;
 
 use crate::client::Client;
 use crate::cluster::{Cluster, Network, Options};

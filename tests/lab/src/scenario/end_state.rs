@@ -1,0 +1,85 @@
+//! The end of a run that met trouble: on one CNI with everything settled, or at the old one with the API server dead.
+
+use anyhow::{Context, Result, bail};
+
+use super::{Cni, PATIENCE, Scenario};
+use crate::cluster::readiness::until;
+
+impl Scenario {
+    /// After trouble and its end: nothing is owed, kubelet runs, the node is on this CNI, every pod is Ready, no DEL is kept.
+    pub fn must_be_settled(&self, index: usize, cni: Cni) -> Result<()> {
+        self.must_be_on(index, cni)?;
+        let node = self.node(index)?;
+        until(PATIENCE, || {
+            let state = node.unit_state("kubelet.service")?.active;
+            Ok((state != "active").then(|| format!("kubelet is {state}")))
+        })?;
+        let pending = node.sh("ls /var/lib/cni-shim/pending 2>/dev/null || true")?;
+        if !pending.trim().is_empty() {
+            bail!("DELs are kept still: {pending}");
+        }
+        self.settled().context("pods")?;
+        self.must_have_no_stale_addresses(index)
+    }
+
+    /// What is wrong with a node that is back on flannel while the API server is dead: no agent's process is asked for, since
+    /// no label can bring it, but Calico must be gone and flannel's network must carry.
+    pub fn faults_without_api(&self, index: usize) -> Result<Vec<String>> {
+        let node = self.node(index)?;
+        let script = "ip -o link | awk -F': ' '{split($2,a,\"@\"); print \"link \" a[1]}'; \
+            for p in /proc/[0-9]*; do n=$(cat $p/comm 2>/dev/null) && echo \"process $n\"; done; \
+            ls /etc/cni/net.d | sed 's/^/conf /'; ip route show table all | sed 's/^/route /'; \
+            iptables-nft-save | sed 's/^/rule /'; ipset list -n | sed 's/^/set /'";
+        let seen = node.sh(script)?;
+        let has = |line: &str| seen.lines().any(|l| l == line);
+        let any = |kind: &str, part: &str| seen.lines().any(|l| l.starts_with(kind) && l.contains(part));
+        let wrong = [
+            (!has("link flannel.1"), "flannel.1 is missing"),
+            (has("link vxlan.calico"), "vxlan.calico is there"),
+            (has("process calico-node"), "calico-node runs"),
+            (has("conf 00-cni-shim.conflist"), "the shim's conflist is left"),
+            (has("conf 10-calico.conflist"), "Calico's conflist is left"),
+            (!has("conf 10-flannel.conflist"), "flannel's conflist is missing"),
+            (any("route ", "blackhole"), "a blackhole is left"),
+            (any("route ", "dev cali"), "a route over a cali interface is left"),
+            (any("rule ", "cali-"), "felix's chains are left"),
+            (!any("rule ", "FLANNEL-FWD"), "flannel's chains are missing"),
+            (any("set ", "cali4"), "felix's sets are left"),
+        ];
+        Ok(wrong.iter().filter(|(is, _)| *is).map(|(_, words)| (*words).to_owned()).collect())
+    }
+
+    /// Every address that Calico's IPAM or host-local keeps for this node belongs to a pod that runs.
+    fn must_have_no_stale_addresses(&self, index: usize) -> Result<()> {
+        until(PATIENCE, || {
+            let node = self.node(index)?;
+            let leases = node.sh("ls /var/lib/cni/networks/cbr0 2>/dev/null | grep -E '^[0-9.]+$' || true")?;
+            let mut kept: Vec<String> = leases.lines().map(str::to_owned).collect();
+            kept.extend(self.calico_addresses(index)?);
+            let pods = self.client.list("/api/v1/pods")?;
+            let live: Vec<&str> = pods.iter().filter_map(|p| p["status"]["podIP"].as_str()).collect();
+            kept.retain(|ip| !live.contains(&ip.as_str()));
+            Ok((!kept.is_empty()).then(|| format!("addresses that no pod has are kept: {}", kept.join(", "))))
+        })
+    }
+
+    /// Addresses that Calico's IPAM holds for pods of this node.
+    fn calico_addresses(&self, index: usize) -> Result<Vec<String>> {
+        let blocks = self.client.list("/apis/crd.projectcalico.org/v1/ipamblocks")?;
+        let host = format!("node{index}");
+        let mut held = Vec::new();
+        for block in blocks {
+            let cidr: ipnet::Ipv4Net = block["spec"]["cidr"].as_str().unwrap_or_default().parse().context("a block's cidr")?;
+            let attributes = &block["spec"]["attributes"];
+            for (ordinal, slot) in block["spec"]["allocations"].as_array().into_iter().flatten().enumerate() {
+                let Some(place) = slot.as_u64().and_then(|place| usize::try_from(place).ok()) else { continue };
+                let secondary = &attributes[place]["secondary"];
+                if secondary["node"] == host.as_str() && secondary["pod"].is_string() {
+                    let offset = u32::try_from(ordinal).context("a block's size")?;
+                    held.push(std::net::Ipv4Addr::from(u32::from(cidr.network()) + offset).to_string());
+                }
+            }
+        }
+        Ok(held)
+    }
+}
