@@ -18,6 +18,17 @@ pub enum Strategy {
     Recreate,
 }
 
+impl Strategy {
+    /// As given with `--strategy`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Strategy::Drain => "drain",
+            Strategy::InPlace => "in-place",
+            Strategy::Recreate => "recreate",
+        }
+    }
+}
+
 /// A request for a switch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -3,7 +3,7 @@
 //! A step carries all it needs to be done or undone on its own, never an index or a handle. What each does to the node
 //! stands in [`crate::act`], one file a step.
 
-mod words;
+pub(crate) mod words;
 
 use std::net::IpAddr;
 

@@ -9,6 +9,7 @@ use crate::ownership;
 use crate::plan::{self, current_cni};
 use crate::prepared::Prepared;
 use crate::request::Request;
+use crate::step::words::count;
 
 /// Bytes that journal, snapshots and copies of plugin binaries may need.
 const ROOM: u64 = 256 * 1024 * 1024;
@@ -239,7 +240,7 @@ pub(super) fn leftovers(facts: &Facts, prepared: &Prepared, request: &Request) -
     let shown = harmful.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
     Check::fail(
         "leftovers",
-        format!("{} objects of an earlier {} are left: {shown}", harmful.len(), request.to),
+        format!("{} of an earlier {} left: {shown}", count(harmful.len(), "object"), request.to),
         "remove them (they may mislead the new agent), then try again",
     )
 }

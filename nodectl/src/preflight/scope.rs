@@ -24,7 +24,7 @@ type Refusal = Option<(String, &'static str)>;
 
 fn strategy(request: &Request) -> Refusal {
     (request.strategy != Strategy::Drain)
-        .then(|| (format!("strategy {:?} is not there yet", request.strategy), "use --strategy drain"))
+        .then(|| (format!("strategy {} is not there yet", request.strategy.name()), "use --strategy drain"))
 }
 
 fn dual_stack(view: &ClusterView) -> Refusal {

@@ -11,7 +11,7 @@ pub fn plan_text(plan: &Plan) -> String {
         return text;
     }
     text.push_str(&bold(&format!("{}: {} -> {}", plan.node, plan.from, plan.request.to)));
-    text.push_str(&format!(", strategy {:?}, {} steps\n\n", plan.request.strategy, plan.steps.len()).to_lowercase());
+    text.push_str(&format!(", strategy {}, {} steps\n\n", plan.request.strategy.name(), plan.steps.len()));
     for (n, step) in plan.steps.iter().enumerate() {
         text.push_str(&format!("  {:>2}  {}\n", n + 1, wrap(&step.title(), 6)));
     }

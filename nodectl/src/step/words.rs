@@ -14,7 +14,7 @@ impl Step {
             Step::SetShimState { to } => format!("route new pods through the shim to {to}"),
             Step::InstallShimConflist { path, .. } => format!("put {path} in front"),
             Step::ImportAttachments { made_by } => format!("record the sandboxes that {made_by} made"),
-            Step::Baseline { targets } => format!("measure what answers now ({} peers)", targets.peers.len()),
+            Step::Baseline { targets } => format!("measure what answers now ({})", count(targets.peers.len(), "peer")),
             Step::Cordon => "cordon the node".into(),
             Step::Evict { pods, .. } => format!("evict {}", count(pods.len(), "pod")),
             Step::Hold { .. } => "hold new attachments".into(),
@@ -68,6 +68,6 @@ impl Step {
 }
 
 /// "1 pod", "2 pods".
-fn count(n: usize, what: &str) -> String {
+pub(crate) fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
