@@ -12,6 +12,8 @@ use crate::step::{CleanScope, RemovedImage};
 
 /// felix's route protocol for blackholes and same-subnet routes (its DefaultRouteProto).
 const PROTO_FELIX: u8 = 80;
+/// RT_TABLE_MAIN.
+const MAIN_TABLE: u32 = 254;
 /// BIRD's route protocol; its kernel protocol `persist`s routes on exit.
 const PROTO_BIRD: u8 = 12;
 
@@ -50,7 +52,8 @@ fn is_route_of(route: &Route, cni: Cni, scope: &CleanScope) -> bool {
     match cni {
         Cni::Flannel => false,
         Cni::Calico => {
-            let inside = contains(scope.cluster_cidr, route.dst);
+            // felix keeps to the main table; in a table of its own, a VPN may route the pod network with any protocol.
+            let inside = route.table == MAIN_TABLE && contains(scope.cluster_cidr, route.dst);
             let blackhole = route.kind == RouteKind::Blackhole && [PROTO_FELIX, PROTO_BIRD].contains(&route.proto);
             // A VPN may use protocol 80 as well: the destination must lie in the pod network.
             let over_overlay = route.dev.as_deref() == Some(format!("flannel.{}", scope.vni).as_str())

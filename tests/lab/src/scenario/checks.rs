@@ -42,9 +42,10 @@ impl Scenario {
             need(!rules.contains(word), format!("rules with {word} are left"));
         }
         if cni == Cni::Flannel {
-            need(!routes.contains("blackhole"), "a blackhole is left".into());
+            let blackhole = format!("blackhole 10.244.{index}.");
+            need(!routes.contains(&blackhole), "a blackhole is left".into());
             need(!routes.contains("cali"), "routes over cali interfaces are left".into());
-            need(node.sh("ipset list -n")?.is_empty(), "ipsets are left".into());
+            need(!node.sh("ipset list -n")?.contains("cali"), "ipsets of Calico are left".into());
         } else {
             need(!has("cni0"), "cni0 is left".into());
         }
