@@ -37,7 +37,7 @@ pub struct Options {
     #[arg(long = "net-config-path", default_value = "/etc/kube-flannel/net-conf.json")]
     pub net_conf: PathBuf,
     /// Set NetworkUnavailable=False when ready.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long = "set-node-network-unavailable", default_value_t = true, action = clap::ArgAction::Set)]
     pub set_network_unavailable: bool,
     /// Port for health answers; none if absent or 0.
     #[arg(long)]

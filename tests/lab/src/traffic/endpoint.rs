@@ -69,7 +69,10 @@ impl std::fmt::Display for Endpoint {
 }
 
 /// Path of the network namespace of a pod's ready sandbox, as its node sees it.
-pub fn netns(node: &dyn Node, uid: &str) -> Result<String> {
+pub fn netns(node: &dyn Node, pod: &Value) -> Result<String> {
+    // A static pod's sandbox bears the pod's own uid; what the API server shows is its mirror, which has another.
+    let own = &pod["metadata"]["annotations"]["kubernetes.io/config.mirror"];
+    let uid = own.as_str().or(pod["metadata"]["uid"].as_str()).unwrap_or_default();
     let cri = Cri::new(&node.path("/run/containerd/containerd.sock")?)?;
     for sandbox in cri.list_pod_sandbox()? {
         let is_it = sandbox.labels.get("io.kubernetes.pod.uid").is_some_and(|label| label == uid);

@@ -223,7 +223,7 @@ impl State {
 /// Starts a source's process where its pod is.
 fn launch(node: &dyn Node, source: &Endpoint, pods: &[Value], rate: u32) -> Result<Prober> {
     let path = match source.find(pods) {
-        Some(pod) => Some(netns(node, pod["metadata"]["uid"].as_str().unwrap_or_default())?),
+        Some(pod) => Some(netns(node, pod)?),
         None => None,
     };
     Prober::start(node, path.as_deref(), rate)

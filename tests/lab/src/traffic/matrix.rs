@@ -90,7 +90,7 @@ fn ask(source: &Endpoint, targets: &[&Endpoint], pods: &[Value], nodes: &[Arc<dy
     let node =
         nodes.iter().find(|node| node.name() == name).with_context(|| format!("the cluster has no node {name}"))?;
     let path = match pod {
-        Some(pod) => Some(netns(node.as_ref(), pod["metadata"]["uid"].as_str().unwrap_or_default())?),
+        Some(pod) => Some(netns(node.as_ref(), pod)?),
         None => None,
     };
     let all: Vec<&dyn Node> = nodes.iter().map(AsRef::as_ref).collect();

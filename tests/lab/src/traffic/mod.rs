@@ -7,7 +7,7 @@ mod matrix;
 pub mod probe;
 mod prober;
 
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, netns};
 pub use flow::Flow;
 pub use follow::Traffic;
 pub use matrix::{Pair, matrix, matrix_of};

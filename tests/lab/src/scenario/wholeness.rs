@@ -1,0 +1,117 @@
+//! Whether traffic is whole: every pod reaches every pod under its own address, ports of nodes answer, the service answers.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::Scenario;
+use crate::cluster::{is_ready, until};
+use crate::objects::workloads::ECHO_PORT;
+use crate::traffic::{Endpoint, Flow, Pair, matrix, matrix_of, netns};
+
+/// How long an agent may take to programme what a new pod needs.
+const LIMIT: Duration = Duration::from_secs(30);
+
+impl Scenario {
+    /// An error unless all pods reach each other, seen with their own addresses, and ports of nodes and the service answer;
+    /// how many pairs of pods were asked.
+    pub fn must_be_whole(&self) -> Result<usize> {
+        let mut count = 0;
+        until(LIMIT, || {
+            let pairs = matrix(&self.cluster)?;
+            count = pairs.len();
+            let mut broken: Vec<String> = pairs.iter().filter(|pair| !pair.is_whole()).map(show).collect();
+            broken.extend(self.silent_host_ports()?);
+            broken.extend(self.without_service()?);
+            let more = broken.len().saturating_sub(8);
+            broken.truncate(8);
+            Ok((!broken.is_empty() || count == 0).then(|| {
+                format!("of {count} pairs of pods and what else should answer: {}; and {more} more", broken.join("; "))
+            }))
+        })
+        .context("traffic is not whole")?;
+        Ok(count)
+    }
+
+    /// Ports of nodes that do not answer another node's host.
+    pub fn silent_host_ports(&self) -> Result<Vec<String>> {
+        let mut pairs = Vec::new();
+        for pod in self.pods()?.iter().filter(|pod| is_ready(pod)) {
+            let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+            let Some(here) = self.cluster.nodes().find(|n| n.name() == node) else { continue };
+            for port in host_ports(pod) {
+                let target = Endpoint::Address(SocketAddr::new(here.address().into(), port));
+                let others = self.cluster.nodes().filter(|n| n.name() != node && n.is_on());
+                pairs.extend(others.map(|other| (Endpoint::Host(other.name().to_owned()), target.clone())));
+            }
+        }
+        Ok(matrix_of(&self.cluster, &pairs)?.iter().filter(|pair| pair.seen.is_none()).map(show).collect())
+    }
+
+    /// Pods, one of each node, that do not get through to the API server's service.
+    fn without_service(&self) -> Result<Vec<String>> {
+        let mut silent = Vec::new();
+        for node in self.cluster.nodes().filter(|node| node.is_on()) {
+            let Some(pod) = self.pods()?.into_iter().find(|pod| is_ready(pod) && pod["spec"]["nodeName"] == node.name()) else {
+                continue;
+            };
+            let path = netns(node, &pod)?;
+            let connect = "timeout 2 bash -c 'exec 3<>/dev/tcp/10.96.0.1/443'";
+            let argv = ["/usr/local/bin/nodectl-lab", "enter", "--netns", &path, "--", "sh", "-c", connect];
+            if !node.exec(&argv)?.ok() {
+                silent.push(format!("{} -> 10.96.0.1:443", pod["metadata"]["name"]));
+            }
+        }
+        Ok(silent)
+    }
+
+    /// Pods that stay on their nodes through a drain (of the DaemonSet, static): (the pod, its node).
+    pub fn staying(&self) -> Result<Vec<(Endpoint, String)>> {
+        let pods = self.client.list("/api/v1/pods")?;
+        let stays = |pod: &&Value| {
+            let by = pod["metadata"]["ownerReferences"][0]["kind"].as_str().unwrap_or_default();
+            pod["spec"]["hostNetwork"] != true && (by == "DaemonSet" || by == "Node")
+        };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let named = |pod: &Value| Endpoint::Pod(text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));
+        Ok(pods.iter().filter(stays).map(|pod| (named(pod), text(&pod["spec"]["nodeName"]))).collect())
+    }
+
+    /// Every pair of these pods that are on different nodes.
+    pub fn pairs_between_nodes(&self) -> Result<Vec<(Endpoint, Endpoint)>> {
+        let pods = self.staying()?;
+        let away = |a: &str| pods.iter().filter(move |(_, b)| b != a).map(|(target, _)| target.clone()).collect::<Vec<_>>();
+        Ok(pods.iter().flat_map(|(source, node)| away(node).into_iter().map(|to| (source.clone(), to))).collect())
+    }
+
+    /// True where a pod of the name gets answers from one address at least of those of a node's staying pods.
+    pub fn reaches(&self, source: &Endpoint, target: &Endpoint) -> Result<bool> {
+        let pairs = matrix_of(&self.cluster, &[(source.clone(), target.clone())])?;
+        Ok(pairs.iter().all(Pair::is_whole))
+    }
+}
+
+/// Where the pods of a flow are.
+pub fn touches(flow: &Flow, pods: &[(Endpoint, String)], node: &str) -> bool {
+    let on = |end: &Endpoint| pods.iter().any(|(pod, place)| pod == end && place == node) || *end == Endpoint::Host(node.to_owned());
+    on(&flow.source) || on(&flow.target)
+}
+
+/// The UDP ports of its node that a pod has; the probes speak UDP.
+fn host_ports(pod: &Value) -> Vec<u16> {
+    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+    containers
+        .flat_map(|container| container["ports"].as_array().into_iter().flatten())
+        .filter(|port| port["protocol"] == "UDP" && port["containerPort"] == ECHO_PORT)
+        .filter_map(|port| u16::try_from(port["hostPort"].as_u64()?).ok())
+        .collect()
+}
+
+fn show(pair: &Pair) -> String {
+    match &pair.seen {
+        None => format!("{} -> {}: no answer", pair.source, pair.target),
+        Some(seen) => format!("{} -> {}: seen as {seen}, not as {:?}", pair.source, pair.target, pair.address),
+    }
+}

@@ -1,0 +1,93 @@
+//! Three nodes with thirty pods go from flannel to Calico, node by node, under traffic; and the cluster is finished.
+
+use std::time::Duration;
+
+use nodectl_lab::cluster::Options;
+use nodectl_lab::objects::{Manifest, workloads};
+use nodectl_lab::scenario::{Cni, Scenario, touches};
+use nodectl_lab::traffic::{Endpoint, Flow, Traffic};
+
+/// Two Deployments, one pod with a port of its node, three behind a budget, a DaemonSet with pod network; the static pods
+/// come from [`with_static_pods`].
+fn thirty_pods() -> Vec<Manifest> {
+    let mut all = workloads::web(14);
+    all.push(workloads::deployment("api", 6));
+    all.extend(workloads::guarded("guarded", 3, 2));
+    all.push(workloads::host_port("front", 8080));
+    all.push(workloads::daemon("probe"));
+    all
+}
+
+/// A static pod on every node.
+fn with_static_pods(options: &mut Options) {
+    options.files.push(("/etc/kubernetes/manifests/fixed.json".into(), workloads::static_pod("fixed")));
+}
+
+/// Traffic, its ends and what belongs to it, in every stage.
+fn whole_and_tidy(scenario: &Scenario, stage: &str) {
+    scenario.settled().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
+    let pairs = scenario.must_be_whole().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
+    scenario.must_leave_nothing().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
+    println!("{stage}: {pairs} pairs of pods reach each other, nothing is left of pods that are gone");
+}
+
+/// Flows between nodes that are not being switched lose nothing worth a word; the others are cut only for as long as it takes to
+/// build a sandbox anew.
+fn check_flows(flows: &[Flow], staying: &[(Endpoint, String)], switched: &str) {
+    let (cut, bystanders): (Vec<&Flow>, Vec<&Flow>) = flows.iter().partition(|flow| touches(flow, staying, switched));
+    assert!(!cut.is_empty() && !bystanders.is_empty());
+    for flow in bystanders {
+        assert!(flow.longest_gap < Duration::from_secs(1) && flow.lost * 50 <= flow.sent, "{switched}: a bystander: {flow}");
+    }
+    let longest = cut.iter().map(|flow| flow.longest_gap).max().unwrap_or_default();
+    println!("{switched}: longest gap of a rebuilt pod {longest:?}");
+    assert!(longest < Duration::from_secs(45), "{cut:#?}");
+    for flow in flows {
+        assert!(flow.sent > flow.lost, "never answered: {flow}");
+        // A rebuilt pod has another address, and is seen with that one and no node's: never masqueraded.
+        assert!(flow.seen.iter().all(|seen| seen.starts_with("10.244.")), "{flow}: seen as {:?}", flow.seen);
+    }
+}
+
+#[test]
+fn three_nodes_with_thirty_pods_go_to_calico_one_by_one() {
+    let scenario = Scenario::start(3, &thirty_pods(), with_static_pods).unwrap();
+    assert_eq!(scenario.pods().unwrap().len() + 3, 30);
+    whole_and_tidy(&scenario, "before");
+    scenario.prepare().unwrap();
+    whole_and_tidy(&scenario, "prepared");
+    let blocks = scenario.blocks().unwrap();
+    for index in 1..=3 {
+        assert_ne!(scenario.cluster_command(&["status", "--to", "calico"]).unwrap().code, 0);
+        let staying = scenario.staying().unwrap();
+        let traffic = Traffic::start(&scenario.cluster, &scenario.pairs_between_nodes().unwrap(), 50).unwrap();
+        scenario.migrate(index, Cni::Calico).unwrap();
+        scenario.must_be_on(index, Cni::Calico).unwrap();
+        scenario.settled().unwrap();
+        check_flows(&traffic.finish(), &staying, &format!("node{index}"));
+        whole_and_tidy(&scenario, &format!("{index} of 3 nodes on Calico"));
+        assert_eq!(scenario.blocks().unwrap(), blocks, "no block changes hands");
+    }
+    let status = scenario.cluster_command(&["status", "--to", "calico"]).unwrap().expect(0).unwrap();
+    println!("{}", status.stdout);
+    finish(&scenario);
+}
+
+/// Finishing takes flannel out of the cluster and costs no packet; afterwards pods come and go as on any Calico cluster.
+fn finish(scenario: &Scenario) {
+    let traffic = Traffic::start(&scenario.cluster, &scenario.pairs_between_nodes().unwrap(), 50).unwrap();
+    scenario.cluster_command(&["finish"]).unwrap().expect(0).unwrap();
+    for flow in traffic.finish() {
+        assert!(flow.longest_gap < Duration::from_secs(1), "finish: {flow}");
+    }
+    let flannel = scenario.client.find("/apis/apps/v1/namespaces/kube-flannel/daemonsets/kube-flannel-ds").unwrap();
+    assert!(flannel.is_none(), "flannel's DaemonSet is still there");
+    scenario.cluster_command(&["finish"]).unwrap().expect(0).unwrap();
+    whole_and_tidy(scenario, "finished");
+    for name in ["web", "api", "guarded"] {
+        scenario.client.delete(&format!("/apis/apps/v1/namespaces/default/deployments/{name}")).unwrap();
+    }
+    whole_and_tidy(scenario, "most pods deleted");
+    scenario.client.create("/apis/apps/v1/namespaces/default/deployments", &workloads::deployment("late", 6).object).unwrap();
+    whole_and_tidy(scenario, "new pods");
+}
