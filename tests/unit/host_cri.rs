@@ -1,5 +1,5 @@
 //! The CRI client against a containerd of the test's own, if the machine has one installed.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
