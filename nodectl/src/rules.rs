@@ -2,7 +2,7 @@
 //!
 //! A batch is one `iptables-restore --noflush` input: atomic per table, foreign chains and rules untouched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -116,7 +116,7 @@ pub fn put_back(owned: &Owned, save: &str) -> String {
     let present = appended(save);
     let mut text = String::new();
     for table in &owned.tables {
-        let has = |line: &str| present.get(&(table.table.clone(), line.to_owned())).is_some();
+        let has = |line: &str| present.contains(&(table.table.clone(), line.to_owned()));
         let hook_line = |chain: &str, spec: &str| format!("-A {chain} {spec}");
         let missing: Vec<_> = table.hooks.iter().filter(|(c, _, s)| !has(&hook_line(c, s))).collect();
         if missing.is_empty() && table.inside.iter().all(|rule| has(rule)) {
@@ -137,14 +137,14 @@ pub fn put_back(owned: &Owned, save: &str) -> String {
 }
 
 /// Every `-A` line of a dump with its table.
-fn appended(save: &str) -> HashMap<(String, String), ()> {
+fn appended(save: &str) -> HashSet<(String, String)> {
     let mut table = String::new();
-    let mut lines = HashMap::new();
+    let mut lines = HashSet::new();
     for line in save.lines() {
         if let Some(name) = line.strip_prefix('*') {
             table = name.to_owned();
         } else if line.starts_with("-A ") {
-            lines.insert((table.clone(), line.to_owned()), ());
+            lines.insert((table.clone(), line.to_owned()));
         }
     }
     lines

@@ -94,7 +94,7 @@ fn waiting_pod(cx: &mut Context) -> Result<Option<(String, String, String)>> {
     let paths = cx.shim();
     let stop = cx.stop;
     // kubelet needs a moment to notice that a sandbox has gone and to ask for a new one.
-    let limit = if cx.api.pods()?.iter().any(|p| !p.host_network && !plan::moves(&p)) {
+    let limit = if cx.api.pods()?.iter().any(|p| !p.host_network && !plan::moves(p)) {
         Duration::from_secs(20)
     } else {
         Duration::ZERO

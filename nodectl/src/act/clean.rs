@@ -23,7 +23,7 @@ pub(super) fn apply(cx: &mut Context, before: &Before) -> Result<Value> {
     remove(cx, image)?;
     Ok(json!({
         "links": image.links.len(), "routes": image.routes.len(), "sets": image.sets.len(),
-        "rules": image.rules.iter().map(|r| rule_count(r)).sum::<usize>(), "files": image.files.len(),
+        "rules": image.rules.iter().map(rule_count).sum::<usize>(), "files": image.files.len(),
     }))
 }
 

@@ -116,7 +116,7 @@ fn left_behind(scenario: &Scenario, before: &Snapshot) -> Result<()> {
 }
 
 fn show_nodes(scenario: &Scenario) -> Result<()> {
-    println!("  {:<8} {:<16} {:<16} {}", "NODE", "ADDRESS", "POD CIDR", "OVERLAY");
+    println!("  {:<8} {:<16} {:<16} OVERLAY", "NODE", "ADDRESS", "POD CIDR");
     for node in scenario.cluster.nodes() {
         let object = scenario.node_object(usize::from(node.index()))?;
         let mac = node.sh("cat /sys/class/net/flannel.1/address")?;
@@ -128,7 +128,7 @@ fn show_nodes(scenario: &Scenario) -> Result<()> {
 
 fn show_pods(scenario: &Scenario) -> Result<()> {
     let pods = scenario.pods()?;
-    println!("\n  {:<24} {:<8} {}", "POD", "NODE", "ADDRESS");
+    println!("\n  {:<24} {:<8} ADDRESS", "POD", "NODE");
     let mut lines: Vec<(String, String, String)> = pods.iter().map(row).collect();
     lines.sort();
     for (node, name, ip) in lines {
@@ -143,7 +143,7 @@ fn row(pod: &Value) -> (String, String, String) {
 }
 
 fn show_flows(flows: &[Flow]) {
-    println!("  {:<36} {:>7} {:>6}   {}", "PAIR", "SENT", "LOST", "LONGEST GAP");
+    println!("  {:<36} {:>7} {:>6}   LONGEST GAP", "PAIR", "SENT", "LOST");
     for flow in flows {
         let pair = format!("{} -> {}", flow.source, flow.target);
         println!("  {pair:<36} {:>7} {:>6}   {:.1} s", flow.sent, flow.lost, flow.longest_gap.as_secs_f64());
