@@ -98,7 +98,8 @@ fn a_sandbox_that_was_stopped_is_built_again_with_another_address() {
     soon("the pod is ready again", || is_ready(&pod(&client, "a")) && sandbox(node, "a").is_some_and(|new| new != old));
     let now = pod(&client, "a");
     assert_ne!(now["status"]["podIP"], ip);
-    assert_eq!(now["status"]["containerStatuses"][0]["restartCount"], 1);
+    // Two, where the kubelet saw the container end before it saw the sandbox stop.
+    assert!(now["status"]["containerStatuses"][0]["restartCount"].as_i64().is_some_and(|count| (1..=2).contains(&count)));
 }
 
 #[test]

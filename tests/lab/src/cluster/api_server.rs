@@ -80,6 +80,9 @@ impl ApiServer {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        // Named for people too: kubectl takes it.
+        fs::write(self.admin_file(), self.admin_kubeconfig()?)
+            .context("the administrator's kubeconfig could not be written")?;
         let id = child.id();
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         Ok(id)
@@ -106,6 +109,11 @@ impl ApiServer {
     /// The administrator's kubeconfig, for use on the machine.
     pub fn admin_kubeconfig(&self) -> Result<String> {
         self.pki.admin_kubeconfig(&self.url()?)
+    }
+
+    /// The file that holds the administrator's kubeconfig; written anew at each start, as the port changes.
+    pub fn admin_file(&self) -> PathBuf {
+        self.folder.join("admin.conf")
     }
 
     /// A client with all rights.

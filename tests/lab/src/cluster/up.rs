@@ -22,6 +22,9 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     for node in cluster.nodes() {
         eprintln!("{}: nsenter -t {} -m -n -p -u -i --wdns=/ -- bash", node.name(), node.pid()?);
     }
+    if let Ok(api) = cluster.api() {
+        eprintln!("the administrator's kubeconfig: {}", api.admin_file().display());
+    }
     eprintln!("it ends with this program's standard input (Ctrl-D)");
     let mut rest = Vec::new();
     std::io::stdin().read_to_end(&mut rest).context("standard input could not be read")?;

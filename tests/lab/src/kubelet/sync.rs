@@ -77,6 +77,9 @@ pub fn run(kubelet: &Kubelet, pod: &Value, state: &mut PodState) -> Result<bool>
     }
     state.stopped = false;
     let result = step(kubelet, pod, state);
+    if list(pod, "/spec/containers").any(|container| container.get("readinessProbe").is_some()) {
+        state.hurry.get_or_insert(Duration::from_secs(1));
+    }
     // Reported in any case: what failed may have changed much before.
     pod_status::report(kubelet, pod, state)?;
     result.map(|()| false)

@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::sync::PodState;
 use super::{Kubelet, pod, sync, terminate};
 
-/// How long a quiet pod is left alone: probes and missed events.
-const QUIET: Duration = Duration::from_secs(1);
+/// How long a quiet pod is left alone: what changes in the runtime or the API wakes its worker anyway.
+const QUIET: Duration = Duration::from_secs(5);
 /// How long to wait after something failed; the real kubelet's backoff begins at ten seconds.
 const RETRY: Duration = Duration::from_secs(1);
 

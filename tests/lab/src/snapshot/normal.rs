@@ -16,15 +16,29 @@ pub fn section(name: &str, text: &str) -> Result<Vec<String>> {
     match name {
         // The order of rules is what they mean.
         "iptables-nft" | "ip6tables-nft" | "iptables-legacy" | "ip6tables-legacy" => return Ok(rules(lines)),
-        "routes" | "routes6" => lines.iter_mut().for_each(|line| *line = route(line)),
+        "routes" => lines.iter_mut().for_each(|line| *line = route(line)),
+        "routes6" => {
+            lines.retain(|line| !follows_link_local(line));
+            lines.iter_mut().for_each(|line| *line = route(line));
+        }
         // Learned entries come and go.
-        "fdb" => lines.retain(|line| line.contains("permanent") || line.contains(" dst ")),
+        "fdb" => lines.retain(|line| (line.contains("permanent") || line.contains(" dst ")) && !is_multicast(line)),
         "ipsets" => return Ok(sets(lines)),
         "sums" => lines.iter_mut().for_each(|line| *line = sum(line)),
         _ => {}
     }
     lines.sort();
     Ok(lines)
+}
+
+/// What the kernel adds by itself a second after a link-local address, when nobody else has claimed it.
+fn follows_link_local(line: &str) -> bool {
+    ["local fe80:", "anycast fe80:", "multicast ff00:"].iter().any(|start| line.starts_with(start))
+}
+
+/// Groups that a device listens to: they follow its addresses, with a delay.
+fn is_multicast(line: &str) -> bool {
+    line.starts_with("33:33:") || line.starts_with("01:00:5e:")
 }
 
 /// Rules without comments and counters, each with its table, chains sorted.
