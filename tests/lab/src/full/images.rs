@@ -5,7 +5,7 @@
 //! (ip, iptables, CNI plugins) are. So images never depend on a build, and a boot need not unpack the lab's binary once per image.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -35,7 +35,7 @@ pub fn write(root: &Path, target: &Path) -> Result<()> {
     let digest = digest(&fs::read(&layer_tar).context("the images' layer could not be read")?);
     let mut manifest = Vec::new();
     for program in PROGRAMS {
-        let config = serde_json::to_vec(&config(&start_of(root, program), &digest))?;
+        let config = serde_json::to_vec(&config(&entrypoint(root, program), &digest))?;
         let name = format!("{}.json", self::digest(&config));
         fs::write(archive.join(&name), &config).context("an image's configuration could not be written")?;
         let names: Vec<String> = tags(program).iter().map(|tag| format!("docker.io/lab/{program}:{tag}")).collect();
@@ -57,16 +57,29 @@ fn tags(program: &str) -> Vec<String> {
     std::iter::once("latest".to_owned()).chain(version).collect()
 }
 
-/// How a program is started: the stand-in, or the real one that was given in its place.
-fn start_of(root: &Path, program: &str) -> Vec<String> {
-    if program == "pause" {
+/// The file behind a program's name: the lab's binary, or the real program that was given in the stand-in's place.
+fn behind(root: &Path, program: &str) -> String {
+    match program {
         // A stop kills it: like the real one's, its namespaces are all that matters.
-        vec!["/usr/bin/sleep".to_owned(), "infinity".to_owned()]
-    } else if root.join(GIVEN).join(program).exists() {
-        vec![format!("/{GIVEN}/{program}")]
-    } else {
-        vec![LAB.to_owned(), program.to_owned()]
+        "pause" => "/usr/bin/sleep".to_owned(),
+        _ if is_given(root, program) => format!("/{GIVEN}/{program}"),
+        _ => LAB.to_owned(),
     }
+}
+
+/// What an image starts. The link's name is the process' own, as the real program's is; the lab's binary also wants it as an argument.
+fn entrypoint(root: &Path, program: &str) -> Vec<String> {
+    let path = format!("/bin/{program}");
+    match program {
+        "pause" => vec![path, "infinity".to_owned()],
+        _ if is_given(root, program) => vec![path],
+        _ => vec![path, program.to_owned()],
+    }
+}
+
+/// True when the lab was given a real program in a stand-in's place.
+fn is_given(root: &Path, program: &str) -> bool {
+    root.join(GIVEN).join(program).exists()
 }
 
 /// An image's configuration.
@@ -96,9 +109,7 @@ fn fill_layer(root: &Path, layer: &Path) -> std::io::Result<()> {
         symlink(format!("/usr/bin/{shell}"), layer.join("bin").join(shell))?;
     }
     for program in PROGRAMS {
-        let path = layer.join("bin").join(program);
-        fs::write(&path, format!("#!/bin/sh\nexec {} \"$@\"\n", start_of(root, program).join(" ")))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        symlink(behind(root, program), layer.join("bin").join(program))?;
     }
     symlink("/run", layer.join("var/run"))?;
     fs::write(layer.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;

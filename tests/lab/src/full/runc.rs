@@ -16,9 +16,9 @@ use super::images::MARK;
 
 /// The packaged runc.
 const RUNC: &str = "/usr/sbin/runc";
-/// What the lab's images lack and the node has: programs and libraries, the links that choose between iptables' two back ends, and the
-/// credentials of the stand-ins, which every node has from the start.
-const SHARED: [&str; 3] = ["/usr", "/etc/alternatives", "/etc/kubernetes/lab"];
+/// What the lab's images lack and the node has: programs and libraries, the links that choose between iptables' two back ends, the
+/// protocols' names, and the credentials of the stand-ins, which every node has from the start.
+const SHARED: [&str; 4] = ["/usr", "/etc/alternatives", "/etc/protocols", "/etc/kubernetes/lab"];
 
 /// The program `lab-runc ARGS`, called as containerd calls runc.
 pub fn main(arguments: &[String]) -> Result<ExitCode> {
@@ -69,8 +69,9 @@ fn change(path: &Path, shared: &[&str]) -> Result<()> {
 
 /// Takes limits away; gives the lab's own images what they share with the node.
 fn rewrite(spec: &mut Value, shared: &[&str]) {
-    if let Some(linux) = spec.get_mut("linux").and_then(Value::as_object_mut) {
-        linux.insert("resources".to_owned(), json!({}));
+    if let Some(resources) = spec.pointer_mut("/linux/resources").and_then(Value::as_object_mut) {
+        // Rules for devices are no limits, and a privileged container could not open its /dev/null without them.
+        resources.retain(|name, _| name == "devices");
     }
     if let Some(process) = spec.get_mut("process").and_then(Value::as_object_mut) {
         process.remove("oomScoreAdj");
@@ -113,13 +114,13 @@ mod tests {
 
     #[test]
     fn limits_go_and_only_the_labs_images_get_the_nodes_programs() {
-        let spec = |env: &str| json!({"process": {"env": ["A=1", env], "oomScoreAdj": -998}, "linux": {"resources": {"cpu": {}}, "x": 1}, "mounts": [{"destination": "/proc"}]});
+        let spec = |env: &str| json!({"process": {"env": ["A=1", env], "oomScoreAdj": -998}, "linux": {"resources": {"cpu": {}, "devices": []}, "x": 1}, "mounts": [{"destination": "/proc"}]});
         let (mut own, mut foreign) = (spec(MARK), spec("B=2"));
         rewrite(&mut own, &["/usr", "/etc/alternatives"]);
         rewrite(&mut foreign, &["/usr"]);
         assert_eq!(
             foreign,
-            json!({"process": {"env": ["A=1", "B=2"]}, "linux": {"resources": {}, "x": 1}, "mounts": [{"destination": "/proc"}]})
+            json!({"process": {"env": ["A=1", "B=2"]}, "linux": {"resources": {"devices": []}, "x": 1}, "mounts": [{"destination": "/proc"}]})
         );
         assert_eq!(own.pointer("/mounts/0/destination"), Some(&json!("/usr")));
         assert_eq!(own.pointer("/mounts/2/destination"), Some(&json!("/proc")));
