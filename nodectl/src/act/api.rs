@@ -94,6 +94,23 @@ impl Api {
         self.must(|kube| kube.pods_on(&self.node)).context("could not list the pods of this node")
     }
 
+    /// Says on the Node, as an Event, what happens to it. An Event that cannot be written stops nothing.
+    pub fn announce(&self, reason: &str, warning: bool, message: &str) {
+        let now = crate::clock::now();
+        let event = json!({
+            "apiVersion": "v1", "kind": "Event", "type": if warning { "Warning" } else { "Normal" },
+            "metadata": {"generateName": format!("{}.", self.node), "namespace": "default"},
+            // `kubectl describe node` finds Events by the node's name as uid, as kubelet writes them.
+            "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": self.node, "uid": self.node},
+            "reason": reason, "message": message, "count": 1, "firstTimestamp": now, "lastTimestamp": now,
+            "source": {"component": "nodectl", "host": self.node},
+        });
+        let path = "/api/v1/namespaces/default/events";
+        if let Err(error) = self.unless_dead(|kube| kube.post(path, &event, Write::REAL)) {
+            tracing::debug!("no Event could be written: {error:#}");
+        }
+    }
+
     fn path(&self) -> String {
         format!("/api/v1/nodes/{}", self.node)
     }

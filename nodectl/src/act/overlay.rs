@@ -98,8 +98,8 @@ pub(super) fn undo(name: &str, other: Option<&str>, before: &Before) -> Result<(
 /// Adds what the device is to have; what is there already stays.
 fn fill(image: &OverlayImage) -> Result<()> {
     image.addresses.iter().try_for_each(netlink::add_address)?;
-    image.neighbours.iter().try_for_each(netlink::replace_neighbour)?;
-    image.fdb.iter().try_for_each(netlink::append_fdb)?;
+    netlink::change_neighbours(&image.neighbours, &[])?;
+    netlink::change_fdb(&image.fdb, &[])?;
     netlink::change_routes(&image.routes, &[])
 }
 
@@ -110,8 +110,10 @@ fn drop_strangers(wanted: &OverlayImage, name: &str) -> Result<()> {
     let strangers: Vec<Route> = now.routes.into_iter().filter(|r| !keep.contains(&key(r))).collect();
     netlink::change_routes(&[], &strangers)?;
     now.addresses.iter().filter(|a| !wanted.addresses.contains(a)).try_for_each(netlink::delete_address)?;
-    now.neighbours.iter().filter(|n| !wanted.neighbours.contains(n)).try_for_each(netlink::delete_neighbour)?;
-    now.fdb.iter().filter(|f| !wanted.fdb.contains(f)).try_for_each(netlink::delete_fdb)
+    let neighbours: Vec<_> = now.neighbours.into_iter().filter(|n| !wanted.neighbours.contains(n)).collect();
+    let entries: Vec<_> = now.fdb.into_iter().filter(|f| !wanted.fdb.contains(f)).collect();
+    netlink::change_neighbours(&[], &neighbours)?;
+    netlink::change_fdb(&[], &entries)
 }
 
 /// What the kernel tells routes apart by.

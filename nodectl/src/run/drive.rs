@@ -66,6 +66,7 @@ pub fn start(host: &Host, plan: &Plan, facts: &Facts, stop: &Stop, options: Opti
         },
     )?;
     let mut run = Run::new(host, folders, &id, plan, journal, stop, options, API_PATIENCE)?;
+    run.announce("NetworkSwitchBegan", false, &format!("from {} to {}", plan.from, plan.request.to));
     run.go_forward()
 }
 
@@ -215,10 +216,17 @@ impl<'a> Run<'a> {
             Outcome::Switched => ("switched", format!("{} is on {} now.", self.plan.node, self.plan.request.to)),
             Outcome::PutBack => ("put-back", format!("{} is on {} as before.", self.plan.node, self.plan.from)),
         };
+        self.announce("NetworkSwitchEnded", outcome == Outcome::PutBack, &sentence);
         let summary = self.summarise(word, &sentence, Vec::new())?;
         self.folders.keep("receipts", &self.cx.run.id, &self.log()?.records)?;
         self.folders.end()?;
         Ok(summary)
+    }
+
+    /// An Event on the Node, with the operator's reason.
+    fn announce(&self, reason: &str, warning: bool, sentence: &str) {
+        let why = self.options.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+        self.cx.api.announce(reason, warning, &format!("nodectl: {sentence}{why}"));
     }
 
     fn summarise(&self, outcome: &str, sentence: &str, owed: Vec<String>) -> Result<RunSummary> {
