@@ -167,7 +167,14 @@ pub fn build(
         lists.push(load(Backend::Calico)?);
     }
     if unclear && lists.is_empty() && found.reserved.is_empty() {
-        lists.extend([Backend::Flannel, Backend::Calico].into_iter().filter_map(|backend| load(backend).ok()));
+        // A guess must not keep a sandbox for ever: it is also made where a second DEL comes between the first one's end and
+        // the runtime's forgetting its cached result. A backend that is not on the node (any more) has nothing to clean up.
+        let is_here = |list: &List| {
+            let kinds = list.plugins.iter().filter_map(|plugin| plugin.get("type")?.as_str());
+            kinds.into_iter().all(|kind| find_in_path(sought.cni_path, kind).is_some())
+        };
+        let guessed = [Backend::Flannel, Backend::Calico].into_iter().filter_map(|backend| load(backend).ok());
+        lists.extend(guessed.filter(is_here));
     }
     // Without its scratch file, flannel's DEL does not free the address; host-local's own does.
     let freed = |network: &String| {

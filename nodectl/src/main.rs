@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nodectl::cli::{Cli, Common};
-use nodectl::{command, failure};
+use nodectl::{command, failure, report};
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "nodectl: {error:#}");
+            report::failure(cli.common.output, &error);
             ExitCode::from(failure::exit_code(&error))
         }
     }

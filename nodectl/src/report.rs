@@ -7,10 +7,13 @@ mod run_text;
 mod status_text;
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
+
+use crate::failure::code;
 
 pub use plan_text::plan_text;
 pub use preflight_text::preflight_text;
@@ -31,8 +34,31 @@ pub enum OutputFormat {
     Json,
 }
 
+/// Whether stdout has its one document already.
+static WRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// With `--output json`, a failure is a document too, unless the command has written one: a script reads stdout either way.
+pub fn failure(format: OutputFormat, error: &anyhow::Error) {
+    if format == OutputFormat::Text || WRITTEN.load(Ordering::Relaxed) {
+        return;
+    }
+    let code = crate::failure::exit_code(error);
+    let outcome = match code {
+        code::PUT_BACK => "put-back",
+        code::NEEDS_HANDS => "needs-hands",
+        code::REFUSED => "refused",
+        code::USAGE => "usage",
+        code::BUSY => "busy",
+        _ => "failed",
+    };
+    let data = json!({ "outcome": outcome, "exit_code": code, "error": format!("{error:#}") });
+    // The exit code and stderr say the same; a closed stdout is no further failure.
+    let _ = result(format, "", &data, code == code::NEEDS_HANDS);
+}
+
 /// Writes a result to stdout: its text, or its data as one JSON document with `schema_version` and `changed`.
 pub fn result(format: OutputFormat, text: &str, data: &impl Serialize, changed: bool) -> Result<()> {
+    WRITTEN.store(true, Ordering::Relaxed);
     let mut out = std::io::stdout().lock();
     let written = match format {
         OutputFormat::Text => out.write_all(text.as_bytes()),

@@ -1,1 +1,175 @@
-//! Being told to stop.
+//! Being told to stop: signals at each step, the deadline, a failed verification, a take-over, the lock.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use nodectl_lab::objects::workloads;
+use nodectl_lab::scenario::{Cni, Scenario, sample};
+
+/// Drops what peers send over the overlay, and what this node sends them, whichever device carries it.
+const CUT: &str = "iptables-nft -t raw -I PREROUTING -p udp --dport 8472 -j DROP";
+const MEND: &str = "iptables-nft -t raw -D PREROUTING -p udp --dport 8472 -j DROP";
+
+fn start() -> Result<Scenario> {
+    let scenario = Scenario::start(2, &Scenario::workloads(3), |_| {})?;
+    scenario.prepare()?;
+    Ok(scenario)
+}
+
+/// A run that gets a signal as a step begins: taken back, exit 4; a second signal on the way back changes nothing.
+fn stopped_at(scenario: &Scenario, signal: Signal, step: &str) -> Result<()> {
+    scenario.spread_pods()?;
+    let begun = Instant::now();
+    let mut run = scenario.drive(1, &Scenario::switch_args("calico", &[]))?;
+    ensure!(run.until("step", step)?, "the run ended before {step}: {}", run.finish()?.all());
+    run.signal(signal)?;
+    if run.until("undo", "set-shim-state")? {
+        run.signal(Signal::SIGINT)?;
+        run.signal(Signal::SIGTERM)?;
+    }
+    let done = run.finish()?.expect(4)?;
+    let name = if signal == Signal::SIGINT { "stopped by Ctrl-C" } else { "stopped by SIGTERM" };
+    ensure!(done.stderr.contains(name), "it does not say what stopped it: {}", done.all());
+    scenario.must_be_settled(1, Cni::Flannel).with_context(|| done.all())?;
+    println!("{signal} at {step}: put back, {:.1} s", begun.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// A run that is told to stay open: exit 5, named by status, finished by resume.
+fn open_at(scenario: &Scenario, signal: Signal, step: &str) -> Result<()> {
+    scenario.spread_pods()?;
+    let begun = Instant::now();
+    let mut run = scenario.drive(1, &Scenario::switch_args("calico", &["--on-stop", "resume"]))?;
+    ensure!(run.until("step", step)?, "the run ended before {step}: {}", run.finish()?.all());
+    run.signal(signal)?;
+    let done = run.finish()?.expect(5)?;
+    ensure!(done.stderr.contains("nodectl resume"), "it does not say how to go on: {}", done.all());
+    scenario.nodectl(1, &["status"])?.expect(5)?;
+    let refused = scenario.nodectl(1, &["migrate", "--yes"])?.expect(3)?;
+    ensure!(refused.stdout.contains("open-run"), "{}", refused.all());
+    scenario.nodectl(1, &["resume", "--yes"])?.expect(0).with_context(|| done.all())?;
+    scenario.must_be_settled(1, Cni::Calico)?;
+    scenario.nodectl(1, &["resume", "--yes"])?.expect(0)?;
+    scenario.nodectl(1, &["revert", "--yes"])?.expect(0)?;
+    scenario.must_be_settled(1, Cni::Flannel)?;
+    println!("{signal} at {step}: left open, resumed, reverted, {:.1} s", begun.elapsed().as_secs_f32());
+    Ok(())
+}
+
+#[test]
+fn a_signal_at_any_step_puts_the_node_back_or_leaves_it_open() {
+    let scenario = start().unwrap();
+    // A signal during the last step comes too late: the node is switched then.
+    let mut steps = scenario.steps(1, "calico").unwrap();
+    steps.pop();
+    for (at, step) in sample(&steps, 5, 1).iter().enumerate() {
+        let signal = if at % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT };
+        stopped_at(&scenario, signal, step).with_context(|| format!("{signal} at {step}")).unwrap();
+    }
+    for (at, step) in sample(&steps, 3, 2).iter().enumerate() {
+        let signal = if at % 2 == 0 { Signal::SIGINT } else { Signal::SIGTERM };
+        open_at(&scenario, signal, step).with_context(|| format!("{signal} at {step}")).unwrap();
+    }
+}
+
+/// The way back from Calico, stopped: the node stays on Calico.
+#[test]
+fn a_signal_on_the_way_to_flannel_puts_the_node_back_on_calico() {
+    let scenario = start().unwrap();
+    scenario.migrate(1, Cni::Calico).unwrap();
+    let mut steps = scenario.steps(1, "flannel").unwrap();
+    steps.pop();
+    for step in sample(&steps, 3, 3) {
+        scenario.spread_pods().unwrap();
+        let mut run = scenario.drive(1, &Scenario::switch_args("flannel", &[])).unwrap();
+        assert!(run.until("step", &step).unwrap());
+        run.signal(Signal::SIGTERM).unwrap();
+        let done = run.finish().unwrap().expect(4).with_context(|| step.clone()).unwrap();
+        scenario.must_be_settled(1, Cni::Calico).with_context(|| format!("{step}: {}", done.all())).unwrap();
+        println!("SIGTERM at {step} on the way to flannel: put back on Calico");
+    }
+}
+
+#[test]
+fn the_deadline_undoes_what_is_not_finished() {
+    let scenario = start().unwrap();
+    // A budget that allows nothing holds the drain up until the deadline has passed.
+    nodectl_lab::objects::install(&scenario.client, &workloads::guarded("stuck", 2, 2)).unwrap();
+    scenario.settled().unwrap();
+    let begun = Instant::now();
+    let done = scenario.nodectl(1, &Scenario::switch_args("calico", &["--deadline", "8s"])).unwrap().expect(4).unwrap();
+    assert!(done.stderr.contains("stopped by its deadline"), "{}", done.all());
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+    scenario.must_be_settled(1, Cni::Flannel).unwrap();
+    // One that has passed already: nothing is begun.
+    let args = Scenario::switch_args("calico", &["--deadline", "2020-01-01T00:00:00Z"]);
+    let done = scenario.nodectl(1, &args).unwrap().expect(3).unwrap();
+    assert!(done.stderr.contains("To fix it:") && done.stderr.contains("nothing was changed"), "{}", done.all());
+    scenario.nodectl(1, &Scenario::switch_args("calico", &["--deadline", "soon"])).unwrap().expect(64).unwrap();
+    // The drain's own limit: the pods in the way are named, with the budget's words.
+    let args = ["migrate", "--yes", "--drain-timeout", "6"];
+    let done = scenario.nodectl(1, &args).unwrap().expect(4).unwrap();
+    assert!(done.stderr.contains("default/stuck-") && done.stderr.contains("disruption budget"), "{}", done.all());
+    scenario.must_be_settled(1, Cni::Flannel).unwrap();
+}
+
+#[test]
+fn a_failed_verification_reverts_by_itself() {
+    let scenario = start().unwrap();
+    let node = scenario.node(1).unwrap();
+    for (more, code) in [(None, 4), (Some("--no-auto-revert"), 5)] {
+        let more: Vec<&str> = more.into_iter().collect();
+        let mut run = scenario.drive(1, &Scenario::switch_args("calico", &more)).unwrap();
+        assert!(run.until("step", "start-agent").unwrap());
+        node.sh(CUT).unwrap();
+        let done = run.finish();
+        node.sh(MEND).unwrap();
+        let done = done.unwrap().expect(code).unwrap();
+        assert!(done.stderr.contains("does not answer any more"), "{}", done.all());
+        if code == 4 {
+            scenario.must_be_settled(1, Cni::Flannel).with_context(|| done.all()).unwrap();
+        }
+    }
+    scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
+    scenario.must_be_settled(1, Cni::Calico).unwrap();
+}
+
+#[test]
+fn one_nodectl_at_a_time_and_a_take_over() {
+    let scenario = start().unwrap();
+    // Two switches that are closed: a take-over must not take one of those for the run that it stops.
+    scenario.migrate(1, Cni::Calico).unwrap();
+    scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
+    for (step, more) in [("evict", &[][..]), ("start-agent", &["--on-stop", "resume"][..])] {
+        take_over_at(&scenario, step, more).with_context(|| format!("at {step}")).unwrap();
+    }
+    // A lock whose holder was killed is free.
+    let mut run = scenario.drive(1, &Scenario::switch_args("calico", &[])).unwrap();
+    assert!(run.until("step", "hold").unwrap());
+    run.kill().unwrap();
+    scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
+    scenario.must_be_settled(1, Cni::Flannel).unwrap();
+}
+
+fn take_over_at(scenario: &Scenario, step: &str, more: &[&str]) -> Result<()> {
+    scenario.spread_pods()?;
+    let mut run = scenario.drive(1, &Scenario::switch_args("calico", more))?;
+    ensure!(run.until("step", step)?, "the run ended before {step}: {}", run.finish()?.all());
+    for args in [&["migrate", "--yes"][..], &["revert", "--yes"], &["resume", "--yes"]] {
+        let busy = scenario.nodectl(1, args)?.expect(75)?;
+        if !busy.stderr.contains("another nodectl works on this node (pid") {
+            bail!("{}", busy.all());
+        }
+    }
+    // What only looks needs no lock.
+    scenario.nodectl(1, &["history"])?.expect(0)?;
+    scenario.nodectl(1, &["status"])?.expect(5)?;
+    let taken = scenario.nodectl(1, &["revert", "--take-over", "--yes"])?;
+    let stopped = run.finish()?;
+    let taken = taken.expect(0).with_context(|| stopped.all())?;
+    ensure!([4, 5].contains(&stopped.code), "{}", stopped.all());
+    scenario.must_be_settled(1, Cni::Flannel).with_context(|| format!("{}{}", taken.all(), stopped.all()))?;
+    println!("taken over at {step}: {}", taken.stdout.trim());
+    Ok(())
+}

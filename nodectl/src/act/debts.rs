@@ -15,6 +15,10 @@ use crate::step::Step;
 
 /// Pays one debt. An error leaves it owed.
 pub fn pay(debt: &Debt, cx: &mut Context) -> Result<()> {
+    if cx.api.is_dead() {
+        // Found so while undoing: what needs it would only wait for its time limits.
+        bail!("the API server does not answer");
+    }
     let reached = match debt {
         Debt::Label { value } => cx.api.set_label(value.as_deref())?,
         Debt::Unschedulable { value } => cx.api.set_unschedulable(*value)?,

@@ -55,6 +55,12 @@ pub(super) fn switch(
         report::result(common.output, &text, &json!({"outcome": "nothing-to-do"}), false)?;
         return Ok(code::DONE);
     }
+    // Before preflight: it would name what is wrong with the node now, not what has changed since the plan was made.
+    if let Some(saved) = &saved
+        && let Ok(now) = plan::plan(&facts, request)
+    {
+        undrifted(saved, &now)?;
+    }
     if !preflight::passed(&checks) {
         report::result(
             common.output,
@@ -66,24 +72,39 @@ pub(super) fn switch(
     }
     let plan = decide(&facts, request, saved)?;
     consent(&plan, args, "Switch this node?")?;
+    not_stopped_yet(stop)?;
     let summary = run::start(host, &plan, &facts, stop, options(args, common))?;
     report::result(common.output, &report::run_text(&summary), &summary, true)?;
     Ok(code::DONE)
+}
+
+/// Told to stop, or too late, before anything was begun.
+fn not_stopped_yet(stop: &Stop) -> Result<()> {
+    stop.check().map_err(|stopped| {
+        Failure::Refused(format!("{stopped} before it began; nothing was changed. To fix it: run it again, with a later --deadline"))
+            .into()
+    })
 }
 
 /// The plan: made now, or the saved one if the node has not drifted from it.
 fn decide(facts: &Facts, request: &Request, saved: Option<Plan>) -> Result<Plan> {
     let now = plan::plan(facts, request).map_err(|e| Failure::Refused(e.to_string()))?;
     let Some(saved) = saved else { return Ok(now) };
-    let drift = plan::drift(&saved.basis, &now.basis);
-    if !drift.is_empty() {
-        return Err(Failure::Refused(format!(
-            "the node has drifted from the saved plan; nothing was changed:\n  {}\nTo fix it: make a new plan with `nodectl plan --out`",
-            drift.join("\n  ")
-        ))
-        .into());
-    }
+    undrifted(&saved, &now)?;
     Ok(saved)
+}
+
+/// An error that names each drift, unless the node is still as the saved plan found it.
+fn undrifted(saved: &Plan, now: &Plan) -> Result<()> {
+    let drift = plan::drift(&saved.basis, &now.basis);
+    if drift.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "the node has drifted from the saved plan; nothing was changed:\n  {}\nTo fix it: make a new plan with `nodectl plan --out`",
+        drift.join("\n  ")
+    ))
+    .into())
 }
 
 fn read_plan(path: &Path) -> Result<Plan> {

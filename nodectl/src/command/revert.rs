@@ -29,7 +29,17 @@ pub(super) fn run(host: &Host, args: &RevertArgs, common: &Common) -> Result<u8>
         report::result(common.output, &report::run_text(&summary), &summary, true)?;
         return Ok(code::DONE);
     }
-    let last = folders.runs()?.into_iter().rev().find(|(_, log)| log.outcome() == Some(Outcome::Switched));
+    let runs = folders.runs()?;
+    if args.take_over
+        && let Some((id, log)) = runs.last()
+        && log.outcome() == Some(Outcome::PutBack)
+    {
+        // The run that was stopped has undone itself. An older one, closed long ago, is not what was asked about.
+        let text = format!("Run {id} was stopped and has taken itself back.\n");
+        report::result(common.output, &text, &json!({"outcome": "put-back", "run": id}), true)?;
+        return Ok(code::DONE);
+    }
+    let last = runs.into_iter().rev().find(|(_, log)| log.outcome() == Some(Outcome::Switched));
     let Some(plan) = last.as_ref().and_then(|(_, log)| log.plan()) else {
         let text = "Nothing to take back: no run has switched this node.\n";
         report::result(common.output, text, &json!({"outcome": "nothing-to-do"}), false)?;

@@ -18,10 +18,10 @@ pub fn report(kubelet: &Kubelet, pod: &Value, state: &mut PodState) -> Result<()
     let found = Found::of(kubelet, pod)?;
     let status = compute(kubelet, pod, state, &found)?;
     let image = kubelet.image_of(pod::uid(pod));
-    if status == state.reported && image == state.reported_to {
+    let known = kubelet.pod(pod::uid(pod)).unwrap_or_else(|| pod.clone());
+    if status == state.reported && image == state.reported_to && !is_overwritten(&known, &status) {
         return Ok(());
     }
-    let known = kubelet.pod(pod::uid(pod)).unwrap_or_else(|| pod.clone());
     let patch = json!({"status": with_times(&known, status.clone())});
     match client.patch(&format!("{}/status", pod::path(pod)), Patch::Merge, &patch) {
         Ok(_) => (state.reported, state.reported_to) = (status, image),
@@ -33,6 +33,15 @@ pub fn report(kubelet: &Kubelet, pod: &Value, state: &mut PodState) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Whether somebody else has written another condition over ours: the node lifecycle controller takes Ready away from the
+/// pods of a node that was silent, and the kubelet's status manager reconciles that when the node is back.
+fn is_overwritten(known: &Value, status: &Value) -> bool {
+    list(status, "/conditions").any(|own| {
+        let theirs = list(known, "/status/conditions").find(|theirs| theirs["type"] == own["type"]);
+        theirs.is_some_and(|theirs| theirs["status"] != own["status"])
+    })
 }
 
 /// Sends an Event; a failure to do so is nobody's trouble.

@@ -22,6 +22,17 @@ impl Scenario {
         self.must_have_no_stale_addresses(index)
     }
 
+    /// Gives a drained node pods again: those of the Deployment `web` are made anew, and the scheduler spreads them.
+    pub fn spread_pods(&self) -> Result<()> {
+        for pod in self.pods()? {
+            if pod["metadata"]["labels"]["app"] == "web" {
+                let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+                self.client.delete(&format!("/api/v1/namespaces/default/pods/{name}"))?;
+            }
+        }
+        self.settled()
+    }
+
     /// What is wrong with a node that is back on flannel while the API server is dead: no agent's process is asked for, since
     /// no label can bring it, but Calico must be gone and flannel's network must carry.
     pub fn faults_without_api(&self, index: usize) -> Result<Vec<String>> {
