@@ -1,17 +1,70 @@
+//! The switch on full nodes: a real containerd's sandboxes and reloads, and real systemd jobs at a boot in mid-switch.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use nodectl_lab::cluster::until;
+use nodectl_lab::node::{Kind, Node};
 use nodectl_lab::scenario::{Cni, Scenario};
-use nodectl_lab::node::Kind;
-#[test]
-fn full() {
-    let scenario = Scenario::start(2, &Scenario::workloads(3), |o| o.kinds = vec![Kind::Full]).unwrap();
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A full and a light node with flannel and pods, the cluster prepared.
+fn scenario() -> Scenario {
+    let scenario = Scenario::start(2, &Scenario::workloads(3), |options| options.kinds = vec![Kind::Full]).unwrap();
     scenario.settled().unwrap();
-    println!("{}", scenario.prepare().unwrap().all());
-    println!("{}", scenario.nodectl(1, &["preflight"]).unwrap().all());
-    println!("{}", scenario.nodectl(1, &["plan"]).unwrap().all());
-    std::thread::scope(|s| { s.spawn(|| { std::thread::sleep(std::time::Duration::from_secs(25)); println!("DEBUG {}", scenario.node(1).unwrap().sh("journalctl -b -n 40 --no-pager -u kubelet; tail -vn 20 /var/log/pods/*/*/*").unwrap()); });
-    println!("{}", scenario.migrate(1, Cni::Calico).unwrap().all());
-    });
-    if std::env::var("STAY").is_ok() { println!("STAY {}", scenario.node(1).unwrap().pid().unwrap()); std::thread::sleep(std::time::Duration::from_secs(200)); }
+    scenario.prepare().unwrap();
+    scenario
+}
+
+/// Waits for what must come.
+fn soon(what: &str, is_so: impl Fn() -> bool) {
+    until(LIMIT, || Ok(if is_so() { None } else { Some(what.to_owned()) })).unwrap();
+}
+
+/// A property of a unit.
+fn property(node: &dyn Node, unit: &str, name: &str) -> String {
+    node.must(&["systemctl", "show", "--value", "-p", name, unit]).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_full_node_goes_to_calico_reboots_there_and_comes_back() {
+    let scenario = scenario();
+    let node = scenario.node(1).unwrap();
+    scenario.migrate(1, Cni::Calico).unwrap();
     scenario.must_be_on(1, Cni::Calico).unwrap();
-    println!("{}", scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap().all());
+    scenario.settled().unwrap();
+    node.reboot().unwrap();
+    scenario.must_be_on(1, Cni::Calico).unwrap();
+    scenario.settled().unwrap();
+    // Nothing of nodectl has a part in a boot after a closed run.
+    assert_eq!(property(node, "nodectl-boot.service", "UnitFileState"), "disabled");
+    scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
     scenario.must_be_on(1, Cni::Flannel).unwrap();
+    scenario.settled().unwrap();
+}
+
+#[test]
+fn a_power_cut_in_mid_switch_is_settled_by_the_boot_time_units() {
+    let scenario = scenario();
+    let node = scenario.node(1).unwrap();
+    let mut migrate = scenario.nodectl_command(1, &["migrate", "--to", "calico", "--yes"], &[]).unwrap();
+    let mut migrate = migrate.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    soon("the device is renamed", || node.exec(&["ip", "link", "show", "vxlan.calico"]).is_ok_and(|link| link.ok()));
+    node.power_cut().unwrap();
+    migrate.wait().unwrap();
+    node.start().unwrap();
+    // Files first, before anything can make a sandbox; the rest once the network is there.
+    let time = |unit: &str, name: &str| property(node, unit, name).parse::<u64>().unwrap();
+    let ended = time("nodectl-boot.service", "ExecMainExitTimestampMonotonic");
+    assert_eq!(property(node, "nodectl-boot.service", "Result"), "success");
+    assert!(ended > 0 && ended <= time("containerd.service", "ExecMainStartTimestampMonotonic"));
+    soon("the run is closed", || !node.path("/var/lib/nodectl/open").unwrap().exists());
+    let journal = node.sh("journalctl -b --no-pager -u nodectl-boot -u nodectl-settle").unwrap();
+    let fault = || scenario.one_of_both(1).err().map(|error| format!("{error:#}"));
+    until(LIMIT, || Ok(fault())).unwrap_or_else(|error| panic!("{error:#}; the units said: {journal}"));
+    scenario.settled().unwrap();
+    for unit in ["nodectl-boot.service", "nodectl-settle.service"] {
+        assert_eq!(property(node, unit, "UnitFileState"), "disabled", "{unit}");
+    }
 }
