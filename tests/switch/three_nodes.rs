@@ -89,5 +89,6 @@ fn finish(scenario: &Scenario) {
     }
     whole_and_tidy(scenario, "most pods deleted");
     scenario.client.create("/apis/apps/v1/namespaces/default/deployments", &workloads::deployment("late", 6).object).unwrap();
+    scenario.cluster.wait_pods_ready(3 + 3 + 3 + 1 + 6, Duration::from_secs(60)).unwrap();
     whole_and_tidy(scenario, "new pods");
 }

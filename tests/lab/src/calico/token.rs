@@ -1,6 +1,6 @@
 //! calico-kubeconfig: what the CNI plugin gets to talk to the API server with.
 //!
-//! The token lives for 24 hours; calico-node renews it as long as it runs. Once calico-node has left a node, the file dies within a day.
+//! The token lives for 24 hours (LAB_TOKEN_SECONDS); calico-node renews it as long as it runs. Once calico-node has left a node, the file dies within a day.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::agent::api::{Api, text};
-use crate::agent::{env, kubeconfig, write_by_rename};
+use crate::agent::{env, env_number, kubeconfig, write_by_rename};
 
 /// The ServiceAccount of the CNI plugin.
 const ACCOUNT: &str = "calico-cni-plugin";
@@ -28,7 +28,7 @@ pub fn write(api: &dyn Api, own_kubeconfig: &str) -> Result<()> {
     let namespace = env("POD_NAMESPACE").unwrap_or_else(|| "kube-system".to_owned());
     let request = json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
-        "spec": {"audiences": [], "expirationSeconds": 24 * 3600},
+        "spec": {"audiences": [], "expirationSeconds": env_number("LAB_TOKEN_SECONDS", 24 * 3600)?},
     });
     let answer = api
         .create(&format!("/api/v1/namespaces/{namespace}/serviceaccounts/{ACCOUNT}/token"), &request)
