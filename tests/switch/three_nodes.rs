@@ -1,10 +1,12 @@
 //! Three nodes with thirty pods go from flannel to Calico, node by node, under traffic; and the cluster is finished.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nodectl_lab::cluster::Options;
+use nix::sys::signal::Signal;
+use nodectl_lab::cluster::{Options, until};
 use nodectl_lab::objects::{Manifest, workloads};
-use nodectl_lab::scenario::{Cni, Scenario, touches};
+use nodectl_lab::scenario::{Cni, Scenario, sample, touches};
+use nodectl_lab::snapshot::Snapshot;
 use nodectl_lab::traffic::{Endpoint, Flow, Traffic};
 
 /// Two Deployments, one pod with a port of its node, three behind a budget, a DaemonSet with pod network; the static pods
@@ -91,4 +93,66 @@ fn finish(scenario: &Scenario) {
     scenario.client.create("/apis/apps/v1/namespaces/default/deployments", &workloads::deployment("late", 6).object).unwrap();
     scenario.cluster.wait_pods_ready(3 + 3 + 3 + 1 + 6, Duration::from_secs(60)).unwrap();
     whole_and_tidy(scenario, "new pods");
+}
+
+/// What a run that was taken back may leave different: nothing that belongs to no pod.
+fn differences(scenario: &Scenario, before: &Snapshot) -> Vec<String> {
+    let after = Snapshot::take(scenario.node(1).unwrap()).unwrap();
+    before.without_pods().diff(&after.without_pods())
+}
+
+/// The run is stopped after each step (a sample of them by default), and taken back.
+fn revert_at_every_step(scenario: &Scenario, to: Cni, count: usize) {
+    let steps = scenario.plan(1, to, 60).unwrap().names();
+    let stops: Vec<usize> = sample(&(1..=steps.len()).collect::<Vec<_>>(), count, to as u64);
+    let before = Snapshot::take(scenario.node(1).unwrap()).unwrap();
+    for stop in stops {
+        let case = format!("to {}, stopped after step {stop} ({})", to.name(), steps[stop - 1]);
+        scenario.settled().unwrap();
+        let plan = scenario.plan(1, to, 60).unwrap().broken_at(stop).unwrap();
+        let done = scenario.carry_out(1, &plan, &["--no-auto-revert"]).unwrap();
+        assert!(done.code == 5 && done.stderr.contains("/nonexistent"), "{case}: {}", done.all());
+        taken_back(scenario, to.other(), &before, &case);
+    }
+}
+
+/// SIGTERM with --on-stop resume leaves the run open where it stands.
+fn revert_after_a_signal(scenario: &Scenario, to: Cni, steps: &[&str]) {
+    let before = Snapshot::take(scenario.node(1).unwrap()).unwrap();
+    for step in steps {
+        let case = format!("to {}, told to stop in {step}", to.name());
+        scenario.settled().unwrap();
+        let mut run = scenario.drive(1, &Scenario::switch_args(to.name(), &["--on-stop", "resume"])).unwrap();
+        assert!(run.until("step", step).unwrap(), "{case}: it ended before");
+        run.signal(Signal::SIGTERM).unwrap();
+        let done = run.finish().unwrap();
+        assert_eq!(done.code, 5, "{case}: {}", done.all());
+        taken_back(scenario, to.other(), &before, &case);
+    }
+}
+
+fn taken_back(scenario: &Scenario, cni: Cni, before: &Snapshot, case: &str) {
+    let begin = Instant::now();
+    let done = scenario.nodectl(1, &["revert", "--yes"]).unwrap();
+    assert_eq!(done.code, 0, "{case}: {}", done.all());
+    scenario.must_be_on(1, cni).unwrap_or_else(|e| panic!("{case}: {e:#}"));
+    println!("{case}: taken back in {:?}", begin.elapsed());
+    whole_and_tidy(scenario, case);
+    until(Duration::from_secs(20), || {
+        let differences = differences(scenario, before);
+        Ok((!differences.is_empty()).then(|| differences.join("\n")))
+    })
+    .unwrap_or_else(|e| panic!("{case}: the node is not as it was: {e:#}"));
+}
+
+#[test]
+fn a_run_that_stopped_after_any_step_is_taken_back_whole() {
+    let scenario = Scenario::start(2, &Scenario::workloads(4), with_static_pods).unwrap();
+    scenario.prepare().unwrap();
+    revert_at_every_step(&scenario, Cni::Calico, 5);
+    revert_after_a_signal(&scenario, Cni::Calico, &["stop-agent", "start-agent"]);
+    scenario.migrate(1, Cni::Calico).unwrap();
+    whole_and_tidy(&scenario, "on Calico");
+    revert_at_every_step(&scenario, Cni::Flannel, 4);
+    revert_after_a_signal(&scenario, Cni::Flannel, &["start-agent"]);
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Cni, Done, Scenario};
 
 /// Where plans are kept on a node.
-const FILE: &str = "/root/plan.json";
+const FILE: &str = "/var/lib/plan.json";
 
 /// A saved plan.
 #[derive(Debug, Clone)]
