@@ -194,7 +194,7 @@ fn full_and_light_nodes_share_a_flannel_network_through_restarts_and_reboots() {
     };
     is_whole("from the start");
     let node = cluster.node(1).unwrap();
-    let processes = "pgrep -f '^/usr/local/bin/nodectl-lab (pod|flanneld)'";
+    let processes = "pgrep -f '^/bin/(pod|flanneld)'";
     let before = node.sh(processes).unwrap();
     assert!(before.lines().count() >= 2, "{before}");
     node.restart_unit("containerd.service").unwrap();
