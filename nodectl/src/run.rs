@@ -1,5 +1,6 @@
 //! A run's life: the lock, the folders, the open file that names it, its journal, its end.
 
+mod drafts;
 mod drive;
 mod folders;
 mod lock;

@@ -1,34 +1,164 @@
 //! SIGKILL and power cuts at every place of a switch: the node ends on one CNI, whole, and nothing of others' has changed.
+//!
+//! By default a seeded sample of the places; all of them with NODECTL_TESTS_FULL=1.
 
-use std::time::Instant;
+#[path = "crash/bench.rs"]
+mod bench;
 
-use nodectl_lab::scenario::{Cni, Scenario};
+use std::time::Duration;
 
+use anyhow::{Context, Result};
+use bench::{Bench, revert};
+use nodectl_lab::scenario::Cni;
+use nodectl_lab::scenario::crash::{Sample, is_full};
+
+/// The arguments of the switch that is disturbed.
+const MIGRATE: [&str; 6] = ["migrate", "--yes", "--drain-timeout", "60", "--agent-timeout", "60"];
+
+/// Killed at a point of the way there; then `resume` ends on Calico, and `revert` on flannel.
 #[test]
-fn first_look() {
-    let t = Instant::now();
-    let s = Scenario::start(2, &Scenario::workloads(2), |_| {}).unwrap();
-    s.prepare().unwrap();
-    s.crowd(1).unwrap();
-    s.settled().unwrap();
-    println!("up {:?}", t.elapsed());
-    let before = s.state(1).unwrap();
-    let foreign = s.foreign(1).unwrap();
-    println!("strays {:?}", s.strays(1).unwrap());
-    let t = Instant::now();
-    let points = s.fault_points(1, |env| s.migrate_with(1, Cni::Calico, env)).unwrap();
-    println!("migrate {:?} {} points {points:?}", t.elapsed(), points.len());
-    s.must_be_on(1, Cni::Calico).unwrap();
-    s.settled().unwrap();
-    println!("foreign {:#?}", foreign.diff(&s.foreign(1).unwrap()));
-    println!("strays {:?}", s.strays(1).unwrap());
-    let t = Instant::now();
-    let points = s.fault_points(1, |env| s.nodectl_with(1, &["revert", "--yes"], env)).unwrap();
-    println!("back {:?} {} points {points:?}", t.elapsed(), points.len());
-    s.must_be_on(1, Cni::Flannel).unwrap();
-    s.settled().unwrap();
-    println!("strays {:?}", s.strays(1).unwrap());
-    println!("foreign {:#?}", foreign.diff(&s.foreign(1).unwrap()));
-    println!("state {:#?}", before.diff(&s.state(1).unwrap()));
-    println!("{}", s.node(1).unwrap().sh("ls -laR /var/lib/nodectl /run/netns").unwrap());
+fn a_switch_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
+    let (bench, points) = Bench::start()?;
+    for (i, n) in Sample::from_environment().of(points.len(), 14).into_iter().enumerate() {
+        let what = format!("point {n} of {}, {}", points.len(), points[n - 1]);
+        bench.round(&what, || {
+            if !bench.s.dies_at(1, &MIGRATE, &n.to_string())? {
+                return bench.back_to_the_start();
+            }
+            if i % 2 == 0 { bench.resume_to_calico() } else { bench.revert_to_flannel() }
+        })?;
+    }
+    Ok(())
+}
+
+/// Killed on the way back of a closed run, which is a switch of its own.
+#[test]
+fn a_way_back_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
+    let (bench, _) = Bench::start()?;
+    bench.s.migrate(1, Cni::Calico)?;
+    let points = bench.s.fault_points(1, |env| bench.s.nodectl_with(1, &revert(), env))?;
+    bench.must_be(Cni::Flannel)?;
+    for (i, n) in Sample::from_environment().of(points.len(), 8).into_iter().enumerate() {
+        let what = format!("point {n} of {} of the way back, {}", points.len(), points[n - 1]);
+        bench.round(&what, || {
+            bench.s.migrate(1, Cni::Calico)?;
+            bench.must_be(Cni::Calico)?;
+            if bench.s.dies_at(1, &revert(), &n.to_string())? && bench.is_open()? {
+                let (args, end) = if i % 2 == 0 { (vec!["resume", "--yes"], Cni::Flannel) } else { (revert(), Cni::Calico) };
+                bench.s.nodectl(1, &args)?.expect(0)?;
+                bench.must_be(end)?;
+            }
+            bench.back_to_the_start()
+        })?;
+    }
+    Ok(())
+}
+
+/// Killed on the way there, then killed while it is resumed or taken back, each at some point.
+#[test]
+fn what_is_killed_again_and_again_still_ends() -> Result<()> {
+    let (bench, points) = Bench::start()?;
+    let mut sample = Sample::from_environment();
+    for i in 0..if is_full() { 200 } else { 6 } {
+        let n = 14 + sample.below(points.len() - 14);
+        let again: Vec<usize> = (0..3).map(|_| 1 + sample.below(40)).collect();
+        let what = format!("point {n}, {}, then points {again:?}", points[n - 1]);
+        bench.round(&what, || {
+            if !bench.s.dies_at(1, &MIGRATE, &n.to_string())? {
+                return bench.back_to_the_start();
+            }
+            let back = i % 2 == 1;
+            let args = if back { revert() } else { vec!["resume", "--yes"] };
+            let mut open = true;
+            for fault in &again {
+                open = open && bench.s.dies_at(1, &args, &fault.to_string())? && bench.is_open()?;
+            }
+            // Every second way back that was killed is resumed: it goes on back.
+            if open && back && i % 4 == 1 {
+                bench.s.nodectl(1, &["resume", "--yes"])?.expect(4)?;
+                bench.must_be_as_before()?;
+                return bench.back_to_the_start();
+            }
+            match (open, back) {
+                (true, true) => bench.revert_to_flannel(),
+                (true, false) => bench.resume_to_calico(),
+                (false, true) => bench.must_be_as_before(),
+                (false, false) => bench.must_be(Cni::Calico).and_then(|()| bench.back_to_the_start()),
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Killed by the clock: also between points, and inside a system call.
+#[test]
+fn a_switch_killed_at_any_time_is_finished_or_taken_back() -> Result<()> {
+    let (bench, _) = Bench::start()?;
+    let mut sample = Sample::from_environment();
+    for i in 0..if is_full() { 200 } else { 6 } {
+        let delay = Duration::from_millis(50 + 60 * sample.below(100) as u64);
+        bench.round(&format!("after {delay:?}"), || {
+            bench.s.dies_after(1, &MIGRATE, delay)?;
+            if !bench.is_open()? {
+                return bench.back_to_the_start();
+            }
+            if i % 2 == 0 { bench.resume_to_calico() } else { bench.revert_to_flannel() }
+        })?;
+    }
+    Ok(())
+}
+
+/// The power fails: the boot-time units bring the node to one CNI before pods start, and settle the rest.
+#[test]
+fn a_power_cut_at_any_point_ends_on_one_cni() -> Result<()> {
+    let (bench, points) = Bench::start()?;
+    for n in Sample::from_environment().of(points.len(), 7) {
+        bench.round(&format!("power cut at point {n} of {}, {}", points.len(), points[n - 1]), || {
+            if bench.s.dies_at(1, &MIGRATE, &n.to_string())? {
+                bench.reboot()?;
+            }
+            bench.settles_by_itself()?;
+            bench.back_to_the_start()
+        })?;
+    }
+    Ok(())
+}
+
+/// The journal's own edges: no `open` file yet, a torn last line, closed but still named as open.
+#[test]
+fn the_edges_of_the_journal_are_no_trap() -> Result<()> {
+    let (bench, points) = Bench::start()?;
+    let appended = |nth: usize| points.iter().enumerate().filter(|(_, p)| *p == "journal.appended").nth(nth).map(|(i, _)| i + 1);
+    let first = appended(0).context("no record was written")?;
+    let last = points.iter().rposition(|p| p == "journal.appended").context("no record was written")? + 1;
+    bench.round("the journal is there, the open file is not", || {
+        bench.s.dies_at(1, &MIGRATE, &first.to_string())?;
+        let done = bench.s.nodectl(1, &["resume", "--yes"])?.expect(0)?;
+        assert!(done.stdout.contains("Nothing to resume"), "{}", done.all());
+        let done = bench.s.nodectl(1, &revert())?.expect(0)?;
+        assert!(done.stdout.contains("Nothing to take back") || done.stdout.contains("Nothing to do"), "{}", done.all());
+        bench.must_be_as_before()?;
+        bench.s.migrate(1, Cni::Calico)?;
+        bench.must_be(Cni::Calico)?;
+        bench.back_to_the_start()
+    })?;
+    for args in [vec!["resume", "--yes"], revert()] {
+        bench.round(&format!("closed, but still named as open; then {}", args[0]), || {
+            bench.s.dies_at(1, &MIGRATE, &last.to_string())?;
+            assert!(bench.is_open()?);
+            bench.s.nodectl(1, &args)?.expect(0)?;
+            bench.must_be(if args[0] == "resume" { Cni::Calico } else { Cni::Flannel })?;
+            bench.back_to_the_start()
+        })?;
+    }
+    for (i, torn) in ["{\"record\":\"done\",\"n\"", "{", "\u{fffd}\u{0}\u{0}"].into_iter().enumerate() {
+        bench.round(&format!("the last line is torn: {torn:?}"), || {
+            let n = points.iter().position(|p| p == "cri.stop_sandbox").context("no sandbox was stopped")? + i;
+            bench.s.dies_at(1, &MIGRATE, &n.to_string())?;
+            let script = format!("printf '%s' '{}' >> /var/lib/nodectl/journal/$(cat /var/lib/nodectl/open).jsonl", torn.replace('\0', ""));
+            bench.s.node(1)?.sh(&script)?;
+            if i % 2 == 0 { bench.resume_to_calico() } else { bench.revert_to_flannel() }
+        })?;
+    }
+    Ok(())
 }

@@ -26,8 +26,11 @@ pub(super) fn run(host: &Host, args: &RevertArgs, common: &Common) -> Result<u8>
             migrate::ask(&format!("Run {id} is open; all that it did is undone, newest first."), "Take it back?")?;
         }
         let summary = run::revert_open(host, &id, &stop, migrate::options(&args.run, common))?;
-        report::result(common.output, &report::run_text(&summary), &summary, true)?;
-        return Ok(code::DONE);
+        // A run that was killed after its last record is closed by this, and only then taken back like any closed one.
+        if folders.outcome(&id)? != Some(Outcome::Switched) {
+            report::result(common.output, &report::run_text(&summary), &summary, true)?;
+            return Ok(code::DONE);
+        }
     }
     let runs = folders.runs()?;
     if args.take_over

@@ -117,12 +117,13 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     sync_parent(path)
 }
 
-/// Removes the temporary files that a killed nodectl left in a directory; returns their names.
+/// Removes the temporary files and folders that a killed nodectl left in a directory; returns their names.
 pub fn remove_temporaries(directory: &Path) -> Result<Vec<String>> {
     let mut names = list(directory)?;
     names.retain(|name| name.starts_with(TEMPORARY_PREFIX));
     for name in &names {
-        remove(&directory.join(name))?;
+        let path = directory.join(name);
+        if !path.is_symlink() && path.is_dir() { remove_directory(&path)? } else { remove(&path)? };
     }
     Ok(names)
 }

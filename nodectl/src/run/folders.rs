@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::act::RunFolder;
 use crate::host::{Host, files};
-use crate::journal::{self, Journal, Log, Record};
+use crate::journal::{self, Journal, Log, Outcome, Record};
 
 /// nodectl's own folder on a node.
 #[derive(Debug, Clone)]
@@ -19,10 +19,14 @@ impl Folders {
     /// Those of this node; created where missing, for root alone (journals and backups hold what Calico's tokens open).
     pub fn new(host: &Host) -> Result<Folders> {
         let base = host.path("/var/lib/nodectl");
-        for name in ["", "journal", "snapshots", "receipts", "reports", "backup"] {
-            files::create_directory(&base.join(name), 0o700)?;
-        }
-        Ok(Folders { base })
+        let folders = Folders { base };
+        folders.all().iter().try_for_each(|folder| files::create_directory(folder, 0o700))?;
+        Ok(folders)
+    }
+
+    /// Every folder that all runs share.
+    pub(super) fn all(&self) -> Vec<PathBuf> {
+        ["", "journal", "snapshots", "receipts", "reports", "backup"].map(|name| self.base.join(name)).to_vec()
     }
 
     /// Path of a run's journal.
@@ -39,6 +43,11 @@ impl Folders {
     pub fn open_run(&self) -> Result<Option<String>> {
         let text = files::read_text_optional(&self.base.join("open"))?;
         Ok(text.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()))
+    }
+
+    /// How a run ended, where it has.
+    pub fn outcome(&self, run: &str) -> Result<Option<Outcome>> {
+        Ok(journal::read(&self.journal(run))?.outcome())
     }
 
     /// Creates a run's journal, then names the run as the open one: only from then on is there anything to undo.

@@ -1,0 +1,155 @@
+//! A crowded node that is disturbed again and again, and what must hold after each time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nodectl_lab::cluster::until;
+use nodectl_lab::objects::workloads;
+use nodectl_lab::scenario::{Cni, PATIENCE, Scenario};
+use nodectl_lab::snapshot::Snapshot;
+
+/// The boot-time units as the package has them, but for where light nodes see nodectl.
+const UNITS: [(&str, &str); 2] = [
+    ("nodectl-boot.service", include_str!("../../../systemd/nodectl-boot.service")),
+    ("nodectl-settle.service", include_str!("../../../systemd/nodectl-settle.service")),
+];
+
+/// Two nodes; the first is disturbed. Before each round it is on flannel, without the shim.
+pub struct Bench {
+    /// The cluster.
+    pub s: Scenario,
+    foreign: Snapshot,
+    on_flannel: Snapshot,
+    on_calico: Snapshot,
+}
+
+/// `nodectl revert --yes`.
+pub fn revert() -> Vec<&'static str> {
+    vec!["revert", "--yes"]
+}
+
+impl Bench {
+    /// The bench, and the fault points of a switch from this start.
+    pub fn start() -> Result<(Bench, Vec<String>)> {
+        let mut pods = workloads::web(2);
+        pods.push(workloads::daemon("stays"));
+        let s = Scenario::start(2, &pods, |options| {
+            for (name, text) in UNITS {
+                let text = text.replace("/usr/bin/nodectl", "/usr/local/bin/nodectl");
+                options.files.push((format!("/etc/systemd/system/{name}"), text));
+            }
+            options.files.push(("/etc/kubernetes/manifests/fixed.yaml".into(), workloads::static_pod("fixed")));
+        })?;
+        s.prepare()?;
+        s.crowd(1)?;
+        let none = Snapshot::default();
+        let mut bench = Bench { foreign: s.foreign(1)?, s, on_flannel: none.clone(), on_calico: none };
+        let points = bench.s.fault_points(1, |env| bench.s.migrate_with(1, Cni::Calico, env))?;
+        bench.must_be(Cni::Calico)?;
+        bench.on_calico = bench.s.state(1)?;
+        bench.s.nodectl(1, &revert())?.expect(0)?;
+        bench.must_be(Cni::Flannel)?;
+        bench.s.retire_shim(1)?;
+        bench.on_flannel = bench.s.state(1)?;
+        Ok((bench, points))
+    }
+
+    /// One disturbance and its end; an error says which.
+    pub fn round(&self, what: &str, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
+        let started = Instant::now();
+        disturb().with_context(|| format!("killed at {what}"))?;
+        println!("{what}: {:.1} s", started.elapsed().as_secs_f32());
+        Ok(())
+    }
+
+    /// True while a run is open on the node.
+    pub fn is_open(&self) -> Result<bool> {
+        Ok(self.s.node(1)?.path("/var/lib/nodectl/open")?.exists())
+    }
+
+    /// `resume` finishes the killed run. One that was killed before it was open has changed nothing.
+    pub fn resume_to_calico(&self) -> Result<()> {
+        if !self.is_open()? {
+            return self.must_be_as_before();
+        }
+        self.s.nodectl(1, &["resume", "--yes"])?.expect(0)?;
+        self.must_be(Cni::Calico)?;
+        let changed = self.on_calico.diff(&self.s.state(1)?);
+        if !changed.is_empty() {
+            bail!("a switch that was resumed ends elsewhere than one that was not disturbed:\n{}", changed.join("\n"));
+        }
+        self.back_to_the_start()
+    }
+
+    /// `revert` takes the killed run back, to the last object.
+    pub fn revert_to_flannel(&self) -> Result<()> {
+        self.s.nodectl(1, &revert())?.expect(0)?;
+        self.must_be_as_before()
+    }
+
+    /// The node is as it was before the run.
+    pub fn must_be_as_before(&self) -> Result<()> {
+        self.must_be(Cni::Flannel)?;
+        let changed = self.on_flannel.diff(&self.s.state(1)?);
+        if !changed.is_empty() {
+            bail!("the node is not as it was before the run:\n{}", changed.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// On this CNI, pods Ready, nothing left over, and nothing of others' changed.
+    pub fn must_be(&self, cni: Cni) -> Result<()> {
+        self.s.must_be_on(1, cni)?;
+        self.s.settled().with_context(|| format!("pods after the node came to {}", cni.name()))?;
+        until(PATIENCE, || {
+            let strays = self.s.strays(1)?;
+            Ok((!strays.is_empty()).then(|| strays.join("; ")))
+        })?;
+        let changed = self.foreign.diff(&self.s.foreign(1)?);
+        if !changed.is_empty() {
+            bail!("what is others' has changed:\n{}", changed.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// Wherever the node is, it goes back to flannel and loses the shim.
+    pub fn back_to_the_start(&self) -> Result<()> {
+        let done = self.s.nodectl(1, &["migrate", "--to", "flannel", "--yes"])?.expect(0)?;
+        self.must_be(Cni::Flannel).with_context(|| done.all())?;
+        self.s.retire_shim(1)
+    }
+
+    /// A power cut, and the crowd that comes with the next boot.
+    pub fn reboot(&self) -> Result<()> {
+        let node = self.s.node(1)?;
+        node.power_cut()?;
+        node.start()?;
+        self.s.crowd(1)
+    }
+
+    /// The boot-time units settle what is open; a run that had not come to enable them yet is taken back by hand.
+    pub fn settles_by_itself(&self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(90);
+        while self.is_open()? {
+            let enabled = self.s.node(1)?.unit_state("nodectl-settle.service")?.file == "enabled";
+            if !enabled {
+                self.s.nodectl(1, &["resume", "--yes"])?.expect(0)?;
+                break;
+            }
+            if Instant::now() >= end {
+                let log = self.s.node(1)?.sh("tail -n 40 /var/log/*settle* /var/log/*boot* 2>/dev/null || true")?;
+                bail!("the run is still open 90 s after the boot: {log}");
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let mut cni = Cni::Flannel;
+        until(PATIENCE, || match self.s.one_of_both(1) {
+            Ok(found) => {
+                cni = found;
+                Ok(None)
+            }
+            Err(error) => Ok(Some(format!("{error:#}"))),
+        })?;
+        self.must_be(cni)
+    }
+}
