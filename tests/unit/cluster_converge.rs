@@ -1,5 +1,7 @@
 //! What prepare, abort and finish come to, from every state that a broken-off run can leave.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[path = "cluster_support/mod.rs"]
 mod support;
 
@@ -299,4 +301,24 @@ fn blocks_that_calico_marked_as_deleted_are_made_anew() {
         whole
     });
     assert_eq!(facts.ipam_blocks[0]["spec"]["deleted"], json!(false));
+}
+
+#[test]
+fn a_namespace_that_takes_its_time_is_not_deleted_again() {
+    let mut facts = rolled();
+    facts.flannel_rest.namespace.as_mut().unwrap()["metadata"]["deletionTimestamp"] = json!("2026-11-21T02:00:00Z");
+    let decision = finish::decide(&facts, &request());
+    assert!(decision.changes.iter().all(|c| c.target.to_string() != "Namespace kube-flannel"));
+}
+
+#[test]
+fn finish_waits_for_calico_where_it_refused_before_flannel_was_gone() {
+    let mut facts = rolled();
+    facts.daemon_sets.retain(|d| d["metadata"]["name"] != "kube-flannel-ds");
+    facts.daemon_sets[0]["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/os": "linux"});
+    roll(&mut facts);
+    facts.pods[0].ready = false;
+    let decision = finish::decide(&facts, &request());
+    assert_eq!(refusals(&decision), Vec::<String>::new());
+    assert_eq!(decision.waits(), ["calico-node to become ready on node1"]);
 }

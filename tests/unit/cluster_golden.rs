@@ -3,6 +3,8 @@
 //! A case is a folder with `case.json`: where it starts (`fresh`, `prepared`, `rolled`), the edits to that, the
 //! command, and its request. `UPDATE=1 cargo test -p nodectl --test cluster_golden` writes the texts anew.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[path = "cluster_support/mod.rs"]
 mod support;
 

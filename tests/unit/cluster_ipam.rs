@@ -1,5 +1,7 @@
 //! Calico's IPAM objects, as libcalico writes them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;

@@ -14,7 +14,7 @@ use super::ipam;
 use super::node::NodeView;
 use super::object::{Kind, ObjectRef, annotation, find, find_in, label, name, namespace, set, text, unset};
 use super::prepare::{ADDRESS, VTEP_ADDRESS, VTEP_MAC};
-use super::record::{self, Record};
+use super::record::{self, BlocksMade, Record};
 use super::request::Request;
 use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PREPARED_ANNOTATION};
 
@@ -35,8 +35,9 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     changes.extend(settings(&survey, &record));
     changes.extend(labels(&survey, &record).into_iter().map(|c| c.waiting_for(gate.as_deref())));
     if let Some(config_map) = &facts.record {
-        changes.push(
-            Change::delete(record::target(), config_map, "nothing is left to put back").waiting_for(gate.as_deref()),
+        changes.extend(
+            Change::delete(record::target(), config_map, "nothing is left to put back")
+                .map(|c| c.waiting_for(gate.as_deref())),
         );
     }
     if known.is_none() && !changes.is_empty() {
@@ -163,43 +164,42 @@ fn put_back(object: &mut Value, map: &str, key: &str, before: Option<&Value>) {
 ///
 /// What is prepare's is known by the network, not by the block, which may be gone while a handle is left.
 fn addresses(survey: &Survey, record: Option<&Record>) -> Vec<Change> {
+    let made = record.map(|record| BlocksMade::new(survey, record));
     let own = |cidr: Option<&str>| {
         let cidr = cidr.and_then(|c| c.parse().ok());
-        record.zip(cidr).is_some_and(|(record, cidr)| record::is_own_block(survey, record, cidr))
+        made.as_ref().zip(cidr).is_some_and(|(made, cidr)| made.contains(cidr))
     };
     let own_block = |object: &&Value| own(text(object, "/spec/cidr"));
     let mut changes = Vec::new();
     for affinity in survey.facts.block_affinities.iter().filter(own_block) {
         let target = ObjectRef::cluster(Kind::BlockAffinity, name(affinity));
-        changes.push(Change::delete(target, affinity, "no Calico node gives out addresses of this block"));
+        changes.extend(Change::delete(target, affinity, "no Calico node gives out addresses of this block"));
     }
     let (gone, kept): (Vec<&Value>, Vec<&Value>) = survey.facts.ipam_blocks.iter().partition(|b| own_block(b));
     for block in gone {
         let target = ObjectRef::cluster(Kind::IPAMBlock, name(block));
-        changes.push(Change::delete(target, block, "the block's addresses are flannel's alone again"));
+        changes.extend(Change::delete(target, block, "the block's addresses are flannel's alone again"));
     }
-    changes.extend(kept.iter().filter_map(|b| released(survey, b)));
-    changes.extend(survey.facts.ipam_handles.iter().filter_map(|h| handle(survey, h, &|block| own(Some(block)))));
+    changes.extend(kept.iter().filter_map(|b| released(b)));
+    changes.extend(survey.facts.ipam_handles.iter().filter_map(|h| handle(h, &|block| own(Some(block)))));
     changes
 }
 
 /// A block without the addresses that are held for flannel's bridges.
-pub fn released(survey: &Survey, block: &Value) -> Option<Change> {
-    let ours = survey.nodes.iter().map(|n| ipam::bridge_handle(n.name));
-    let ours = ours.filter(|id| ipam::handles(block).contains(id));
+pub fn released(block: &Value) -> Option<Change> {
+    let ours = ipam::handles(block).into_iter().filter(|id| ipam::is_bridge_handle(id));
     let wanted = ours.fold(block.clone(), |block, id| ipam::release(&block, &id));
     let target = ObjectRef::cluster(Kind::IPAMBlock, name(block));
     Change::update(target, block, wanted, "addresses that were held for flannel's bridge are free again")
 }
 
 /// A handle without what it held in blocks that go.
-fn handle(survey: &Survey, handle: &Value, goes: &dyn Fn(&str) -> bool) -> Option<Change> {
+fn handle(handle: &Value, goes: &dyn Fn(&str) -> bool) -> Option<Change> {
     let target = ObjectRef::cluster(Kind::IPAMHandle, name(handle));
     let id = text(handle, "/spec/handleID")?;
     let held = handle.pointer("/spec/block").and_then(Value::as_object)?;
-    let for_a_bridge = survey.nodes.iter().any(|n| ipam::bridge_handle(n.name) == id);
-    if for_a_bridge || (!held.is_empty() && held.keys().all(|block| goes(block))) {
-        return Some(Change::delete(target, handle, "it holds no address any more"));
+    if ipam::is_bridge_handle(id) || (!held.is_empty() && held.keys().all(|block| goes(block))) {
+        return Change::delete(target, handle, "it holds no address any more");
     }
     let mut wanted = handle.clone();
     held.keys().filter(|block| goes(block)).for_each(|block| unset(&mut wanted, &["spec", "block", block]));
@@ -219,7 +219,7 @@ fn settings(survey: &Survey, record: &Record) -> Vec<Change> {
             _ => None,
         }?;
         if remembered.before == json!(null) {
-            return Some(Change::delete(target.clone(), existing, "it was not there before"));
+            return Change::delete(target.clone(), existing, "it was not there before");
         }
         let mut wanted = existing.clone();
         record::undo(&mut wanted, &remembered.before);

@@ -1,5 +1,6 @@
 //! The backup: every object as it was read, in one file, before the first write.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,13 +12,12 @@ use crate::host::files;
 /// Saves what these changes are about to overwrite or delete, and names what they create. Returns the file's path.
 pub fn save(directory: &Path, command: &str, at: &str, changes: &[Change]) -> Result<PathBuf> {
     let mut objects: Vec<&Value> = Vec::new();
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for change in changes {
         // A Node is changed twice; the first change saw it as it was.
-        if let Some(before) = change.before.as_ref().filter(|_| !seen.contains(&&change.target)) {
-            objects.push(before);
+        if seen.insert(&change.target) {
+            objects.extend(change.before.as_ref());
         }
-        seen.push(&change.target);
     }
     let created: Vec<String> =
         changes.iter().filter(|c| c.action == Action::Create).map(|c| c.target.to_string()).collect();

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::object::ObjectRef;
+use super::object::{ObjectRef, is_going};
 
 /// What is done to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -67,10 +67,16 @@ impl Change {
         })
     }
 
-    /// Deletes an object.
-    pub fn delete(target: ObjectRef, before: &Value, reason: impl Into<String>) -> Change {
-        let reason = reason.into();
-        Change { target, action: Action::Delete, reason, waits_for: None, before: Some(before.clone()), after: None }
+    /// Deletes an object; `None` where it is on its way already (a Namespace takes a while).
+    pub fn delete(target: ObjectRef, before: &Value, reason: impl Into<String>) -> Option<Change> {
+        (!is_going(before)).then(|| Change {
+            target,
+            action: Action::Delete,
+            reason: reason.into(),
+            waits_for: None,
+            before: Some(before.clone()),
+            after: None,
+        })
     }
 
     /// The same change, to be held back until something has come true.

@@ -1,5 +1,7 @@
 //! What a decision is made of, and the survey that every decision starts with.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -9,8 +11,9 @@ use super::check::Check;
 use super::daemon_set as ds;
 use super::facts::{AgentPod, ClusterFacts};
 use super::flannel::{self, Flannel};
+use super::ipam;
 use super::node::NodeView;
-use super::object::{name, namespace};
+use super::object::{is_going, name, namespace};
 use super::request::Request;
 
 /// Smallest prefix length that is a sensible block of addresses: Calico's own default.
@@ -59,8 +62,16 @@ pub struct Survey<'a> {
     pub flannel: Option<Flannel>,
     /// Calico, where it was found.
     pub calico: Option<Calico>,
-    /// The Linux nodes.
+    /// The nodes.
     pub nodes: Vec<NodeView<'a>>,
+    /// Prefix length of the pool's blocks: Calico's default, or a node's whole pod CIDR where that is smaller.
+    pub block_size: u8,
+    /// Calico's blocks.
+    pub blocks: Index<'a>,
+    /// Which node a block belongs to.
+    pub affinities: Index<'a>,
+    /// Who holds addresses.
+    pub handles: Index<'a>,
     /// The checks made so far.
     pub checks: Vec<Check>,
 }
@@ -73,14 +84,26 @@ impl<'a> Survey<'a> {
         let calico = calico::detect(facts, request, flannel.as_ref(), &mut checks);
         let default_prefix = flannel::annotation_prefix(flannel::DEFAULT_ANNOTATION_PREFIX);
         let prefix = flannel.as_ref().map_or(default_prefix.as_str(), |f| f.annotation_prefix.as_str());
-        let nodes = facts.nodes.iter().map(|n| NodeView::new(n, prefix)).collect();
-        Survey { facts, request, flannel, calico, nodes, checks }
+        let nodes: Vec<NodeView> = facts.nodes.iter().map(|n| NodeView::new(n, prefix)).collect();
+        let longest = nodes.iter().filter_map(|n| n.pod_cidr).map(|c| c.prefix_len()).max();
+        Survey {
+            facts,
+            request,
+            flannel,
+            calico,
+            nodes,
+            block_size: request.flannel_subnet_len.or(longest).unwrap_or(CALICO_BLOCK_SIZE).max(CALICO_BLOCK_SIZE),
+            blocks: Index::new(&facts.ipam_blocks),
+            affinities: Index::new(&facts.block_affinities),
+            handles: Index::new(&facts.ipam_handles),
+            checks,
+        }
     }
 
     /// The DaemonSets that run flannel, and nothing but flannel.
     pub fn flannel_daemon_sets(&self) -> impl Iterator<Item = &'a Value> {
         let sets = self.facts.daemon_sets.iter();
-        sets.filter(|d| ds::flannel_container(d).is_some() && ds::calico_container(d).is_none())
+        sets.filter(|d| ds::flannel_container(d).is_some() && ds::calico_container(d).is_none() && !is_going(d))
     }
 
     /// Whether a pod is flannel's.
@@ -92,10 +115,24 @@ impl<'a> Survey<'a> {
     pub fn is_calico(&self, pod: &AgentPod) -> bool {
         self.calico.as_ref().is_some_and(|c| c.namespace == pod.namespace && c.daemon_set == pod.daemon_set)
     }
+}
 
-    /// Prefix length of the pool's blocks: Calico's default, or a node's whole pod CIDR where that is smaller.
-    pub fn block_size(&self) -> u8 {
-        let found = self.nodes.iter().filter_map(|n| n.pod_cidr).map(|c| c.prefix_len()).max();
-        self.request.flannel_subnet_len.or(found).unwrap_or(CALICO_BLOCK_SIZE).max(CALICO_BLOCK_SIZE)
+/// Objects by their names: there are several for each node, and each is looked up several times.
+#[derive(Debug, Clone)]
+pub struct Index<'a>(HashMap<&'a str, &'a Value>);
+
+impl<'a> Index<'a> {
+    fn new(objects: &'a [Value]) -> Index<'a> {
+        Index(objects.iter().map(|o| (name(o), o)).collect())
+    }
+
+    /// The object of this name, be it marked as deleted or not.
+    pub fn get(&self, name: &str) -> Option<&'a Value> {
+        self.0.get(name).copied()
+    }
+
+    /// The object of this name, if Calico does not treat it as deleted.
+    pub fn live(&self, name: &str) -> Option<&'a Value> {
+        self.get(name).filter(|o| !ipam::is_deleted(o))
     }
 }

@@ -42,10 +42,26 @@ pub struct ClusterFacts {
     pub ipam_handles: Vec<Value>,
     /// What Calico says of the cluster.
     pub cluster_informations: Vec<Value>,
+    /// Kubernetes' NetworkPolicies.
+    pub network_policies: Vec<Value>,
+    /// Pods in namespaces that have some.
+    pub policed_pods: Vec<PolicedPod>,
+    /// Calico's own policies, as `Kind name`.
+    pub calico_policies: Vec<String>,
     /// Our own record of what was there before the first prepare.
     pub record: Option<Value>,
     /// flannel's roles and accounts, and what else lives in its namespace.
     pub flannel_rest: FlannelRest,
+}
+
+/// A pod that a NetworkPolicy may select.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicedPod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What flannel's manifest installs besides its DaemonSet.

@@ -12,7 +12,7 @@ use super::decision::{Decision, Survey};
 use super::facts::ClusterFacts;
 use super::ipam;
 use super::node::NodeView;
-use super::object::{Kind, ObjectRef, find, find_in, name, namespace, unset};
+use super::object::{Kind, ObjectRef, find_in, name, namespace, text, unset};
 use super::record::{self, FlannelParts, Record};
 use super::request::Request;
 use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PREPARED_ANNOTATION};
@@ -45,7 +45,9 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
         changes.extend(reservations(&survey).into_iter().map(|c| c.waiting_for(gate.as_deref())));
     }
     if let Some(config_map) = &facts.record {
-        changes.push(Change::delete(record::target(), config_map, "the roll is over").waiting_for(gate.as_deref()));
+        changes.extend(
+            Change::delete(record::target(), config_map, "the roll is over").map(|c| c.waiting_for(gate.as_deref())),
+        );
     }
     decision.changes = changes;
     decision
@@ -140,7 +142,7 @@ fn flannel(survey: &Survey, parts: &FlannelParts) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut delete = |kind: Kind, object: &Value, reason: &str| {
         let target = ObjectRef { kind, namespace: namespace(object).to_owned(), name: name(object).to_owned() };
-        changes.push(Change::delete(target, object, reason));
+        changes.extend(Change::delete(target, object, reason));
     };
     for daemon_set in parts.daemon_sets.iter().filter_map(|n| find_in(&facts.daemon_sets, &parts.namespace, n)) {
         delete(Kind::DaemonSet, daemon_set, "no node is on flannel");
@@ -165,7 +167,7 @@ fn own_namespace(survey: &Survey, parts: &FlannelParts, notes: &mut Vec<String>)
     let others: Vec<String> = rest.inhabitants.iter().filter(|i| !ours.contains(i)).cloned().collect();
     if others.is_empty() {
         let target = ObjectRef::cluster(Kind::Namespace, &parts.namespace);
-        return Some(Change::delete(target, object, "nothing but flannel lived in it"));
+        return Change::delete(target, object, "nothing but flannel lived in it");
     }
     notes.push(format!("namespace {} stays, for something else lives in it: {}", parts.namespace, listed(&others)));
     None
@@ -217,11 +219,11 @@ fn node(node: &NodeView, annotation_prefix: &str) -> Option<Change> {
 /// The addresses that were held for flannel's bridges. They go to the end of their blocks' queues.
 fn reservations(survey: &Survey) -> Vec<Change> {
     let facts = survey.facts;
-    let mut changes: Vec<Change> = facts.ipam_blocks.iter().filter_map(|b| released(survey, b)).collect();
-    for node in &survey.nodes {
-        let target = ipam::handle_ref(&ipam::bridge_handle(node.name));
-        if let Some(handle) = find(&facts.ipam_handles, &target.name) {
-            changes.push(Change::delete(target, handle, "it holds no address any more"));
+    let mut changes: Vec<Change> = facts.ipam_blocks.iter().filter_map(released).collect();
+    for handle in &facts.ipam_handles {
+        if text(handle, "/spec/handleID").is_some_and(ipam::is_bridge_handle) {
+            let target = ObjectRef::cluster(Kind::IPAMHandle, name(handle));
+            changes.extend(Change::delete(target, handle, "it holds no address any more"));
         }
     }
     changes

@@ -34,9 +34,17 @@ pub fn vtep_handle(node: &str) -> String {
     format!("vxlan-tunnel-addr-{node}")
 }
 
+/// What the handles of our own begin with.
+const BRIDGE_HANDLE: &str = "nodectl-reserved-";
+
 /// Handle of the addresses that are kept free for flannel's bridge on a node.
 pub fn bridge_handle(node: &str) -> String {
-    format!("nodectl-reserved-{node}")
+    format!("{BRIDGE_HANDLE}{node}")
+}
+
+/// Whether a handle keeps addresses free for flannel's bridge on some node.
+pub fn is_bridge_handle(id: &str) -> bool {
+    id.starts_with(BRIDGE_HANDLE)
 }
 
 /// The addresses of a pod CIDR that Calico must not give to pods: the overlay's, and the gateway and broadcast address

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::daemon_set as ds;
-use super::facts::{AgentPod, ClusterFacts, FlannelRest};
-use super::object::{CALICO_API, Kind, items, name, namespace, set, text, text_map, unset};
+use super::facts::{AgentPod, ClusterFacts, FlannelRest, PolicedPod};
+use super::object::{CALICO_API, Kind, is_going, items, name, namespace, set, text, text_map, unset};
 use super::record::{self, Record};
 use super::request::Request;
 use crate::host::kube::Kube;
@@ -40,6 +40,7 @@ pub fn observe(kube: &Kube, scope: Scope, request: &Request) -> Result<ClusterFa
         facts.config_maps = config_maps(kube, &facts.daemon_sets, known.as_ref())?;
         facts.services = services(kube)?;
         calico(kube, &mut facts)?;
+        policies(kube, &mut facts)?;
     }
     if scope >= Scope::FlannelRest {
         facts.flannel_rest = flannel_rest(kube, &facts, known.as_ref())?;
@@ -93,7 +94,7 @@ fn agent_pod(pod: &Value) -> Option<AgentPod> {
         // A pod that is not bound to a node yet is on none.
         node: text(pod, "/spec/nodeName")?.to_owned(),
         ready: conditions.iter().any(|c| text(c, "/type") == Some("Ready") && text(c, "/status") == Some("True")),
-        terminating: pod.pointer("/metadata/deletionTimestamp").is_some(),
+        terminating: is_going(pod),
         node_selector: text_map(pod, "/spec/nodeSelector"),
     })
 }
@@ -143,6 +144,31 @@ fn calico(kube: &Kube, facts: &mut ClusterFacts) -> Result<()> {
     read("clusterinformations", &mut facts.cluster_informations)?;
     if !facts.missing_resources.is_empty() {
         facts.calico_v3_resources = kube.get_optional("/apis/projectcalico.org/v3/ippools?limit=1")?.is_some();
+    }
+    Ok(())
+}
+
+fn policies(kube: &Kube, facts: &mut ClusterFacts) -> Result<()> {
+    let policies = kube.list("/apis/networking.k8s.io/v1/networkpolicies", &[])?;
+    facts.network_policies = policies.into_iter().map(trimmed).collect();
+    let namespaces: BTreeSet<&str> = facts.network_policies.iter().map(namespace).collect();
+    for place in namespaces {
+        let pods = kube.list(&format!("/api/v1/namespaces/{place}/pods"), &[])?;
+        // Policies do not reach pods in the host's network.
+        let pods = pods.iter().filter(|p| p.pointer("/spec/hostNetwork") != Some(&Value::Bool(true)));
+        let policed = pods.map(|p| PolicedPod { namespace: place.to_owned(), labels: text_map(p, "/metadata/labels") });
+        facts.policed_pods.extend(policed);
+    }
+    for (kind, plural) in
+        [("GlobalNetworkPolicy", "globalnetworkpolicies"), ("Calico NetworkPolicy", "networkpolicies")]
+    {
+        let found = match kube.list(&format!("/apis/{CALICO_API}/{plural}"), &[]) {
+            Ok(found) => found,
+            // An install without policies of its own may lack the resource.
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => return Err(error).with_context(|| format!("could not read Calico's {plural}")),
+        };
+        facts.calico_policies.extend(found.iter().map(|p| format!("{kind} {}", name(p))));
     }
     Ok(())
 }

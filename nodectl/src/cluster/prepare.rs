@@ -10,6 +10,7 @@ mod addresses;
 mod agents;
 mod network;
 mod nodes;
+mod policies;
 mod prepared_annotation;
 
 pub use nodes::{ADDRESS, VTEP_ADDRESS, VTEP_MAC};
@@ -26,6 +27,7 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
         survey.checks.push(network::pool_check(&survey, &flannel));
         survey.checks.extend(nodes::checks(&survey, &flannel));
         survey.checks.extend(addresses::checks(&survey));
+        survey.checks.push(policies::check(facts));
     }
     let mut decision = Decision { checks: survey.checks.clone(), ..Decision::default() };
     let (Some(flannel), Some(calico)) = (&survey.flannel, &survey.calico) else { return decision };

@@ -2,6 +2,8 @@
 //! knows what flannel was installed from, whoever runs them, from whichever machine, and however often they are broken
 //! off. (Calico drops foreign annotations of its own objects when it writes them, so they cannot say it themselves.)
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -220,8 +222,22 @@ impl Flannel {
     }
 }
 
-/// Whether prepare made the block: it lies in a node's pod CIDR and was not there before.
-pub fn is_own_block(survey: &Survey, record: &Record, cidr: Ipv4Net) -> bool {
-    let lies_in_a_node = survey.nodes.iter().filter_map(|n| n.pod_cidr).any(|c| c.contains(&cidr));
-    lies_in_a_node && !record.blocks.contains(&ipam::block_ref(cidr).name)
+/// The blocks that prepare made: those that lie in a node's pod CIDR and were not there before, whatever their size.
+pub struct BlocksMade {
+    pod_cidrs: BTreeMap<u32, Ipv4Net>,
+    before: BTreeSet<String>,
+}
+
+impl BlocksMade {
+    /// By what the record says was there before.
+    pub fn new(survey: &Survey, record: &Record) -> BlocksMade {
+        let pod_cidrs = survey.nodes.iter().filter_map(|n| n.pod_cidr).map(|c| (u32::from(c.network()), c)).collect();
+        BlocksMade { pod_cidrs, before: record.blocks.iter().cloned().collect() }
+    }
+
+    /// Whether this is one of them.
+    pub fn contains(&self, block: Ipv4Net) -> bool {
+        let below = self.pod_cidrs.range(..=u32::from(block.network())).next_back();
+        below.is_some_and(|(_, cidr)| cidr.contains(&block)) && !self.before.contains(&ipam::block_ref(block).name)
+    }
 }

@@ -11,14 +11,18 @@ use crate::cluster::check::Check;
 use crate::cluster::decision::Survey;
 use crate::cluster::ipam::{self, Reservation};
 use crate::cluster::node::NodeView;
-use crate::cluster::object::{find, set, text};
+use crate::cluster::object::{set, text};
 
 /// Nobody else holds what the nodes need.
 pub fn checks(survey: &Survey) -> Vec<Check> {
-    let size = survey.block_size();
+    let size = survey.block_size;
+    let claims = claims(survey);
     let nodes: Vec<(&NodeView, Ipv4Net)> = survey.nodes.iter().filter_map(|n| Some((n, n.pod_cidr?))).collect();
     let owners = nodes.iter().flat_map(|(node, cidr)| {
-        ipam::blocks(*cidr, size).into_iter().filter_map(|block| owner_problem(survey, node, block)).collect::<Vec<_>>()
+        ipam::blocks(*cidr, size)
+            .into_iter()
+            .filter_map(|block| owner_problem(survey, &claims, node, block))
+            .collect::<Vec<_>>()
     });
     let holders = nodes.iter().flat_map(|(node, cidr)| {
         let reserved = ipam::reservations(node.name, *cidr);
@@ -41,24 +45,38 @@ pub fn checks(survey: &Survey) -> Vec<Check> {
     ]
 }
 
-fn owner_problem(survey: &Survey, node: &NodeView, block: Ipv4Net) -> Option<String> {
-    let existing = live_block(survey, block);
+/// Confirmed affinities, by block.
+fn claims<'a>(survey: &Survey<'a>) -> BTreeMap<Ipv4Net, Vec<&'a str>> {
+    let mut claims: BTreeMap<Ipv4Net, Vec<&str>> = BTreeMap::new();
+    for affinity in &survey.facts.block_affinities {
+        let confirmed = text(affinity, "/spec/state") == Some("confirmed") && !ipam::is_deleted(affinity);
+        if let (Some(block), Some(node), true) = (ipam::block_cidr(affinity), text(affinity, "/spec/node"), confirmed) {
+            claims.entry(block).or_default().push(node);
+        }
+    }
+    claims
+}
+
+fn owner_problem(
+    survey: &Survey,
+    claims: &BTreeMap<Ipv4Net, Vec<&str>>,
+    node: &NodeView,
+    block: Ipv4Net,
+) -> Option<String> {
+    let existing = survey.blocks.live(&ipam::block_ref(block).name);
     if let Some(other) = existing.and_then(ipam::block_node).filter(|other| *other != node.name) {
         return Some(format!("block {block} of {} belongs to {other}", node.name));
     }
     if existing.is_some_and(|b| ipam::block_node(b).is_none() && ipam::has_allocations(b)) {
         return Some(format!("block {block} of {} belongs to nobody and has addresses in use", node.name));
     }
-    let affinity = survey.facts.block_affinities.iter().find(|a| {
-        let confirmed = text(a, "/spec/state") == Some("confirmed") && !ipam::is_deleted(a);
-        confirmed && text(a, "/spec/cidr") == Some(&block.to_string()) && text(a, "/spec/node") != Some(node.name)
-    })?;
-    Some(format!("block {block} of {} is claimed by {}", node.name, text(affinity, "/spec/node").unwrap_or("?")))
+    let other = claims.get(&block)?.iter().find(|other| **other != node.name)?;
+    Some(format!("block {block} of {} is claimed by {other}", node.name))
 }
 
 fn holder_problem(survey: &Survey, reserved: &Reservation, pod_cidr: Ipv4Net, size: u8) -> Option<String> {
     let block = ipam::blocks(pod_cidr, size).into_iter().find(|b| b.contains(&reserved.address))?;
-    let holder = ipam::holder(live_block(survey, block)?, reserved.address)?;
+    let holder = ipam::holder(survey.blocks.live(&ipam::block_ref(block).name)?, reserved.address)?;
     let by = if holder.is_empty() { "something without a handle" } else { &holder };
     (holder != reserved.handle).then(|| format!("{} is held by {by}", reserved.address))
 }
@@ -66,7 +84,7 @@ fn holder_problem(survey: &Survey, reserved: &Reservation, pod_cidr: Ipv4Net, si
 /// calico-node gives a node another address where the annotated one is not the handle's.
 fn tunnel_problem(survey: &Survey, node: &NodeView, pod_cidr: Ipv4Net, size: u8) -> Option<String> {
     let id = ipam::vtep_handle(node.name);
-    let handle = live(&survey.facts.ipam_handles, &ipam::handle_ref(&id).name)?;
+    let handle = survey.handles.live(&ipam::handle_ref(&id).name)?;
     let own = ipam::blocks(pod_cidr, size).into_iter().find(|b| b.contains(&pod_cidr.network()))?;
     let others = handle.pointer("/spec/block")?.as_object()?.keys().filter(|block| **block != own.to_string());
     let others: Vec<String> = others.cloned().collect();
@@ -81,7 +99,7 @@ pub fn changes(survey: &Survey) -> Vec<Change> {
 }
 
 fn of_node(survey: &Survey, node: &str, pod_cidr: Ipv4Net) -> Vec<Change> {
-    let blocks = ipam::blocks(pod_cidr, survey.block_size());
+    let blocks = ipam::blocks(pod_cidr, survey.block_size);
     let reserved = ipam::reservations(node, pod_cidr);
     let handles = [ipam::vtep_handle(node), ipam::bridge_handle(node)];
     let mut changes: Vec<Change> = handles.iter().filter_map(|id| handle(survey, id, &reserved, &blocks)).collect();
@@ -101,7 +119,7 @@ fn handle(survey: &Survey, id: &str, reserved: &[Reservation], blocks: &[Ipv4Net
     }
     let reason = "holds addresses that flannel uses on the node and that no pod may get";
     let target = ipam::handle_ref(id);
-    let Some(existing) = find(&survey.facts.ipam_handles, &target.name) else {
+    let Some(existing) = survey.handles.get(&target.name) else {
         return Some(Change::create(target, ipam::handle(id, &held), reason));
     };
     if !ipam::is_deleted(existing) && existing.pointer("/spec/block") == ipam::handle_spec(id, &held).get("block") {
@@ -117,7 +135,7 @@ fn block(survey: &Survey, node: &str, cidr: Ipv4Net, reserved: &[Reservation]) -
     let target = ipam::block_ref(cidr);
     let now = &survey.request.now;
     let new = || ipam::new_block(node, cidr, reserved, &now.rfc3339, now.unix_ns);
-    let Some(existing) = find(&survey.facts.ipam_blocks, &target.name) else {
+    let Some(existing) = survey.blocks.get(&target.name) else {
         return Some(Change::create(target, new(), reason));
     };
     let mut wanted = if ipam::is_deleted(existing) {
@@ -136,7 +154,7 @@ fn block(survey: &Survey, node: &str, cidr: Ipv4Net, reserved: &[Reservation]) -
 fn affinity(survey: &Survey, node: &str, cidr: Ipv4Net) -> Option<Change> {
     let reason = format!("confirms that the block is {node}'s");
     let target = ipam::affinity_ref(node, cidr);
-    let Some(existing) = find(&survey.facts.block_affinities, &target.name) else {
+    let Some(existing) = survey.affinities.get(&target.name) else {
         return Some(Change::create(target, ipam::affinity(node, cidr), reason));
     };
     if text(existing, "/spec/state") == Some("confirmed") && !ipam::is_deleted(existing) {
@@ -145,12 +163,4 @@ fn affinity(survey: &Survey, node: &str, cidr: Ipv4Net) -> Option<Change> {
     let mut wanted = existing.clone();
     set(&mut wanted, &["spec"], ipam::affinity_spec(node, cidr));
     Change::update(target, existing, wanted, reason)
-}
-
-fn live_block<'a>(survey: &Survey<'a>, cidr: Ipv4Net) -> Option<&'a Value> {
-    live(&survey.facts.ipam_blocks, &ipam::block_ref(cidr).name)
-}
-
-fn live<'a>(objects: &'a [Value], name: &str) -> Option<&'a Value> {
-    find(objects, name).filter(|o| !ipam::is_deleted(o))
 }

@@ -67,7 +67,7 @@ fn pool(survey: &Survey, flannel: &Flannel) -> Option<Change> {
     let mut wanted = target.skeleton();
     let spec = json!({
         "allowedUses": ["Workload", "Tunnel"],
-        "blockSize": survey.block_size(),
+        "blockSize": survey.block_size,
         "cidr": flannel.network.to_string(),
         "ipipMode": "Never",
         "natOutgoing": flannel.masquerade,
@@ -141,7 +141,7 @@ pub fn pool_check(survey: &Survey, flannel: &Flannel) -> Check {
 /// What is wrong with the pool for flannel's network. The block size cannot be changed at all, and the modes not
 /// without cutting nodes off that use the pool now.
 fn own_pool(survey: &Survey, pool: &Value) -> Vec<String> {
-    let size = survey.block_size();
+    let size = survey.block_size;
     let mut problems = Vec::new();
     let mut differs = |field: &str, wanted: &str, found: String| {
         if found != wanted {

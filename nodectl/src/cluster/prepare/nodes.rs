@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::prepared_annotation;
 use crate::cluster::calico::Calico;
@@ -53,7 +53,7 @@ pub fn checks(survey: &Survey, flannel: &Flannel) -> Vec<Check> {
             "node-flannel",
             "every node carries flannel's annotations, and they fit its configuration",
             survey.nodes.iter().filter(|n| !is_joining(n, flannel)).filter_map(|n| flannel_problem(flannel, n)),
-            "see why flannel does not run there or was configured otherwise (kubectl logs of its pod); a node that is gone for good: kubectl delete node NAME",
+            "see why flannel does not run there or was configured otherwise (kubectl logs of its pod); a node that never ran flannel has to begin with the label nodectl.io/cni=flannel; one that is gone for good: kubectl delete node NAME",
         ),
         summary(
             "node-address",
@@ -103,7 +103,7 @@ fn pod_cidr_problem(survey: &Survey, flannel: &Flannel, node: &NodeView) -> Opti
     if !flannel.network.contains(&cidr) {
         return Some(format!("{}'s pod CIDR {cidr} is not in flannel's network {}", node.name, flannel.network));
     }
-    let size = survey.block_size();
+    let size = survey.block_size;
     (cidr.prefix_len() > size)
         .then(|| format!("{}'s pod CIDR {cidr} is smaller than a block of Calico's pool (/{size})", node.name))
 }
@@ -140,31 +140,34 @@ fn address_without_mask(text: &str) -> Option<Ipv4Addr> {
 /// The labels.
 pub fn labels(survey: &Survey) -> Vec<Change> {
     let change = |node: &NodeView| {
-        let mut wanted = node.object.clone();
-        if node.wanted.is_none() {
-            set(&mut wanted, &["metadata", "labels", NODE_LABEL], json!(Cni::Flannel.name()));
-        }
-        // Calico's garbage collector gives the empty blocks of a node away unless this label has another value than
-        // calico; while flannel's nodes route whole pod CIDRs, that would cut pods off.
-        if label(node.object, CALICO_MIGRATION_LABEL) != Some(Cni::Flannel.name()) {
-            set(&mut wanted, &["metadata", "labels", CALICO_MIGRATION_LABEL], json!(Cni::Flannel.name()));
-        }
         let reason = "the label says which agent runs on the node; Calico's own label keeps its garbage collector from giving the node's blocks away";
-        Change::update(ObjectRef::cluster(Kind::Node, node.name), node.object, wanted, reason)
+        Change::update(ObjectRef::cluster(Kind::Node, node.name), node.object, labelled(node), reason)
     };
     survey.nodes.iter().filter_map(change).collect()
 }
 
+/// The node with its labels.
+fn labelled(node: &NodeView) -> Value {
+    let mut wanted = node.object.clone();
+    if node.wanted.is_none() {
+        set(&mut wanted, &["metadata", "labels", NODE_LABEL], json!(Cni::Flannel.name()));
+    }
+    // Calico's garbage collector gives the empty blocks of a node away unless this label has another value than calico;
+    // while flannel's nodes route whole pod CIDRs, that would cut pods off.
+    if label(node.object, CALICO_MIGRATION_LABEL) != Some(Cni::Flannel.name()) {
+        set(&mut wanted, &["metadata", "labels", CALICO_MIGRATION_LABEL], json!(Cni::Flannel.name()));
+    }
+    wanted
+}
+
 /// The annotations: the node's end of the overlay, for Calico's nodes; and what the node itself must know.
 ///
-/// They are merged into the labels' change as far as the object is concerned, so each write starts from the Node as it
-/// was read plus its labels.
+/// A Node is written twice, so this write starts from the Node as it was read plus its labels.
 pub fn annotations(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Vec<Change> {
-    let labelled = labels(survey);
     let change = |node: &NodeView| {
         let (pod_cidr, on_node) = node.described()?;
         let target = ObjectRef::cluster(Kind::Node, node.name);
-        let before = labelled.iter().find(|c| c.target == target).and_then(|c| c.after.as_ref()).unwrap_or(node.object);
+        let before = labelled(node);
         let mut wanted = before.clone();
         let mut annotate = |key: &str, value: &str| set(&mut wanted, &["metadata", "annotations", key], json!(value));
         let address = annotation(node.object, ADDRESS).and_then(address_without_mask);
@@ -180,7 +183,7 @@ pub fn annotations(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Vec<C
         let prepared = prepared(survey, flannel, calico, node, pod_cidr, on_node);
         annotate(PREPARED_ANNOTATION, &prepared);
         let reason = "Calico's nodes reach this one by its end of flannel's overlay, and the node learns of the cluster what its own credentials cannot read";
-        Change::update(target, before, wanted, reason)
+        Change::update(target, &before, wanted, reason)
     };
     survey.nodes.iter().filter_map(change).collect()
 }
