@@ -89,6 +89,11 @@ pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
     }
     image.addresses.iter().try_for_each(netlink::add_address)?;
     netlink::change_routes(&image.routes, &[])?;
+    if !image.sets.is_empty() {
+        // felix's rules match on its sets, which live in its memory: no pod of it is on the node by now, and it makes both
+        // anew when it starts. Rules alone would be refused ("Set ... doesn't exist").
+        return Ok(());
+    }
     for rules in &image.rules {
         let batch = put_back(&rules.owned, &iptables::save(rules.backend, rules.family)?);
         if !batch.is_empty() {

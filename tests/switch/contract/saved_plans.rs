@@ -1,0 +1,138 @@
+//! Saved plans: applied exactly, or refused with the drift named; and consent.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use nodectl_lab::client::Patch;
+use nodectl_lab::scenario::{Cni, Done, PATIENCE, Scenario};
+use serde_json::{Value, json};
+
+use super::provoke::{patch_node, start};
+
+const PLAN: &str = "/root/plan.json";
+const APPLY: [&str; 4] = ["migrate", "--plan", PLAN, "--yes"];
+
+#[test]
+fn a_saved_plan_is_applied_exactly_or_refused() {
+    let scenario = start().unwrap();
+    drifts(&scenario).unwrap();
+    // As it was saved, to the byte: the journal holds the very plan.
+    save(&scenario).unwrap();
+    let saved: Value = read(&scenario, PLAN).unwrap();
+    scenario.nodectl(1, &APPLY).unwrap().expect(0).unwrap();
+    scenario.must_be_settled(1, Cni::Calico).unwrap();
+    let journal = scenario.node(1).unwrap().sh("head -n 1 $(ls -t /var/lib/nodectl/journal/*.jsonl | head -n 1)").unwrap();
+    let open: Value = serde_json::from_str(&journal).unwrap();
+    assert_eq!(open["plan"], saved);
+    // Applied once more: the node is there already.
+    let again = scenario.nodectl(1, &["migrate", "--plan", PLAN, "--yes", "--output", "json"]).unwrap().expect(0).unwrap();
+    assert_eq!(again.json().unwrap()["changed"], false);
+    // Plans of another format, and what is no plan.
+    let node = scenario.node(1).unwrap();
+    node.sh("jq '.format=99' /root/plan.json > /root/other.json; echo nonsense > /root/no.json").unwrap();
+    for (file, word) in [("/root/other.json", "format 99"), ("/root/no.json", "not JSON"), ("/root/none.json", "could not read")] {
+        let done = scenario.nodectl(1, &["migrate", "--plan", file, "--yes"]).unwrap().expect(1).unwrap();
+        assert!(done.stderr.contains(word), "{}", done.all());
+    }
+}
+
+fn drifts(scenario: &Scenario) -> Result<()> {
+    // A pod came.
+    save(scenario)?;
+    scale(scenario, 6)?;
+    refused(scenario, "pods: + default/web-")?;
+    scale(scenario, 3)?;
+    // The label changed.
+    save(scenario)?;
+    let label = |value: &str| json!({"metadata": {"labels": {"nodectl.io/cni": value}}});
+    patch_node(scenario, &label("none"))?;
+    refused(scenario, "label nodectl.io/cni: was flannel, is none")?;
+    patch_node(scenario, &label("flannel"))?;
+    scenario.must_be_on(1, Cni::Flannel)?;
+    scenario.settled()?;
+    // A conflist appeared.
+    save(scenario)?;
+    let node = scenario.node(1)?;
+    node.sh(r#"echo '{"cniVersion":"0.3.1","name":"x","plugins":[{"type":"bridge"}]}' > /etc/cni/net.d/20-extra.conflist"#)?;
+    refused(scenario, "conflists: + 20-extra.conflist")?;
+    node.sh("rm /etc/cni/net.d/20-extra.conflist")?;
+    // Somebody cordoned the node.
+    save(scenario)?;
+    patch_node(scenario, &json!({"spec": {"unschedulable": true}}))?;
+    refused(scenario, "unschedulable: was false, is true")?;
+    patch_node(scenario, &json!({"spec": {"unschedulable": null}}))
+}
+
+fn save(scenario: &Scenario) -> Result<()> {
+    scenario.nodectl(1, &["plan", "--out", PLAN, "--agent-timeout", "60"])?.expect(0).map(drop)
+}
+
+fn read(scenario: &Scenario, path: &str) -> Result<Value> {
+    serde_json::from_str(&scenario.node(1)?.sh(&format!("cat {path}"))?).context("the plan does not parse")
+}
+
+/// Refused, with the drift named, and nothing changed.
+fn refused(scenario: &Scenario, drift: &str) -> Result<()> {
+    let runs = "ls /var/lib/nodectl/journal 2>/dev/null | wc -l";
+    let before = scenario.node(1)?.sh(runs)?;
+    let done = scenario.nodectl(1, &APPLY)?.expect(3).with_context(|| drift.to_owned())?;
+    ensure!(done.stderr.contains(drift) && done.stderr.contains("To fix it:"), "{drift}: {}", done.all());
+    ensure!(scenario.node(1)?.sh(runs)? == before, "a run was begun");
+    Ok(())
+}
+
+fn scale(scenario: &Scenario, replicas: u32) -> Result<()> {
+    let path = "/apis/apps/v1/namespaces/default/deployments/web";
+    scenario.client.patch(path, Patch::Merge, &json!({"spec": {"replicas": replicas}}))?;
+    nodectl_lab::cluster::until(PATIENCE, || {
+        let web = scenario.pods()?.iter().filter(|p| p["metadata"]["labels"]["app"] == "web").count();
+        Ok((web != usize::try_from(replicas)?).then(|| format!("{web} pods of web")))
+    })?;
+    scenario.settled()
+}
+
+#[test]
+fn a_switch_asks_on_a_terminal_and_needs_yes_without_one() {
+    let scenario = start().unwrap();
+    let done = scenario.nodectl(1, &["migrate"]).unwrap().expect(64).unwrap();
+    assert!(done.stderr.contains("--yes") && done.stderr.contains("To fix it:"), "{}", done.all());
+    for (answer, code) in [("n\n", 3), ("\n", 3), ("maybe\n", 3), ("y\n", 0)] {
+        let done = on_terminal(&scenario, "nodectl migrate --agent-timeout 60", answer).unwrap().expect(code).unwrap();
+        let shown = done.stdout.contains("Switch this node? [y/N]") && done.stdout.contains("stop flannel");
+        assert!(shown, "the plan is not shown: {}", done.all());
+        assert!(code == 0 || done.stdout.contains("nothing was changed"), "{}", done.all());
+    }
+    scenario.must_be_settled(1, Cni::Calico).unwrap();
+    // Revert asks the same; an open run is named.
+    scenario.nodectl(1, &["revert"]).unwrap().expect(64).unwrap();
+    let mut run = scenario.drive(1, &Scenario::switch_args("flannel", &[])).unwrap();
+    assert!(run.until("step", "hold").unwrap());
+    run.kill().unwrap();
+    let done = on_terminal(&scenario, "nodectl revert", "n\n").unwrap().expect(3).unwrap();
+    assert!(done.stdout.contains("is open") && done.stdout.contains("Take it back? [y/N]"), "{}", done.all());
+    on_terminal(&scenario, "nodectl revert", "yes\n").unwrap().expect(0).unwrap();
+    scenario.must_be_settled(1, Cni::Calico).unwrap();
+}
+
+/// Runs a command on a pseudo-terminal of its own, which `script` makes, with this answer typed.
+fn on_terminal(scenario: &Scenario, command: &str, answer: &str) -> Result<Done> {
+    let mut process = scenario
+        .node(1)?
+        .command(&["script", "-qec", command, "/dev/null"])?
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("script could not be started. To fix it: install bsdutils")?;
+    let mut input = process.stdin.take().context("no input")?;
+    // Typed ahead: the terminal keeps it until nodectl asks. The input stays open, or `script` would end the session.
+    input.write_all(answer.as_bytes())?;
+    let output = process.wait_with_output().context("script could not be waited for")?;
+    drop(input);
+    Ok(Done {
+        code: nodectl_lab::command::exit_code(output.status),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
