@@ -25,12 +25,15 @@ pub struct Cli {
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Format of the result on stdout.
-    #[arg(long, global = true, value_enum, default_value_t)]
-    pub output: OutputFormat,
-    /// Format of the progress on stderr.
-    #[arg(long, global = true, value_enum, default_value_t)]
-    pub progress: ProgressFormat,
+    /// Format of the result on stdout; text by default.
+    #[arg(long, global = true, value_enum)]
+    pub output: Option<OutputFormat>,
+    /// Format of the progress on stderr; text by default.
+    #[arg(long, global = true, value_enum)]
+    pub progress: Option<ProgressFormat>,
+    /// The configuration file, instead of /etc/nodectl/config.toml and config.d.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// An alternate root of the file system, for tests and images.
     #[arg(long, global = true, value_name = "DIR", default_value = "/")]
     pub root: PathBuf,
@@ -69,27 +72,27 @@ pub struct Switch {
     /// The CNI that the node is to be on.
     #[arg(long, value_enum, default_value = "calico")]
     pub to: Cni,
-    /// What happens to the node's pods.
-    #[arg(long, value_enum, default_value_t)]
-    pub strategy: Strategy,
+    /// What happens to the node's pods; drain by default.
+    #[arg(long, value_enum)]
+    pub strategy: Option<Strategy>,
     /// Accept that this preflight check fails; may be repeated.
     #[arg(long, value_name = "NAME")]
     pub ignore: Vec<String>,
     /// Evict pods that no controller will re-create.
-    #[arg(long)]
-    pub force: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub force: Option<bool>,
     /// Evict pods that use emptyDir; their data is lost.
-    #[arg(long)]
-    pub delete_emptydir_data: bool,
-    /// How long eviction may take, disruption budgets included, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    pub drain_timeout: u64,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub delete_emptydir_data: Option<bool>,
+    /// How long eviction may take, disruption budgets included, in seconds; 300 by default.
+    #[arg(long, value_name = "SECONDS")]
+    pub drain_timeout: Option<u64>,
     /// Grace period of evicted pods in seconds; their own by default.
     #[arg(long, value_name = "SECONDS")]
     pub grace_period: Option<u32>,
-    /// How long an agent may take to leave or to come, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    pub agent_timeout: u64,
+    /// How long an agent may take to leave or to come, in seconds; 300 by default.
+    #[arg(long, value_name = "SECONDS")]
+    pub agent_timeout: Option<u64>,
 }
 
 /// Arguments of `plan`.
@@ -159,15 +162,15 @@ pub struct RevertArgs {
     /// The run.
     #[command(flatten)]
     pub run: RunArgs,
-    /// What happens to pods, where a closed run is reverted.
-    #[arg(long, value_enum, default_value_t)]
-    pub strategy: Strategy,
+    /// What happens to pods, where a closed run is reverted; drain by default.
+    #[arg(long, value_enum)]
+    pub strategy: Option<Strategy>,
     /// Evict pods that no controller will re-create.
-    #[arg(long)]
-    pub force: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub force: Option<bool>,
     /// Evict pods that use emptyDir; their data is lost.
-    #[arg(long)]
-    pub delete_emptydir_data: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub delete_emptydir_data: Option<bool>,
     /// Accept that this preflight check fails; may be repeated.
     #[arg(long, value_name = "NAME")]
     pub ignore: Vec<String>,

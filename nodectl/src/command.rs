@@ -7,24 +7,26 @@ mod plan;
 mod preflight;
 mod resume;
 mod revert;
+mod settings;
 mod status;
 
 use anyhow::Result;
 
+pub use self::settings::Settings;
 use crate::cli::{Cli, Command};
-use crate::host::Host;
 
 /// Runs the command; the exit code where it did not fail.
-pub fn run(cli: &Cli) -> Result<u8> {
-    let host = Host::new(&cli.common.root);
+pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
+    settings.accept(&cli.command)?;
+    let host = settings.host(cli);
     match &cli.command {
-        Command::Preflight(args) => preflight::run(&host, args, &cli.common),
-        Command::Plan(args) => plan::run(&host, args, &cli.common),
-        Command::Migrate(args) => migrate::run(&host, args, &cli.common),
-        Command::Revert(args) => revert::run(&host, args, &cli.common),
-        Command::Resume(args) => resume::run(&host, args, &cli.common),
-        Command::Status => status::run(&host, &cli.common),
-        Command::History => history::run(&host, &cli.common),
-        Command::Cluster(args) => crate::cluster::run(args, cli.common.output),
+        Command::Preflight(args) => preflight::run(&host, args, settings),
+        Command::Plan(args) => plan::run(&host, args, settings),
+        Command::Migrate(args) => migrate::run(&host, args, settings),
+        Command::Revert(args) => revert::run(&host, args, settings),
+        Command::Resume(args) => resume::run(&host, args, settings),
+        Command::Status => status::run(&host, settings),
+        Command::History => history::run(&host, settings),
+        Command::Cluster(args) => crate::cluster::run(args, settings.output),
     }
 }

@@ -29,12 +29,36 @@ pub mod systemd;
 #[derive(Debug, Clone)]
 pub struct Host {
     root: PathBuf,
+    overrides: Overrides,
+}
+
+/// What the operator has named, so that the adapters do not look for it. Paths of the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Directory of the CNI configurations.
+    pub conf_dir: Option<String>,
+    /// Directory of the CNI plugins.
+    pub bin_dir: Option<String>,
+    /// Socket of the container runtime.
+    pub runtime_socket: Option<String>,
+    /// kubelet's kubeconfig.
+    pub kubeconfig: Option<String>,
 }
 
 impl Host {
     /// The node whose files lie under `root`; `/` for the running one.
     pub fn new(root: impl Into<PathBuf>) -> Host {
-        Host { root: root.into() }
+        Host { root: root.into(), overrides: Overrides::default() }
+    }
+
+    /// The same node, of which the operator has named some places.
+    pub fn with_overrides(self, overrides: Overrides) -> Host {
+        Host { overrides, ..self }
+    }
+
+    /// What the operator has named.
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
     }
 
     /// The file-system root.

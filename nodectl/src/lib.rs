@@ -9,6 +9,7 @@ pub mod clock;
 pub mod cluster;
 pub mod cni;
 pub mod command;
+pub mod config;
 /// Container Runtime Interface v1, generated from proto/cri.proto.
 #[allow(missing_docs, clippy::all, clippy::too_many_lines, clippy::disallowed_methods)]
 pub mod cri_proto {

@@ -17,11 +17,12 @@ fn main() -> ExitCode {
         }
     };
     log(&cli.common);
-    match command::run(&cli) {
+    let settings = command::Settings::resolve(&cli.common);
+    match command::run(&cli, &settings) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "nodectl: {error:#}");
-            report::failure(cli.common.output, &error);
+            report::failure(settings.output, &error);
             ExitCode::from(failure::exit_code(&error))
         }
     }

@@ -25,7 +25,8 @@ pub use status_text::status_text;
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// How results are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum OutputFormat {
     /// For people.
     #[default]

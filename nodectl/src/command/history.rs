@@ -3,17 +3,17 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::cli::Common;
+use super::settings::Settings;
 use crate::failure::code;
 use crate::host::Host;
 use crate::journal::Log;
 use crate::report;
 use crate::run::Folders;
 
-pub(super) fn run(host: &Host, common: &Common) -> Result<u8> {
+pub(super) fn run(host: &Host, settings: &Settings) -> Result<u8> {
     let runs = Folders::new(host)?.runs()?;
     let data: Vec<Value> = runs.iter().map(|(id, log)| entry(id, log)).collect();
-    report::result(common.output, &report::history_text(&runs), &json!({"runs": data}), false)?;
+    report::result(settings.output, &report::history_text(&runs), &json!({"runs": data}), false)?;
     Ok(code::DONE)
 }
 

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::cli::Switch;
 use crate::cni::NODE_LABEL;
 use crate::facts::{ClusterView, Facts};
 use crate::host::Host;
 use crate::host::kube::{Kube, KubeError, Patch, Write};
 use crate::plan::moves;
-use crate::request::Request;
 
 /// The facts, with what the server refuses and which evictions it would allow.
 pub(super) fn look(host: &Host) -> Facts {
@@ -40,19 +38,4 @@ fn refused(kube: &Kube, view: &ClusterView) -> BTreeMap<String, String> {
         ("condition", ask(&format!("{path}/status"), Patch::Strategic, condition)),
     ];
     asked.into_iter().filter_map(|(what, answer)| Some((what.to_owned(), answer.err()?.to_string()))).collect()
-}
-
-/// What was asked for.
-pub(super) fn request(args: &Switch) -> Request {
-    Request {
-        to: args.to,
-        strategy: args.strategy,
-        ignore: args.ignore.clone(),
-        force: args.force,
-        delete_emptydir_data: args.delete_emptydir_data,
-        drain_timeout_s: args.drain_timeout,
-        grace_s: args.grace_period,
-        agent_timeout_s: args.agent_timeout,
-        ..Request::default()
-    }
 }

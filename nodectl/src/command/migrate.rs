@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::look;
-use crate::cli::{Common, MigrateArgs, OnStop, RunArgs};
+use super::settings::Settings;
+use crate::cli::{MigrateArgs, OnStop, RunArgs};
 use crate::facts::Facts;
 use crate::failure::{Failure, code};
 use crate::host::Host;
@@ -18,18 +19,18 @@ use crate::request::Request;
 use crate::run::{self, Lock, Options};
 use crate::stop::Stop;
 
-pub(super) fn run(host: &Host, args: &MigrateArgs, common: &Common) -> Result<u8> {
+pub(super) fn run(host: &Host, args: &MigrateArgs, settings: &Settings) -> Result<u8> {
     let saved = args.plan.as_deref().map(read_plan).transpose()?;
-    let request = saved.as_ref().map_or_else(|| look::request(&args.switch), |plan| plan.request.clone());
+    let request = saved.as_ref().map_or_else(|| settings.request(&args.switch), |plan| plan.request.clone());
     if args.dry_run {
         let facts = look::look(host);
         let plan = decide(&facts, &request, saved)?;
-        report::result(common.output, &report::plan_text(&plan), &json!({"plan": plan}), false)?;
+        report::result(settings.output, &report::plan_text(&plan), &json!({"plan": plan}), false)?;
         return Ok(code::DONE);
     }
     let stop = listen(&args.run)?;
     let _lock = Lock::take(host)?;
-    switch(host, &request, saved, &args.run, common, &stop)
+    switch(host, &request, saved, &args.run, settings, &stop)
 }
 
 /// The signals and the deadline.
@@ -44,7 +45,7 @@ pub(super) fn switch(
     request: &Request,
     saved: Option<Plan>,
     args: &RunArgs,
-    common: &Common,
+    settings: &Settings,
     stop: &Stop,
 ) -> Result<u8> {
     let facts = look::look(host);
@@ -52,7 +53,7 @@ pub(super) fn switch(
     super::preflight::known_ignores(&checks, request)?;
     if plan::current_cni(&facts) == Some(request.to) && facts.runs.open.is_none() {
         let text = format!("Nothing to do: this node is on {} already.\n", request.to);
-        report::result(common.output, &text, &json!({"outcome": "nothing-to-do"}), false)?;
+        report::result(settings.output, &text, &json!({"outcome": "nothing-to-do"}), false)?;
         return Ok(code::DONE);
     }
     // Before preflight: it would name what is wrong with the node now, not what has changed since the plan was made.
@@ -63,7 +64,7 @@ pub(super) fn switch(
     }
     if !preflight::passed(&checks) {
         report::result(
-            common.output,
+            settings.output,
             &report::preflight_text(&checks),
             &json!({"ready": false, "checks": checks}),
             false,
@@ -73,8 +74,8 @@ pub(super) fn switch(
     let plan = decide(&facts, request, saved)?;
     consent(&plan, args, "Switch this node?")?;
     not_stopped_yet(stop)?;
-    let summary = run::start(host, &plan, &facts, stop, options(args, common))?;
-    report::result(common.output, &report::run_text(&summary), &summary, true)?;
+    let summary = run::start(host, &plan, &facts, stop, options(args, settings))?;
+    report::result(settings.output, &report::run_text(&summary), &summary, true)?;
     Ok(code::DONE)
 }
 
@@ -147,11 +148,11 @@ pub(super) fn ask(text: &str, question: &str) -> Result<()> {
 }
 
 /// How the run is driven.
-pub(super) fn options(args: &RunArgs, common: &Common) -> Options {
+pub(super) fn options(args: &RunArgs, settings: &Settings) -> Options {
     Options {
         reason: args.reason.clone(),
         auto_revert: !args.no_auto_revert,
         stay_open_on_stop: args.on_stop == OnStop::Resume,
-        progress: common.progress,
+        progress: settings.progress,
     }
 }

@@ -4,15 +4,16 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::look;
-use crate::cli::{Common, PlanArgs};
+use super::settings::Settings;
+use crate::cli::PlanArgs;
 use crate::failure::{Failure, code};
 use crate::host::{Host, files};
 use crate::plan;
 use crate::preflight;
 use crate::report;
 
-pub(super) fn run(host: &Host, args: &PlanArgs, common: &Common) -> Result<u8> {
-    let request = look::request(&args.switch);
+pub(super) fn run(host: &Host, args: &PlanArgs, settings: &Settings) -> Result<u8> {
+    let request = settings.request(&args.switch);
     let facts = look::look(host);
     let checks = preflight::checks(&facts, &request);
     super::preflight::known_ignores(&checks, &request)?;
@@ -26,6 +27,6 @@ pub(super) fn run(host: &Host, args: &PlanArgs, common: &Common) -> Result<u8> {
         text.push_str("\nPreflight would refuse this now:\n");
         text.push_str(&report::preflight_text(&checks));
     }
-    report::result(common.output, &text, &json!({"plan": plan, "checks": checks}), false)?;
+    report::result(settings.output, &text, &json!({"plan": plan, "checks": checks}), false)?;
     Ok(if args.detailed_exitcode && !plan.steps.is_empty() { code::PENDING } else { code::DONE })
 }

@@ -4,20 +4,21 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::look;
-use crate::cli::{Common, Switch};
+use super::settings::Settings;
+use crate::cli::Switch;
 use crate::failure::{Failure, code};
 use crate::host::Host;
 use crate::preflight::{self, Check};
 use crate::report;
 use crate::request::Request;
 
-pub(super) fn run(host: &Host, args: &Switch, common: &Common) -> Result<u8> {
-    let request = look::request(args);
+pub(super) fn run(host: &Host, args: &Switch, settings: &Settings) -> Result<u8> {
+    let request = settings.request(args);
     let facts = look::look(host);
     let checks = preflight::checks(&facts, &request);
     known_ignores(&checks, &request)?;
     let ready = preflight::passed(&checks);
-    report::result(common.output, &report::preflight_text(&checks), &json!({"ready": ready, "checks": checks}), false)?;
+    report::result(settings.output, &report::preflight_text(&checks), &json!({"ready": ready, "checks": checks}), false)?;
     Ok(if ready { code::DONE } else { code::REFUSED })
 }
 

@@ -5,7 +5,8 @@ use cni_shim::state::{Mode, State};
 use serde_json::json;
 
 use super::migrate;
-use crate::cli::{BootPhase, Common, ResumeArgs};
+use super::settings::Settings;
+use crate::cli::{BootPhase, ResumeArgs};
 use crate::cni::Cni;
 use crate::failure::{Failure, code};
 use crate::host::Host;
@@ -15,13 +16,13 @@ use crate::report;
 use crate::run::{self, Folders, Lock};
 use crate::step::Step;
 
-pub(super) fn run(host: &Host, args: &ResumeArgs, common: &Common) -> Result<u8> {
+pub(super) fn run(host: &Host, args: &ResumeArgs, settings: &Settings) -> Result<u8> {
     let stop = migrate::listen(&args.run)?;
     let _lock = Lock::take(host)?;
     let folders = Folders::new(host)?;
     let Some(id) = folders.open_run()? else {
         report::result(
-            common.output,
+            settings.output,
             "Nothing to resume: no run is open.\n",
             &json!({"outcome": "nothing-to-do"}),
             false,
@@ -29,9 +30,9 @@ pub(super) fn run(host: &Host, args: &ResumeArgs, common: &Common) -> Result<u8>
         return Ok(code::DONE);
     };
     if args.at_boot == Some(BootPhase::Files) {
-        return before_kubelet(host, &folders, &id, common);
+        return before_kubelet(host, &folders, &id, settings);
     }
-    let options = migrate::options(&args.run, common);
+    let options = migrate::options(&args.run, settings);
     let owes_only = is_undone(&folders, &id)?;
     let back = args.at_boot == Some(BootPhase::Settle) && !is_released(&folders, &id)?;
     let summary = if back {
@@ -41,7 +42,7 @@ pub(super) fn run(host: &Host, args: &ResumeArgs, common: &Common) -> Result<u8>
         run::resume(host, &id, &stop, options)
     };
     let summary = summary?;
-    report::result(common.output, &report::run_text(&summary), &summary, true)?;
+    report::result(settings.output, &report::run_text(&summary), &summary, true)?;
     match summary.outcome.as_str() {
         "put-back" if !back && !owes_only && args.at_boot.is_none() => {
             Err(Failure::PutBack(format!("run {id} was on its way back, and the node is as it was before")).into())
@@ -65,7 +66,7 @@ fn is_released(folders: &Folders, id: &str) -> Result<bool> {
 
 /// Before kubelet starts: links, namespaces and /run are new, so only files count. The shim's state is made to name one
 /// CNI, the one that the rest of the run will end on; a hold would keep every pod waiting for an owner that is gone.
-fn before_kubelet(host: &Host, folders: &Folders, id: &str, common: &Common) -> Result<u8> {
+fn before_kubelet(host: &Host, folders: &Folders, id: &str, settings: &Settings) -> Result<u8> {
     let log = journal::read(&folders.journal(id))?;
     let plan = log.plan().context("the journal holds no plan")?;
     let cni: Cni = if is_released(folders, id)? { plan.request.to } else { plan.from };
@@ -76,6 +77,6 @@ fn before_kubelet(host: &Host, folders: &Folders, id: &str, common: &Common) -> 
         State::routed(shim_backend(cni)).store(&paths)?;
     }
     let text = format!("Run {id} is open; new pods get {cni} until it is settled.\n");
-    report::result(common.output, &text, &json!({"outcome": "open", "cni": cni}), changed)?;
+    report::result(settings.output, &text, &json!({"outcome": "open", "cni": cni}), changed)?;
     Ok(code::DONE)
 }

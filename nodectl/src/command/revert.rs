@@ -6,7 +6,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::migrate;
-use crate::cli::{Common, RevertArgs};
+use super::settings::Settings;
+use crate::cli::RevertArgs;
 use crate::failure::code;
 use crate::host::Host;
 use crate::journal::Outcome;
@@ -17,7 +18,7 @@ use crate::run::{self, Folders, Lock};
 /// How long a nodectl that was told to stop may take to undo its run.
 const TAKE_OVER: Duration = Duration::from_secs(600);
 
-pub(super) fn run(host: &Host, args: &RevertArgs, common: &Common) -> Result<u8> {
+pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result<u8> {
     let stop = migrate::listen(&args.run)?;
     let _lock = if args.take_over { Lock::take_over(host, TAKE_OVER)? } else { Lock::take(host)? };
     let folders = Folders::new(host)?;
@@ -25,10 +26,10 @@ pub(super) fn run(host: &Host, args: &RevertArgs, common: &Common) -> Result<u8>
         if !args.run.yes {
             migrate::ask(&format!("Run {id} is open; all that it did is undone, newest first."), "Take it back?")?;
         }
-        let summary = run::revert_open(host, &id, &stop, migrate::options(&args.run, common))?;
+        let summary = run::revert_open(host, &id, &stop, migrate::options(&args.run, settings))?;
         // A run that was killed after its last record is closed by this, and only then taken back like any closed one.
         if folders.outcome(&id)? != Some(Outcome::Switched) {
-            report::result(common.output, &report::run_text(&summary), &summary, true)?;
+            report::result(settings.output, &report::run_text(&summary), &summary, true)?;
             return Ok(code::DONE);
         }
     }
@@ -39,23 +40,16 @@ pub(super) fn run(host: &Host, args: &RevertArgs, common: &Common) -> Result<u8>
     {
         // The run that was stopped has undone itself. An older one, closed long ago, is not what was asked about.
         let text = format!("Run {id} was stopped and has taken itself back.\n");
-        report::result(common.output, &text, &json!({"outcome": "put-back", "run": id}), true)?;
+        report::result(settings.output, &text, &json!({"outcome": "put-back", "run": id}), true)?;
         return Ok(code::DONE);
     }
     let last = runs.into_iter().rev().find(|(_, log)| log.outcome() == Some(Outcome::Switched));
     let Some(plan) = last.as_ref().and_then(|(_, log)| log.plan()) else {
         let text = "Nothing to take back: no run has switched this node.\n";
-        report::result(common.output, text, &json!({"outcome": "nothing-to-do"}), false)?;
+        report::result(settings.output, text, &json!({"outcome": "nothing-to-do"}), false)?;
         return Ok(code::DONE);
     };
     // A closed run is a new switch the other way: what others changed meanwhile is kept, pods born since are included.
-    let request = Request {
-        to: plan.from,
-        strategy: args.strategy,
-        ignore: args.ignore.clone(),
-        force: args.force,
-        delete_emptydir_data: args.delete_emptydir_data,
-        ..plan.request.clone()
-    };
-    migrate::switch(host, &request, None, &args.run, common, &stop)
+    let request = Request { to: plan.from, ..settings.request_back(args, &plan.request) };
+    migrate::switch(host, &request, None, &args.run, settings, &stop)
 }

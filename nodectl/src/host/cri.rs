@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -65,8 +65,17 @@ pub struct Container {
 }
 
 impl Cri {
-    /// The runtime that kubelet uses, else the first socket of the usual places.
+    /// The runtime that the configuration names, else the one that kubelet uses, else the first socket of the usual places.
     pub fn detect(host: &Host) -> Result<Cri> {
+        if let Some(named) = &host.overrides().runtime_socket {
+            let socket = host.path(named);
+            ensure!(
+                files::exists(&socket),
+                "the container runtime's socket {} is not there. To fix it: start the runtime, or correct runtime_socket in the configuration",
+                socket.display()
+            );
+            return Cri::connect(&socket);
+        }
         let named = endpoint_of_kubelet(host)?;
         let candidates = named.into_iter().chain(SOCKETS.iter().map(|s| (*s).to_owned()));
         let socket = candidates

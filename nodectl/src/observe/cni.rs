@@ -38,14 +38,17 @@ pub struct CniDirectories {
     pub bin_dir: String,
 }
 
-/// The directories that the runtime itself names, else those in its configuration, else the usual ones.
+/// The directories that the operator named, else those that the runtime itself names, else those in its configuration, else the usual ones.
 pub fn directories(host: &Host, told: Option<&CniStatus>) -> CniDirectories {
     let texts = configurations(host);
     let configured = |keys: &[&str]| {
         texts.iter().find_map(|text| keys.iter().map(|key| values(text, key)).find(|found| !found.is_empty()))
     };
-    let conf_dir = told
-        .and_then(|t| t.conf_dir.clone())
+    let named = host.overrides();
+    let conf_dir = named
+        .conf_dir
+        .clone()
+        .or_else(|| told?.conf_dir.clone())
         .or_else(|| configured(&["conf_dir", "network_dir"])?.into_iter().next())
         .unwrap_or_else(|| "/etc/cni/net.d".into());
     let bin_dirs = told
@@ -55,7 +58,7 @@ pub fn directories(host: &Host, told: Option<&CniStatus>) -> CniDirectories {
         .unwrap_or_default();
     // A plugin is taken from the first directory that has it, so the first one is where one of ours is found.
     let there = bin_dirs.iter().find(|dir| files::exists(&host.path(dir))).or(bin_dirs.first());
-    let bin_dir = there.cloned().unwrap_or_else(|| "/opt/cni/bin".into());
+    let bin_dir = named.bin_dir.clone().or(there.cloned()).unwrap_or_else(|| "/opt/cni/bin".into());
     CniDirectories { conf_dir: plain(&conf_dir), bin_dir: plain(&bin_dir) }
 }
 
@@ -189,6 +192,7 @@ pub fn watched(host: &Host, dirs: &CniDirectories) -> Vec<(String, std::path::Pa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Overrides;
 
     #[test]
     fn runtimes_name_their_directories_in_many_ways() {
@@ -206,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_runtime_itself_is_believed_first() {
+    fn the_operator_is_believed_first_then_the_runtime_itself() {
         let root = tempfile::tempdir().expect("a directory");
         let host = Host::new(root.path());
         let usual = CniDirectories { conf_dir: "/etc/cni/net.d".into(), bin_dir: "/opt/cni/bin".into() };
@@ -221,5 +225,8 @@ mod tests {
         assert_eq!(directories(&host, None), drop_in);
         let told = CniStatus { conf_dir: Some("/etc/three".into()), ..CniStatus::default() };
         assert_eq!(directories(&host, Some(&told)).conf_dir, "/etc/three");
+        let overrides = Overrides { conf_dir: Some("/etc/four/".into()), ..Overrides::default() };
+        let named = directories(&host.with_overrides(overrides), Some(&told));
+        assert_eq!((named.conf_dir.as_str(), named.bin_dir.as_str()), ("/etc/four", "/usr/libexec/cni"));
     }
 }

@@ -9,7 +9,8 @@ use crate::journal::Debt;
 use crate::step::Step;
 
 /// How progress is shown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum ProgressFormat {
     /// For people.
     #[default]

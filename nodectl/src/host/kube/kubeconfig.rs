@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::host::{Host, process};
 
@@ -25,15 +25,24 @@ const OF_ADMIN: [&str; 4] = [
     "/var/snap/microk8s/current/credentials/client.config",
 ];
 
-/// Finds kubelet's kubeconfig: the one that a running kubelet was given, else the first that exists where distributions keep it.
+/// Finds kubelet's kubeconfig: the one that the configuration names, else the one that a running kubelet was given, else the first that exists where distributions keep it.
 pub(super) fn of_kubelet(host: &Host) -> Result<PathBuf> {
+    if let Some(named) = &host.overrides().kubeconfig {
+        let path = host.path(named);
+        ensure!(
+            path.exists(),
+            "kubelet's kubeconfig {} is not there. To fix it: correct kubeconfig in the configuration",
+            path.display()
+        );
+        return Ok(path);
+    }
     let running = process::scan()?.into_iter().filter(|p| p.name == "kubelet");
     let given = running.filter_map(|p| option(&p.args, "--kubeconfig")).map(PathBuf::from);
     let known = OF_KUBELET.iter().map(PathBuf::from);
     let found = given.chain(known).map(|path| host.path(path)).find(|path| path.exists());
     found.ok_or_else(|| {
         anyhow::anyhow!(
-            "kubelet's kubeconfig was not found: no running kubelet names one, and none is at {}. To fix it: name it in the configuration",
+            "kubelet's kubeconfig was not found: no running kubelet names one, and none is at {}. To fix it: name it in the configuration (kubeconfig)",
             OF_KUBELET.join(", ")
         )
     })
