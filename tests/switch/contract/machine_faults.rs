@@ -21,9 +21,9 @@ fn configurations_in_the_way_are_named() {
     provoke(&scenario, &fails("conflist-order", "sorts before"), sh(first), sh("rm /etc/cni/net.d/00-a.conflist")).unwrap();
     let canal = "cp /etc/cni/net.d/10-flannel.conflist /etc/cni/net.d/10-canal.conflist";
     provoke(&scenario, &fails("scope", "Canal"), sh(canal), sh("rm /etc/cni/net.d/10-canal.conflist")).unwrap();
-    let chained = "cp -p /etc/cni/net.d/10-flannel.conflist /root/kept; \
-        jq '.plugins += [{\"type\":\"cilium-cni\"}]' /root/kept > /etc/cni/net.d/10-flannel.conflist";
-    provoke(&scenario, &fails("scope", "cilium-cni"), sh(chained), sh("cp -p /root/kept /etc/cni/net.d/10-flannel.conflist"))
+    let chained = "cp -p /etc/cni/net.d/10-flannel.conflist /run/kept; \
+        jq '.plugins += [{\"type\":\"cilium-cni\"}]' /run/kept > /etc/cni/net.d/10-flannel.conflist";
+    provoke(&scenario, &fails("scope", "cilium-cni"), sh(chained), sh("cp -p /run/kept /etc/cni/net.d/10-flannel.conflist"))
         .unwrap();
     scenario.nodectl(1, &["preflight"]).unwrap().expect(0).unwrap();
 }
@@ -57,8 +57,8 @@ fn faults_of_the_machine_are_named() {
 }
 
 fn both_agents(scenario: &Scenario) -> Result<()> {
-    scenario.node(1)?.sh("cp /bin/sleep /root/calico-node")?;
-    let other = scenario.node(1)?.spawn(&["/root/calico-node", "300"])?;
+    scenario.node(1)?.sh("cp /bin/sleep /opt/calico-node")?;
+    let other = scenario.node(1)?.spawn(&["/opt/calico-node", "300"])?;
     provoke(scenario, &fails("agents", "both run"), |_| Ok(()), |_| {
         drop(other);
         Ok(())

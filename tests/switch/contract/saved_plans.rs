@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::provoke::{patch_node, start};
 
-const PLAN: &str = "/root/plan.json";
+const PLAN: &str = "/run/plan.json";
 const APPLY: [&str; 4] = ["migrate", "--plan", PLAN, "--yes"];
 
 #[test]
@@ -30,8 +30,8 @@ fn a_saved_plan_is_applied_exactly_or_refused() {
     assert_eq!(again.json().unwrap()["changed"], false);
     // Plans of another format, and what is no plan.
     let node = scenario.node(1).unwrap();
-    node.sh("jq '.format=99' /root/plan.json > /root/other.json; echo nonsense > /root/no.json").unwrap();
-    for (file, word) in [("/root/other.json", "format 99"), ("/root/no.json", "not JSON"), ("/root/none.json", "could not read")] {
+    node.sh("jq '.format=99' /run/plan.json > /run/other.json; echo nonsense > /run/no.json").unwrap();
+    for (file, word) in [("/run/other.json", "format 99"), ("/run/no.json", "not JSON"), ("/run/none.json", "could not read")] {
         let done = scenario.nodectl(1, &["migrate", "--plan", file, "--yes"]).unwrap().expect(1).unwrap();
         assert!(done.stderr.contains(word), "{}", done.all());
     }
