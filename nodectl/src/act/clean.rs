@@ -85,6 +85,10 @@ pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
     image.files.iter().rev().try_for_each(|file| backup::put_back(&aside(cx, file), &cx.host.path(file)))?;
     let network = netlink::observe()?;
     for link in image.links.iter().filter(|l| network.link(&l.name).is_none()) {
+        // An agent that came meanwhile made its own device with this VNI and port; the kernel allows only one (EEXIST).
+        if let Some(taken) = link.vxlan.as_ref().and_then(|v| network.overlay(v.vni, v.port)) {
+            netlink::delete_link(&taken.name)?;
+        }
         netlink::add_link(link).with_context(|| format!("could not make {} again", link.name))?;
     }
     image.addresses.iter().try_for_each(netlink::add_address)?;

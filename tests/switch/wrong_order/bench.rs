@@ -94,10 +94,10 @@ impl Bench {
         failed.map(|event| usize::try_from(event["count"].as_u64().unwrap_or(1)).unwrap_or(1)).sum()
     }
 
-    /// Changes the agent's container of a DaemonSet, and waits until its pods are new.
-    pub fn change_agent(&self, namespace: &str, name: &str, container: &Value) {
+    /// Changes the pods of an agent's DaemonSet, and waits until they are new.
+    pub fn change_agent(&self, namespace: &str, name: &str, spec: &Value) {
         let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}");
-        let patch = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+        let patch = json!({"spec": {"template": {"spec": spec}}});
         self.scenario.client.patch(&path, Patch::Strategic, &patch).unwrap();
         until(Duration::from_secs(60), || {
             let object = self.scenario.client.get(&path)?;

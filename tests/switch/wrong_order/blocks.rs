@@ -32,7 +32,9 @@ fn blocks_are_given_away_without_the_migration_label() {
         scenario.client.patch(&format!("/api/v1/nodes/node{index}"), Patch::Merge, &patch).unwrap();
     }
     let left = collect();
-    let of = |blocks: &[(String, String)], node: &str| blocks.iter().filter(|(_, owner)| *owner == format!("host:{node}")).count();
+    let of = |blocks: &[(String, String)], node: &str| {
+        blocks.iter().filter(|(_, owner)| *owner == format!("host:{node}")).count()
+    };
     println!("blocks without the label: {left:?}");
     assert!(of(&left, "node2") < of(&blocks, "node2"), "the collector left node2 its blocks: {left:?}");
     assert!(of(&left, "node1") < of(&blocks, "node1"), "the collector left node1 its blocks: {left:?}");

@@ -18,7 +18,8 @@ fn plan(bench: &Bench) -> SavedPlan {
 #[test]
 fn agents_and_overlay() {
     let bench = Bench::new("0.26.7", |_| {});
-    let case = "Calico is started before flannel has left: flannel.1 stands, and felix cannot make its own device (EEXIST)";
+    let case =
+        "Calico is started before flannel has left: flannel.1 stands, and felix cannot make its own device (EEXIST)";
     bench.fails(case, &plan(&bench).with_before("start-agent", "stop-agent").unwrap(), FLANNEL, "vxlan.calico");
     let case = "the overlay is neither renamed nor deleted: the same";
     bench.fails(case, &plan(&bench).without("rename-overlay").unwrap(), FLANNEL, "vxlan.calico");
@@ -34,8 +35,9 @@ fn cleaned_before_calico_stands(bench: &Bench) {
     let traffic = Traffic::start(&bench.scenario.cluster, &from_host, 50).unwrap();
     let early = plan(bench).with_after("clean", "stop-agent").unwrap();
     // Long enough for Calico to come, which makes its own device then.
-    bench.scenario.carry_out(1, &early, &[]).unwrap();
+    let done = bench.scenario.carry_out(1, &early, &[]).unwrap();
     let wrong = traffic.finish().remove(0);
+    assert!([0, 4].contains(&done.code), "{case}: {}", done.all());
     until(Duration::from_secs(60), || Ok(bench.scenario.one_of_both(1).err().map(|e| format!("{e:#}")))).unwrap();
     if bench.scenario.one_of_both(1).unwrap() == Cni::Calico {
         bench.scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
@@ -67,7 +69,8 @@ fn released_before_calico_serves(bench: &Bench) {
 #[test]
 fn pods_and_hold() {
     let bench = Bench::new("0.26.7", |_| {});
-    let case = "sandboxes are not stopped before Calico starts: felix blackholes the node's blocks, pods on cni0 are cut off";
+    let case =
+        "sandboxes are not stopped before Calico starts: felix blackholes the node's blocks, pods on cni0 are cut off";
     assert!(bench.is_reached());
     let plan_without = plan(&bench).without("stop-sandboxes").unwrap();
     bench.stands_open(case, &plan_without.clone().broken_after("start-agent").unwrap());

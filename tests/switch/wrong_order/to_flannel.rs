@@ -11,15 +11,20 @@ const CALICO: Cni = Cni::Calico;
 fn blackholes_tokens_and_the_condition() {
     let bench = Bench::new("0.27", |_| {});
     // The plugin's token lives for seconds here instead of a day, and is renewed as long as calico-node runs.
-    let short = json!([{"name": "LAB_TOKEN_SECONDS", "value": "4"}, {"name": "LAB_TOKEN_REFRESH_SECONDS", "value": "1"}]);
-    bench.change_agent("kube-system", "calico-node", &json!({"name": "calico-node", "env": short}));
+    let short =
+        json!([{"name": "LAB_TOKEN_SECONDS", "value": "4"}, {"name": "LAB_TOKEN_REFRESH_SECONDS", "value": "1"}]);
+    // With a grace period of 0, as in Calico's manifest, the preStop hook may or may not run; here it does.
+    let spec = json!({"terminationGracePeriodSeconds": 5, "containers": [{"name": "calico-node", "env": short}]});
+    bench.change_agent("kube-system", "calico-node", &spec);
     // k3s starts flannel so: the Node's condition is nobody's business then.
     let args = json!(["--ip-masq", "--kube-subnet-mgr", "--set-node-network-unavailable=false"]);
-    bench.change_agent("kube-flannel", "kube-flannel-ds", &json!({"name": "kube-flannel", "args": args}));
+    let spec = json!({"containers": [{"name": "kube-flannel", "args": args}]});
+    bench.change_agent("kube-flannel", "kube-flannel-ds", &spec);
     bench.scenario.migrate(1, CALICO).unwrap();
     bench.is_whole("before", CALICO);
 
-    let case = "Calico's sandboxes are stopped after its agent has left: its plugin's token is dead, and no DEL succeeds";
+    let case =
+        "Calico's sandboxes are stopped after its agent has left: its plugin's token is dead, and no DEL succeeds";
     let mut late = bench.plan(Cni::Flannel).with_after("stop-sandboxes", "stop-agent").unwrap();
     for _ in 0..3 {
         late = late.with_new_after(pause(), "stop-agent").unwrap();

@@ -20,7 +20,8 @@ fn a_device_deleted_under_a_running_flanneld_comes_back() {
 
     let case = "deleted after flanneld has left, it stays away";
     println!("{case}");
-    let late = bench.plan(Cni::Calico).without("rename-overlay").unwrap().with_new_after(delete, "stop-sandboxes").unwrap();
+    let late =
+        bench.plan(Cni::Calico).without("rename-overlay").unwrap().with_new_after(delete, "stop-sandboxes").unwrap();
     bench.scenario.carry_out(1, &late, &[]).unwrap().expect(0).unwrap();
     bench.is_whole(case, Cni::Calico);
 }
