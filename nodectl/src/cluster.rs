@@ -101,7 +101,7 @@ fn exit_code(run: &Run, detailed: bool) -> u8 {
 fn show_status(kube: &Kube, args: &StatusArgs, format: OutputFormat) -> Result<u8> {
     let request = Request { now: Now::default(), ..args.agents.request() };
     let facts = observe::observe(kube, Scope::Agents, &request)?;
-    let status = status::status(&facts, args.to);
+    let status = status::status(&facts, Some(args.to));
     output::result(format, &report::status_text(&status), &status, false)?;
     Ok(if status.complete { code::DONE } else { code::PENDING })
 }

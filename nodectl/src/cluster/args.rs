@@ -133,9 +133,9 @@ pub struct StatusArgs {
     /// The agents.
     #[command(flatten)]
     pub agents: AgentArgs,
-    /// Exit 0 only when all nodes are on this CNI.
-    #[arg(long, value_enum)]
-    pub to: Option<Cni>,
+    /// The CNI that the roll goes to: exit 0 only when all nodes are on it, else 2.
+    #[arg(long, value_enum, default_value = "calico")]
+    pub to: Cni,
 }
 
 /// Arguments of `cluster finish`.
