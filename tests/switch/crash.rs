@@ -18,29 +18,29 @@ const MIGRATE: [&str; 6] = ["migrate", "--yes", "--drain-timeout", "60", "--agen
 /// Killed at a point of the way there; then `resume` ends on Calico, and `revert` on flannel.
 #[test]
 fn a_switch_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
-    let (bench, points) = Bench::start()?;
+    let (mut bench, points) = Bench::start()?;
     for (i, n) in Sample::from_environment().of(points.len(), 14).into_iter().enumerate() {
         let what = format!("point {n} of {}, {}", points.len(), points[n - 1]);
-        bench.round(&what, || {
+        bench.round(&what, |bench| {
             if !bench.s.dies_at(1, &MIGRATE, &n.to_string())? {
                 return bench.back_to_the_start();
             }
             if i % 2 == 0 { bench.resume_to_calico() } else { bench.revert_to_flannel() }
         })?;
     }
-    Ok(())
+    bench.verdict()
 }
 
 /// Killed on the way back of a closed run, which is a switch of its own.
 #[test]
 fn a_way_back_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
-    let (bench, _) = Bench::start()?;
+    let (mut bench, _) = Bench::start()?;
     bench.s.migrate(1, Cni::Calico)?;
     let points = bench.s.fault_points(1, |env| bench.s.nodectl_with(1, &revert(), env))?;
     bench.must_be(Cni::Flannel)?;
     for (i, n) in Sample::from_environment().of(points.len(), 8).into_iter().enumerate() {
         let what = format!("point {n} of {} of the way back, {}", points.len(), points[n - 1]);
-        bench.round(&what, || {
+        bench.round(&what, |bench| {
             bench.s.migrate(1, Cni::Calico)?;
             bench.must_be(Cni::Calico)?;
             if bench.s.dies_at(1, &revert(), &n.to_string())? && bench.is_open()? {
@@ -51,19 +51,19 @@ fn a_way_back_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
             bench.back_to_the_start()
         })?;
     }
-    Ok(())
+    bench.verdict()
 }
 
 /// Killed on the way there, then killed while it is resumed or taken back, each at some point.
 #[test]
 fn what_is_killed_again_and_again_still_ends() -> Result<()> {
-    let (bench, points) = Bench::start()?;
+    let (mut bench, points) = Bench::start()?;
     let mut sample = Sample::from_environment();
     for i in 0..if is_full() { 200 } else { 6 } {
         let n = 14 + sample.below(points.len() - 14);
         let again: Vec<usize> = (0..3).map(|_| 1 + sample.below(40)).collect();
         let what = format!("point {n}, {}, then points {again:?}", points[n - 1]);
-        bench.round(&what, || {
+        bench.round(&what, |bench| {
             if !bench.s.dies_at(1, &MIGRATE, &n.to_string())? {
                 return bench.back_to_the_start();
             }
@@ -87,17 +87,17 @@ fn what_is_killed_again_and_again_still_ends() -> Result<()> {
             }
         })?;
     }
-    Ok(())
+    bench.verdict()
 }
 
 /// Killed by the clock: also between points, and inside a system call.
 #[test]
 fn a_switch_killed_at_any_time_is_finished_or_taken_back() -> Result<()> {
-    let (bench, _) = Bench::start()?;
+    let (mut bench, _) = Bench::start()?;
     let mut sample = Sample::from_environment();
     for i in 0..if is_full() { 200 } else { 6 } {
         let delay = Duration::from_millis(50 + 60 * sample.below(100) as u64);
-        bench.round(&format!("after {delay:?}"), || {
+        bench.round(&format!("after {delay:?}"), |bench| {
             bench.s.dies_after(1, &MIGRATE, delay)?;
             if !bench.is_open()? {
                 return bench.back_to_the_start();
@@ -105,15 +105,15 @@ fn a_switch_killed_at_any_time_is_finished_or_taken_back() -> Result<()> {
             if i % 2 == 0 { bench.resume_to_calico() } else { bench.revert_to_flannel() }
         })?;
     }
-    Ok(())
+    bench.verdict()
 }
 
 /// The power fails: the boot-time units bring the node to one CNI before pods start, and settle the rest.
 #[test]
 fn a_power_cut_at_any_point_ends_on_one_cni() -> Result<()> {
-    let (bench, points) = Bench::start()?;
+    let (mut bench, points) = Bench::start()?;
     for n in Sample::from_environment().of(points.len(), 7) {
-        bench.round(&format!("power cut at point {n} of {}, {}", points.len(), points[n - 1]), || {
+        bench.round(&format!("power cut at point {n} of {}, {}", points.len(), points[n - 1]), |bench| {
             if bench.s.dies_at(1, &MIGRATE, &n.to_string())? {
                 bench.reboot()?;
             }
@@ -121,17 +121,17 @@ fn a_power_cut_at_any_point_ends_on_one_cni() -> Result<()> {
             bench.back_to_the_start()
         })?;
     }
-    Ok(())
+    bench.verdict()
 }
 
 /// The journal's own edges: no `open` file yet, a torn last line, closed but still named as open.
 #[test]
 fn the_edges_of_the_journal_are_no_trap() -> Result<()> {
-    let (bench, points) = Bench::start()?;
+    let (mut bench, points) = Bench::start()?;
     let appended = |nth: usize| points.iter().enumerate().filter(|(_, p)| *p == "journal.appended").nth(nth).map(|(i, _)| i + 1);
     let first = appended(0).context("no record was written")?;
     let last = points.iter().rposition(|p| p == "journal.appended").context("no record was written")? + 1;
-    bench.round("the journal is there, the open file is not", || {
+    bench.round("the journal is there, the open file is not", |bench| {
         bench.s.dies_at(1, &MIGRATE, &first.to_string())?;
         let done = bench.s.nodectl(1, &["resume", "--yes"])?.expect(0)?;
         assert!(done.stdout.contains("Nothing to resume"), "{}", done.all());
@@ -143,7 +143,7 @@ fn the_edges_of_the_journal_are_no_trap() -> Result<()> {
         bench.back_to_the_start()
     })?;
     for args in [vec!["resume", "--yes"], revert()] {
-        bench.round(&format!("closed, but still named as open; then {}", args[0]), || {
+        bench.round(&format!("closed, but still named as open; then {}", args[0]), |bench| {
             bench.s.dies_at(1, &MIGRATE, &last.to_string())?;
             assert!(bench.is_open()?);
             bench.s.nodectl(1, &args)?.expect(0)?;
@@ -152,7 +152,7 @@ fn the_edges_of_the_journal_are_no_trap() -> Result<()> {
         })?;
     }
     for (i, torn) in ["{\"record\":\"done\",\"n\"", "{", "\u{fffd}\u{0}\u{0}"].into_iter().enumerate() {
-        bench.round(&format!("the last line is torn: {torn:?}"), || {
+        bench.round(&format!("the last line is torn: {torn:?}"), |bench| {
             let n = points.iter().position(|p| p == "cri.stop_sandbox").context("no sandbox was stopped")? + i;
             bench.s.dies_at(1, &MIGRATE, &n.to_string())?;
             let script = format!("printf '%s' '{}' >> /var/lib/nodectl/journal/$(cat /var/lib/nodectl/open).jsonl", torn.replace('\0', ""));
@@ -160,5 +160,5 @@ fn the_edges_of_the_journal_are_no_trap() -> Result<()> {
             if i % 2 == 0 { bench.resume_to_calico() } else { bench.revert_to_flannel() }
         })?;
     }
-    Ok(())
+    bench.verdict()
 }

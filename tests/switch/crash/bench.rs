@@ -21,7 +21,11 @@ pub struct Bench {
     foreign: Snapshot,
     on_flannel: Snapshot,
     on_calico: Snapshot,
+    failures: Vec<String>,
 }
+
+/// nodectl's exit code while another one works on the node.
+const BUSY: i32 = 75;
 
 /// `nodectl revert --yes`.
 pub fn revert() -> Vec<&'static str> {
@@ -43,7 +47,7 @@ impl Bench {
         s.prepare()?;
         s.crowd(1)?;
         let none = Snapshot::default();
-        let mut bench = Bench { foreign: s.foreign(1)?, s, on_flannel: none.clone(), on_calico: none };
+        let mut bench = Bench { foreign: s.foreign(1)?, s, on_flannel: none.clone(), on_calico: none, failures: Vec::new() };
         let points = bench.s.fault_points(1, |env| bench.s.migrate_with(1, Cni::Calico, env))?;
         bench.must_be(Cni::Calico)?;
         bench.on_calico = bench.s.state(1)?;
@@ -54,11 +58,26 @@ impl Bench {
         Ok((bench, points))
     }
 
-    /// One disturbance and its end; an error says which.
-    pub fn round(&self, what: &str, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// One disturbance and its end. After one that went wrong the others go on, in a new cluster.
+    pub fn round(&mut self, what: &str, disturb: impl FnOnce(&Bench) -> Result<()>) -> Result<()> {
         let started = Instant::now();
-        disturb().with_context(|| format!("killed at {what}"))?;
+        let outcome = disturb(self);
         println!("{what}: {:.1} s", started.elapsed().as_secs_f32());
+        if let Err(error) = outcome {
+            println!("FAILED at {what}: {error:#}");
+            self.failures.push(format!("killed at {what}: {error:#}"));
+            let failures = std::mem::take(&mut self.failures);
+            (*self, _) = Bench::start()?;
+            self.failures = failures;
+        }
+        Ok(())
+    }
+
+    /// An error with all that went wrong.
+    pub fn verdict(&self) -> Result<()> {
+        if !self.failures.is_empty() {
+            bail!("{} rounds went wrong:\n{}", self.failures.len(), self.failures.join("\n"));
+        }
         Ok(())
     }
 
@@ -133,8 +152,11 @@ impl Bench {
         while self.is_open()? {
             let enabled = self.s.node(1)?.unit_state("nodectl-settle.service")?.file == "enabled";
             if !enabled {
-                self.s.nodectl(1, &["resume", "--yes"])?.expect(0)?;
-                break;
+                // On its way back the unit disables itself and still works: then nodectl is busy.
+                let done = self.s.nodectl(1, &["resume", "--yes"])?;
+                if done.code != BUSY {
+                    done.expect(0)?;
+                }
             }
             if Instant::now() >= end {
                 let log = self.s.node(1)?.sh("tail -n 40 /var/log/*settle* /var/log/*boot* 2>/dev/null || true")?;

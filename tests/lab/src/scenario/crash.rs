@@ -161,6 +161,8 @@ fn lives_by_itself(section: &str, line: &str) -> bool {
         "links" | "fdb" | "sysctls" => line.contains("cni0"),
         "addresses" => line.starts_with("cni0 fe80"),
         "nft" => true,
+        // Its token is a new one each time.
+        "sums" | "texts" => line.contains("calico-kubeconfig"),
         "iptables-nft" | "ip6tables-nft" => built_in,
         _ => false,
     }
