@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod bench;
 pub mod calico;
 pub mod client;
 pub mod cluster;

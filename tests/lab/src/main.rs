@@ -9,6 +9,7 @@ type Program = fn(&[String]) -> anyhow::Result<ExitCode>;
 /// Every program, by the name it is called with.
 const PROGRAMS: &[(&str, Program)] = &[
     ("apiserver", nodectl_lab::apiserver::main),
+    ("bench", nodectl_lab::bench::main),
     ("controllers", nodectl_lab::controllers::main),
     ("calico-node", nodectl_lab::calico::node::main),
     ("demo", nodectl_lab::demo::main),

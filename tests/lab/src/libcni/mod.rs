@@ -1,7 +1,7 @@
 //! A small libcni and go-cni, with the behaviour that containerd's users know: what is loaded, what is cached, what DEL is run with.
 
 mod cache;
-mod chain;
+pub mod chain;
 mod conflist;
 mod engine;
 mod exec;

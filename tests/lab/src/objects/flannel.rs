@@ -69,13 +69,17 @@ pub fn config_map(flannel: &Flannel) -> Value {
         backend["Port"] = json!(port);
     }
     let network = json!({"Network": flannel.network, "EnableNFTables": false, "Backend": backend});
-    let conflist = json!({"name": "cbr0", "cniVersion": "0.3.1", "plugins": [
-        {"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}},
-        {"type": "portmap", "capabilities": {"portMappings": true}}]});
     json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "kube-flannel-cfg", "namespace": "kube-flannel",
             "labels": {"tier": "node", "k8s-app": "flannel", "app": "flannel"}},
-        "data": {"cni-conf.json": pretty(&conflist), "net-conf.json": pretty(&network)}})
+        "data": {"cni-conf.json": pretty(&conflist()), "net-conf.json": pretty(&network)}})
+}
+
+/// The conflist that its init container installs.
+pub fn conflist() -> Value {
+    json!({"name": "cbr0", "cniVersion": "0.3.1", "plugins": [
+        {"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}},
+        {"type": "portmap", "capabilities": {"portMappings": true}}]})
 }
 
 fn pretty(value: &Value) -> String {

@@ -1,0 +1,117 @@
+//! What a bench finds: a series of measurements of ours, one of the other way, and their ratio.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use serde::{Deserialize, Serialize};
+
+/// Least and middle value of a series.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// The least: what it takes when nothing comes in between.
+    pub min: f64,
+    /// The middle one.
+    pub median: f64,
+}
+
+/// One figure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// What was measured.
+    pub what: String,
+    /// The unit of both series.
+    pub unit: String,
+    /// How many times each was measured.
+    pub rounds: usize,
+    /// This project's way.
+    pub ours: Series,
+    /// What the other way is.
+    pub against: String,
+    /// The other way.
+    pub other: Series,
+    /// Ours by the other: of the middle values.
+    pub ratio: f64,
+}
+
+impl Figure {
+    /// A figure from two series of the same run.
+    pub fn new(what: &str, unit: &str, ours: &[f64], against: &str, other: &[f64]) -> Result<Figure> {
+        let (rounds, ours, other) = (ours.len(), Series::of(ours)?, Series::of(other)?);
+        let ratio = ours.median / other.median;
+        Ok(Figure { what: what.into(), unit: unit.into(), rounds, ours, against: against.into(), other, ratio })
+    }
+}
+
+impl Series {
+    /// Of at least one value.
+    pub fn of(values: &[f64]) -> Result<Series> {
+        let mut values = values.to_vec();
+        values.sort_by(f64::total_cmp);
+        let min = values.first().copied().context("nothing was measured")?;
+        let median = values.get(values.len() / 2).copied().context("nothing was measured")?;
+        Ok(Series { min, median })
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = if self.unit == "bytes" { 0 } else { 2 };
+        let pair = |s: &Series| format!("{:.digits$}/{:.digits$}", s.min, s.median);
+        write!(
+            f,
+            "{:<24} {:>18} {}   {}: {}   ratio {:.3}   (min/median of {})",
+            self.what,
+            pair(&self.ours),
+            self.unit,
+            self.against,
+            pair(&self.other),
+            self.ratio,
+            self.rounds
+        )
+    }
+}
+
+/// What a piece of work took, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Spent {
+    /// By the clock.
+    pub wall: f64,
+    /// Of the processors, in the processes that it started and waited for, and in theirs.
+    pub cpu: f64,
+}
+
+/// Measures a piece of work that other processes do.
+pub fn spent(work: impl FnOnce() -> Result<()>) -> Result<Spent> {
+    let (cpu, begun) = (children()?, Instant::now());
+    work()?;
+    let wall = milliseconds(begun.elapsed());
+    Ok(Spent { wall, cpu: milliseconds(children()?.saturating_sub(cpu)) })
+}
+
+/// Processor time of the children that were waited for.
+fn children() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("the processor time could not be read")?;
+    let microseconds = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(Duration::from_micros(u64::try_from(microseconds).unwrap_or_default()))
+}
+
+/// As a fraction of milliseconds.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_compares_the_middle_values() {
+        let figure = Figure::new("x", "ms", &[3.0, 1.0, 2.0], "by hand", &[4.0, 9.0, 4.0]).expect("a figure");
+        assert_eq!((figure.ours, figure.other), (Series { min: 1.0, median: 2.0 }, Series { min: 4.0, median: 4.0 }));
+        assert_eq!((figure.ratio, figure.rounds), (0.5, 3));
+        assert!(Figure::new("x", "ms", &[], "by hand", &[]).is_err());
+    }
+}

@@ -1,0 +1,91 @@
+//! ADD and DEL of flannel's chain (flannel, bridge, host-local, portmap), through the shim and directly, by the same libcni.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
+use cni_shim::state::{Backend, State};
+
+use super::figure::{Figure, Spent, spent};
+use crate::command;
+use crate::libcni::chain::{self, Places};
+use crate::libcni::{Attachment, ConfList, load_folder};
+use crate::objects::flannel;
+
+const ROUNDS: usize = 40;
+/// Where the chain's conflist is, as on a node.
+const CHAIN: &str = "/etc/cni/net.d";
+/// Where the shim's is: in a folder of its own, so that both can be loaded.
+const SHIM: &str = "/run/bench/shim";
+const FLANNEL: &str = "/usr/local/lib/nodectl-lab/plugins";
+const SHIM_BINARY: &str = "/usr/libexec/nodectl";
+
+fn measure(chain: &ConfList, shim: &ConfList) -> Result<[Vec<Spent>; 4]> {
+    let path: Vec<PathBuf> = [FLANNEL, "/opt/cni/bin", SHIM_BINARY].iter().map(PathBuf::from).collect();
+    let places = Places { path, cache: PathBuf::from("/run/bench/results") };
+    let mut found: [Vec<Spent>; 4] = Default::default();
+    for round in 0..=ROUNDS {
+        for (place, list) in [chain, shim].into_iter().enumerate() {
+            let (added, deleted) = attach(&places, list, &format!("bench{round}-{place}"))?;
+            // The first round makes bridge and chains that stay, and fills the caches.
+            if round > 0 {
+                found[place * 2].push(added);
+                found[place * 2 + 1].push(deleted);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// One pod's life.
+fn attach(places: &Places, list: &ConfList, id: &str) -> Result<(Spent, Spent)> {
+    command::run(&["ip", "netns", "add", id])?;
+    let arguments = [("IgnoreUnknown", "1"), ("K8S_POD_NAMESPACE", "default"), ("K8S_POD_NAME", id)];
+    let attachment = Attachment {
+        container: id.to_owned(),
+        netns: format!("/run/netns/{id}"),
+        interface: "eth0".to_owned(),
+        arguments: arguments.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        ..Attachment::default()
+    };
+    let added = spent(|| chain::add(places, list, &attachment).map(drop))?;
+    let deleted = spent(|| chain::del(places, list, &attachment))?;
+    command::run(&["ip", "netns", "del", id])?;
+    Ok((added, deleted))
+}
+
+/// The node's side: what flanneld and nodectl would have written.
+fn set_up() -> Result<(ConfList, ConfList)> {
+    let write = |path: PathBuf, text: &str| -> Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder).with_context(|| format!("{} could not be made", folder.display()))?;
+        fs::write(&path, text).with_context(|| format!("{} could not be written", path.display()))
+    };
+    let subnet = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+    write("/run/flannel/subnet.env".into(), subnet)?;
+    let backends = Backends::default();
+    let text = flannel::conflist().to_string();
+    write(backends.flannel.clone(), &text)?;
+    let paths = cni_shim::Paths::under("/");
+    State::routed(Backend::Flannel).store(&paths)?;
+    let list = List::parse(text.as_bytes())?;
+    let shim = shim_conflist("cbr0", &paths, &backends, &union_of_capabilities([&list]), Backend::Flannel);
+    write(Path::new(SHIM).join("00-cni-shim.conflist"), &shim.to_string())?;
+    Ok((load_folder(Path::new(CHAIN))?, load_folder(Path::new(SHIM))?))
+}
+
+/// In the node.
+pub(super) fn run() -> Result<Vec<Figure>> {
+    let (chain, shim) = set_up()?;
+    let [chain_add, chain_del, shim_add, shim_del] = measure(&chain, &shim)?;
+    let mut figures = Vec::new();
+    for (verb, ours, other) in [("ADD", &shim_add, &chain_add), ("DEL", &shim_del, &chain_del)] {
+        let column =
+            |of: fn(&Spent) -> f64| (ours.iter().map(of).collect::<Vec<_>>(), other.iter().map(of).collect::<Vec<_>>());
+        for (name, (ours, other)) in [("CPU", column(|s| s.cpu)), ("wall", column(|s| s.wall))] {
+            figures.push(Figure::new(&format!("{verb} through the shim, {name}"), "ms", &ours, "chain alone", &other)?);
+        }
+    }
+    Ok(figures)
+}
