@@ -8,7 +8,10 @@ use cni_shim::pending::Pending;
 use cni_shim::record::Record;
 use cni_shim::state::State;
 use cni_shim::{Error, chain, error, file, lock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a DEL may take whose failure is kept for later.
+const DEFERRED: Duration = Duration::from_secs(8);
 
 /// Detaches the sandbox. A sandbox of which nothing is left is a success.
 pub fn run(request: &Request) -> Result<(), Error> {
@@ -30,7 +33,9 @@ pub fn run(request: &Request) -> Result<(), Error> {
         list.runtime_config.clone_from(&request.runtime_config);
     }
     let defer = State::load(paths).ok().flatten().is_some_and(|state| state.defer_failed_del);
-    let within = deadline.saturating_duration_since(Instant::now());
+    let left = deadline.saturating_duration_since(Instant::now());
+    // While failures are kept for later, an API server that hangs must not cost each pod the whole time.
+    let within = if defer { left.min(DEFERRED) } else { left };
     let terms = Terms { request_name: &request.name, within, defer };
     delete::finish(paths, record, &request.invocation, terms, lock).map_err(|failures| chain::join(&failures))
 }

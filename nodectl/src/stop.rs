@@ -81,14 +81,17 @@ impl Stop {
     pub fn wait_for<T>(&self, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
         let start = Instant::now();
         let mut pause = Duration::from_millis(20);
+        let mut last = false;
         loop {
             if let Some(answer) = ask()? {
                 return Ok(Some(answer));
             }
             self.check()?;
-            if start.elapsed() >= limit {
+            if last {
                 return Ok(None);
             }
+            // Once more after the time is up: what was asked may itself have taken all of it, and have done its work.
+            last = start.elapsed() >= limit;
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(250));
         }

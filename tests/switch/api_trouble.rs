@@ -88,7 +88,12 @@ impl Lab {
         let faults = faults?;
         ensure!(faults.is_empty(), "before the server is back: {}\n{}", faults.join("; "), done.all());
         let cni = self.settle(&done)?;
-        println!("{trouble:?} at {step}: exit {}, then {}, {:.1} s", done.code, cni.name(), begun.elapsed().as_secs_f32());
+        println!(
+            "{trouble:?} at {step}: exit {}, then {}, {:.1} s",
+            done.code,
+            cni.name(),
+            begun.elapsed().as_secs_f32()
+        );
         if matches!(trouble, Passing(_)) && done.code != 0 {
             bail!("a trouble that passes ended the run: {}", done.all());
         }
@@ -157,10 +162,20 @@ impl Lab {
         self.end(trouble)?;
         let (done, faults) = (done?, faults?);
         if !faults.is_empty() {
-            bail!("with the API server dead, the node is not on flannel: {}\n{}\n{}", faults.join("; "), done.all(), ended.all());
+            bail!(
+                "with the API server dead, the node is not on flannel: {}\n{}\n{}",
+                faults.join("; "),
+                done.all(),
+                ended.all()
+            );
         }
         match done.code {
-            5 => drop(self.scenario.nodectl(1, &["resume", "--yes"])?.expect(0).with_context(|| format!("after {}", done.all()))?),
+            5 => drop(
+                self.scenario
+                    .nodectl(1, &["resume", "--yes"])?
+                    .expect(0)
+                    .with_context(|| format!("after {}", done.all()))?,
+            ),
             0 => {}
             _ => bail!("an end that is not promised: {}", done.all()),
         }
@@ -216,7 +231,8 @@ fn revert_on_the_way_to_flannel_does_without_the_api_server() {
     let mut lab = Lab::start().unwrap();
     lab.scenario.migrate(1, Cni::Calico).unwrap();
     let steps = lab.scenario.steps(1, "flannel").unwrap();
-    let middle: Vec<String> = steps.into_iter().filter(|s| full() || ["clean", "await-pods"].contains(&s.as_str())).collect();
+    let middle: Vec<String> =
+        steps.into_iter().filter(|s| full() || ["clean", "await-pods"].contains(&s.as_str())).collect();
     for step in middle {
         lab.scenario.spread_pods().unwrap();
         let mut run = lab.scenario.drive(1, &Scenario::switch_args("flannel", &["--no-auto-revert"])).unwrap();

@@ -25,8 +25,10 @@ pub(super) fn stop_all(cx: &mut Context, made_by: Cni) -> Result<Value> {
         if targets.is_empty() && orphans.is_empty() {
             return Ok(Some(()));
         }
-        for sandbox in &targets {
-            match cx.cri()?.stop_sandbox(&sandbox.id) {
+        // At once: with an API server that hangs, each of Calico's DELs takes the whole time that it has.
+        let ids: Vec<&str> = targets.iter().map(|s| s.id.as_str()).collect();
+        for (sandbox, answer) in targets.iter().zip(cx.cri()?.stop_sandboxes(&ids)) {
+            match answer {
                 Ok(()) => stopped.push(format!("{}/{}", sandbox.namespace, sandbox.name)),
                 Err(e) => last_error = Some(e.context(format!("{}/{}", sandbox.namespace, sandbox.name))),
             }

@@ -29,6 +29,8 @@ const SOCKETS: [&str; 4] = [
 ];
 /// kubelet's own limit for most calls.
 const LIMIT: Duration = Duration::from_secs(120);
+/// How many sandboxes are stopped at once: each DEL is a handful of processes.
+const AT_ONCE: usize = 8;
 
 /// A client of the node's runtime.
 #[derive(Debug)]
@@ -192,6 +194,40 @@ impl Cri {
         fault::point("cri.stop_sandbox");
         let request = proto::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
         self.end("StopPodSandbox", async |channel| RuntimeServiceClient::new(channel).stop_pod_sandbox(request).await)
+    }
+
+    /// Stops several sandboxes at once, some at a time; the answers are in the order of the ids.
+    pub fn stop_sandboxes(&self, ids: &[&str]) -> Vec<Result<()>> {
+        ids.chunks(AT_ONCE).flat_map(|some| self.stop_at_once(some)).collect()
+    }
+
+    fn stop_at_once(&self, ids: &[&str]) -> Vec<Result<()>> {
+        ids.iter().for_each(|_| fault::point("cri.stop_sandbox"));
+        let channel = self.channel.clone();
+        let answers = self.executor.block_on(async move {
+            let ask = |id: &&str| {
+                let mut client = RuntimeServiceClient::new(channel.clone());
+                let request = proto::StopPodSandboxRequest { pod_sandbox_id: (*id).to_owned() };
+                tokio::spawn(tokio::time::timeout(LIMIT, async move { client.stop_pod_sandbox(request).await }))
+            };
+            let asked: Vec<_> = ids.iter().map(ask).collect();
+            let mut answers = Vec::with_capacity(asked.len());
+            for answer in asked {
+                answers.push(answer.await);
+            }
+            answers
+        });
+        let mut ended = Vec::with_capacity(ids.len());
+        for (id, answer) in ids.iter().zip(answers) {
+            ended.push(match answer {
+                Ok(Ok(Ok(_))) => Ok(()),
+                Ok(Ok(Err(status))) if status.code() == tonic::Code::NotFound => Ok(()),
+                Ok(Ok(Err(status))) => Err(anyhow!("the runtime could not stop sandbox {id}: {}", status.message())),
+                Ok(Err(_)) => Err(anyhow!("the runtime did not stop sandbox {id} within {LIMIT:?}")),
+                Err(error) => Err(anyhow!(error).context(format!("the runtime was not asked to stop sandbox {id}"))),
+            });
+        }
+        ended
     }
 
     /// Removes a sandbox that is stopped, with its containers. Repeated calls are right.

@@ -43,10 +43,16 @@ fn faults_of_the_preparation_are_named() {
         let mend = |s: &Scenario| annotate(s, &json!({PREPARED: text, PUBLIC_IP: "192.168.77.1"}));
         provoke(&scenario, &expected, make, mend).unwrap();
     }
-    let label = |value: Value| json!({"metadata": {"labels": {"projectcalico.org/node-network-during-migration": value}}});
+    let label =
+        |value: Value| json!({"metadata": {"labels": {"projectcalico.org/node-network-during-migration": value}}});
     let migration = fails("prepared", "garbage collector");
-    provoke(&scenario, &migration, |s| patch_node(s, &label(json!("calico"))), |s| patch_node(s, &label(json!("flannel"))))
-        .unwrap();
+    provoke(
+        &scenario,
+        &migration,
+        |s| patch_node(s, &label(json!("calico"))),
+        |s| patch_node(s, &label(json!("flannel"))),
+    )
+    .unwrap();
     scenario.nodectl(1, &["preflight"]).unwrap().expect(0).unwrap();
 }
 
@@ -55,7 +61,8 @@ fn faults_of_the_network_and_the_node_are_named() {
     let scenario = start().unwrap();
     let set = |name: &'static str, value: &'static str| move |s: &Scenario| annotate(s, &json!({name: value}));
     provoke(&scenario, &fails("scope", "host-gw"), set(BACKEND, "host-gw"), set(BACKEND, "vxlan")).unwrap();
-    provoke(&scenario, &fails("public-ip", "10.9.9.9"), set(PUBLIC_IP, "10.9.9.9"), set(PUBLIC_IP, "192.168.77.1")).unwrap();
+    provoke(&scenario, &fails("public-ip", "10.9.9.9"), set(PUBLIC_IP, "10.9.9.9"), set(PUBLIC_IP, "192.168.77.1"))
+        .unwrap();
     let own = annotation(&scenario, CALICO_IP).unwrap();
     let back = |s: &Scenario| annotate(s, &json!({CALICO_IP: own}));
     provoke(&scenario, &fails("public-ip", "Calico would use 10.8.8.8"), set(CALICO_IP, "10.8.8.8/24"), back).unwrap();

@@ -89,7 +89,8 @@ fn wrong_use_is_exit_64_and_names_what_there_is() {
     let node = scenario.node(1).unwrap();
     node.sh("iptables-nft -N cali-x").unwrap();
     scenario.nodectl(1, &["preflight"]).unwrap().expect(3).unwrap();
-    let done = scenario.nodectl(1, &["preflight", "--ignore", "leftovers", "--output", "json"]).unwrap().expect(0).unwrap();
+    let done =
+        scenario.nodectl(1, &["preflight", "--ignore", "leftovers", "--output", "json"]).unwrap().expect(0).unwrap();
     let checks = done.json().unwrap();
     let ignored = checks["checks"].as_array().into_iter().flatten().find(|c| c["name"] == "leftovers").cloned();
     assert_eq!(ignored.unwrap()["verdict"], "ignored");

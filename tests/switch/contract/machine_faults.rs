@@ -18,13 +18,19 @@ fn configurations_in_the_way_are_named() {
         provoke(&scenario, &expected, sh(multus), sh("rm /etc/cni/net.d/00-multus.conf")).unwrap();
     }
     let first = r#"cp /etc/cni/net.d/10-flannel.conflist /etc/cni/net.d/00-a.conflist"#;
-    provoke(&scenario, &fails("conflist-order", "sorts before"), sh(first), sh("rm /etc/cni/net.d/00-a.conflist")).unwrap();
+    provoke(&scenario, &fails("conflist-order", "sorts before"), sh(first), sh("rm /etc/cni/net.d/00-a.conflist"))
+        .unwrap();
     let canal = "cp /etc/cni/net.d/10-flannel.conflist /etc/cni/net.d/10-canal.conflist";
     provoke(&scenario, &fails("scope", "Canal"), sh(canal), sh("rm /etc/cni/net.d/10-canal.conflist")).unwrap();
     let chained = "cp -p /etc/cni/net.d/10-flannel.conflist /run/kept; \
         jq '.plugins += [{\"type\":\"cilium-cni\"}]' /run/kept > /etc/cni/net.d/10-flannel.conflist";
-    provoke(&scenario, &fails("scope", "cilium-cni"), sh(chained), sh("cp -p /run/kept /etc/cni/net.d/10-flannel.conflist"))
-        .unwrap();
+    provoke(
+        &scenario,
+        &fails("scope", "cilium-cni"),
+        sh(chained),
+        sh("cp -p /run/kept /etc/cni/net.d/10-flannel.conflist"),
+    )
+    .unwrap();
     scenario.nodectl(1, &["preflight"]).unwrap().expect(0).unwrap();
 }
 
@@ -39,7 +45,13 @@ fn faults_of_the_machine_are_named() {
     let none = "iptables-nft -D FORWARD -m comment --comment cali:wUHhoiAYhphO9Mso -j cali-FORWARD; iptables-nft -X cali-FORWARD";
     provoke(&scenario, &fails("leftovers", "cali-FORWARD"), sh(chains), sh(none)).unwrap();
     let blackhole = "ip route add blackhole 10.244.1.0/26 proto 80";
-    provoke(&scenario, &fails("leftovers", "Blackhole"), sh(blackhole), sh("ip route del blackhole 10.244.1.0/26 proto 80")).unwrap();
+    provoke(
+        &scenario,
+        &fails("leftovers", "Blackhole"),
+        sh(blackhole),
+        sh("ip route del blackhole 10.244.1.0/26 proto 80"),
+    )
+    .unwrap();
     let loose = "sysctl -qw net.ipv4.conf.all.rp_filter=2";
     let strict = "sysctl -qw net.ipv4.conf.all.rp_filter=0";
     provoke(&scenario, &warns("rp-filter", "rp_filter is 2"), sh(loose), sh(strict)).unwrap();
@@ -59,10 +71,15 @@ fn faults_of_the_machine_are_named() {
 fn both_agents(scenario: &Scenario) -> Result<()> {
     scenario.node(1)?.sh("cp /bin/sleep /opt/calico-node")?;
     let other = scenario.node(1)?.spawn(&["/opt/calico-node", "300"])?;
-    provoke(scenario, &fails("agents", "both run"), |_| Ok(()), |_| {
-        drop(other);
-        Ok(())
-    })
+    provoke(
+        scenario,
+        &fails("agents", "both run"),
+        |_| Ok(()),
+        |_| {
+            drop(other);
+            Ok(())
+        },
+    )
 }
 
 /// A run whose nodectl was killed.

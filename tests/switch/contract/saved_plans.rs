@@ -22,16 +22,20 @@ fn a_saved_plan_is_applied_exactly_or_refused() {
     let saved: Value = read(&scenario, PLAN).unwrap();
     scenario.nodectl(1, &APPLY).unwrap().expect(0).unwrap();
     scenario.must_be_settled(1, Cni::Calico).unwrap();
-    let journal = scenario.node(1).unwrap().sh("head -n 1 $(ls -t /var/lib/nodectl/journal/*.jsonl | head -n 1)").unwrap();
+    let journal =
+        scenario.node(1).unwrap().sh("head -n 1 $(ls -t /var/lib/nodectl/journal/*.jsonl | head -n 1)").unwrap();
     let open: Value = serde_json::from_str(&journal).unwrap();
     assert_eq!(open["plan"], saved);
     // Applied once more: the node is there already.
-    let again = scenario.nodectl(1, &["migrate", "--plan", PLAN, "--yes", "--output", "json"]).unwrap().expect(0).unwrap();
+    let again =
+        scenario.nodectl(1, &["migrate", "--plan", PLAN, "--yes", "--output", "json"]).unwrap().expect(0).unwrap();
     assert_eq!(again.json().unwrap()["changed"], false);
     // Plans of another format, and what is no plan.
     let node = scenario.node(1).unwrap();
     node.sh("jq '.format=99' /run/plan.json > /run/other.json; echo nonsense > /run/no.json").unwrap();
-    for (file, word) in [("/run/other.json", "format 99"), ("/run/no.json", "not JSON"), ("/run/none.json", "could not read")] {
+    for (file, word) in
+        [("/run/other.json", "format 99"), ("/run/no.json", "not JSON"), ("/run/none.json", "could not read")]
+    {
         let done = scenario.nodectl(1, &["migrate", "--plan", file, "--yes"]).unwrap().expect(1).unwrap();
         assert!(done.stderr.contains(word), "{}", done.all());
     }
@@ -54,7 +58,9 @@ fn drifts(scenario: &Scenario) -> Result<()> {
     // A conflist appeared.
     save(scenario)?;
     let node = scenario.node(1)?;
-    node.sh(r#"echo '{"cniVersion":"0.3.1","name":"x","plugins":[{"type":"bridge"}]}' > /etc/cni/net.d/20-extra.conflist"#)?;
+    node.sh(
+        r#"echo '{"cniVersion":"0.3.1","name":"x","plugins":[{"type":"bridge"}]}' > /etc/cni/net.d/20-extra.conflist"#,
+    )?;
     refused(scenario, "conflists: + 20-extra.conflist")?;
     node.sh("rm /etc/cni/net.d/20-extra.conflist")?;
     // Somebody cordoned the node.

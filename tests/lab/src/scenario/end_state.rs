@@ -80,7 +80,8 @@ impl Scenario {
         let host = format!("node{index}");
         let mut held = Vec::new();
         for block in blocks {
-            let cidr: ipnet::Ipv4Net = block["spec"]["cidr"].as_str().unwrap_or_default().parse().context("a block's cidr")?;
+            let cidr: ipnet::Ipv4Net =
+                block["spec"]["cidr"].as_str().unwrap_or_default().parse().context("a block's cidr")?;
             let attributes = &block["spec"]["attributes"];
             for (ordinal, slot) in block["spec"]["allocations"].as_array().into_iter().flatten().enumerate() {
                 let Some(place) = slot.as_u64().and_then(|place| usize::try_from(place).ok()) else { continue };
