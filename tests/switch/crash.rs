@@ -44,7 +44,8 @@ fn a_way_back_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
             bench.s.migrate(1, Cni::Calico)?;
             bench.must_be(Cni::Calico)?;
             if bench.s.dies_at(1, &revert(), &n.to_string())? && bench.is_open()? {
-                let (args, end) = if i % 2 == 0 { (vec!["resume", "--yes"], Cni::Flannel) } else { (revert(), Cni::Calico) };
+                let (args, end) =
+                    if i % 2 == 0 { (vec!["resume", "--yes"], Cni::Flannel) } else { (revert(), Cni::Calico) };
                 bench.s.nodectl(1, &args)?.expect(0)?;
                 bench.must_be(end)?;
             }
@@ -85,6 +86,21 @@ fn what_is_killed_again_and_again_still_ends() -> Result<()> {
                 (false, true) => bench.must_be_as_before(),
                 (false, false) => bench.must_be(Cni::Calico).and_then(|()| bench.back_to_the_start()),
             }
+        })?;
+    }
+    bench.verdict()
+}
+
+/// Killed between the ADD and the DEL of the attachment that nodectl probes from.
+#[test]
+fn a_probe_that_was_killed_leaves_no_attachment() -> Result<()> {
+    let (mut bench, points) = Bench::start()?;
+    // The first call is a DEL, of what an earlier run may have left.
+    assert!(points.iter().filter(|point| *point == "shim.called").count() >= 3, "{points:?}");
+    for back in [true, false] {
+        bench.round(&format!("the probe's ADD, {}", if back { "then revert" } else { "then resume" }), |bench| {
+            assert!(bench.s.dies_at(1, &MIGRATE, "shim.called:2")?);
+            if back { bench.revert_to_flannel() } else { bench.resume_to_calico() }
         })?;
     }
     bench.verdict()
@@ -158,7 +174,10 @@ fn the_edges_of_the_journal_are_no_trap() -> Result<()> {
         bench.round(&format!("the last line is torn: {torn:?}"), |bench| {
             let n = points.iter().position(|p| p == "cri.stop_sandbox").context("no sandbox was stopped")? + i;
             bench.s.dies_at(1, &MIGRATE, &n.to_string())?;
-            let script = format!("printf '%s' '{}' >> /var/lib/nodectl/journal/$(cat /var/lib/nodectl/open).jsonl", torn.replace('\0', ""));
+            let script = format!(
+                "printf '%s' '{}' >> /var/lib/nodectl/journal/$(cat /var/lib/nodectl/open).jsonl",
+                torn.replace('\0', "")
+            );
             bench.s.node(1)?.sh(&script)?;
             if i % 2 == 0 { bench.resume_to_calico() } else { bench.revert_to_flannel() }
         })?;

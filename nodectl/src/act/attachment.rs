@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::facts::Sandbox;
+use crate::fault;
 use crate::host::files;
 use crate::host::run::Run;
 use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
@@ -36,6 +37,7 @@ pub(super) struct Call<'a> {
 /// Runs the shim; its answer, or its error as a sentence.
 pub(super) fn call(cx: &Context, call: &Call) -> Result<Value> {
     let (bin_dir, config) = (cx.bin_dir(), shim_config(cx)?);
+    fault::point("shim.call");
     let output = Run::new(bin_dir.join("cni-shim"))
         .env("CNI_COMMAND", call.verb)
         .env("CNI_CONTAINERID", call.container)
@@ -46,6 +48,7 @@ pub(super) fn call(cx: &Context, call: &Call) -> Result<Value> {
         .stdin(serde_json::to_vec(&config).context("could not encode the shim's configuration")?)
         .timeout(LIMIT)
         .output()?;
+    fault::point("shim.called");
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     if output.status.success() {
         return Ok(answer);
@@ -82,7 +85,7 @@ pub(super) fn drain_pending(cx: &Context) -> Result<()> {
     }
     let (paths, backends, cni_path) = (cx.shim(), cx.backends(), cx.bin_dir().display().to_string());
     for pending in Pending::list(&paths)? {
-        crate::fault::point("shim.pending");
+        fault::point("shim.pending");
         let id = &pending.container_id;
         match pending.run(&paths, &backends, &cni_path, LIMIT).with_context(|| format!("the kept DEL of {id} failed"))? {
             Outcome::Done => {}

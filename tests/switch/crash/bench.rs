@@ -47,7 +47,8 @@ impl Bench {
         s.prepare()?;
         s.crowd(1)?;
         let none = Snapshot::default();
-        let mut bench = Bench { foreign: s.foreign(1)?, s, on_flannel: none.clone(), on_calico: none, failures: Vec::new() };
+        let mut bench =
+            Bench { foreign: s.foreign(1)?, s, on_flannel: none.clone(), on_calico: none, failures: Vec::new() };
         // Makes nodectl's folders, which only the first run would.
         bench.s.nodectl(1, &["resume", "--yes"])?.expect(0)?;
         let points = bench.s.fault_points(1, |env| bench.s.migrate_with(1, Cni::Calico, env))?;

@@ -61,13 +61,19 @@ impl Scenario {
     }
 
     /// The fault points that a call of nodectl passes, in their order; the call must succeed.
-    pub fn fault_points(&self, index: usize, call: impl FnOnce(&[(&str, &str)]) -> Result<Done>) -> Result<Vec<String>> {
+    pub fn fault_points(
+        &self,
+        index: usize,
+        call: impl FnOnce(&[(&str, &str)]) -> Result<Done>,
+    ) -> Result<Vec<String>> {
         self.node(index)?.sh(&format!("rm -f {LOG}"))?;
         call(&[("NODECTL_FAULT_LOG", LOG)])?.expect(0)?;
         let text = self.node(index)?.sh(&format!("cat {LOG}"))?;
         let points: Vec<String> = text.lines().map(str::to_owned).collect();
         if points.is_empty() {
-            bail!("nodectl passed no fault point. To fix it: build it with --features nodectl/fault-points, as tests/run does");
+            bail!(
+                "nodectl passed no fault point. To fix it: build it with --features nodectl/fault-points, as tests/run does"
+            );
         }
         Ok(points)
     }
@@ -79,7 +85,9 @@ impl Scenario {
             // nsenter passes the signal on as its own end.
             -1 | 137 => Ok(true),
             0 => Ok(false),
-            _ => bail!("with a fault at {fault}, nodectl {} neither died nor succeeded: {}", args.join(" "), done.all()),
+            _ => {
+                bail!("with a fault at {fault}, nodectl {} neither died nor succeeded: {}", args.join(" "), done.all())
+            }
         }
     }
 
@@ -99,7 +107,9 @@ impl Scenario {
     pub fn strays(&self, index: usize) -> Result<Vec<String>> {
         let node = self.node(index)?;
         let mut strays = Vec::new();
-        let probes = node.sh("ls -d /run/netns/nodectl-* /var/run/netns/nodectl-* /var/lib/cni-shim/*/nodectl-* 2>/dev/null || true")?;
+        let probes = node.sh(
+            "ls -d /run/netns/nodectl-* /var/run/netns/nodectl-* /var/lib/cni-shim/*/nodectl-* 2>/dev/null || true",
+        )?;
         strays.extend(probes.lines().map(|line| format!("the probe's {line}")));
         let drafts = node.sh("find /etc/cni /opt/cni/bin /var/lib/cni-shim /var/lib/nodectl -name '.nodectl-*' -o -name '*.tmp' 2>/dev/null || true")?;
         strays.extend(drafts.lines().map(|line| format!("the draft {line}")));
@@ -113,12 +123,20 @@ impl Scenario {
         ] {
             let found = node.sh(script)?;
             if found.lines().count() != wanted {
-                strays.push(format!("{} {what} where there should be {wanted}: {}", found.lines().count(), found.replace('\n', " ")));
+                strays.push(format!(
+                    "{} {what} where there should be {wanted}: {}",
+                    found.lines().count(),
+                    found.replace('\n', " ")
+                ));
             }
         }
         let handles = self.handles()?;
         if handles.len() != addresses {
-            strays.push(format!("{} addresses of Calico where there should be {addresses}: {}", handles.len(), handles.join(" ")));
+            strays.push(format!(
+                "{} addresses of Calico where there should be {addresses}: {}",
+                handles.len(),
+                handles.join(" ")
+            ));
         }
         Ok(strays)
     }
@@ -134,7 +152,8 @@ impl Scenario {
     fn pods_with_network(&self, index: usize) -> Result<usize> {
         let name = format!("node{index}");
         let pods = self.client.list("/api/v1/pods")?;
-        let mine = |pod: &&serde_json::Value| pod["spec"]["nodeName"] == name.as_str() && pod["spec"]["hostNetwork"] != true;
+        let mine =
+            |pod: &&serde_json::Value| pod["spec"]["nodeName"] == name.as_str() && pod["spec"]["hostNetwork"] != true;
         Ok(pods.iter().filter(mine).count())
     }
 

@@ -57,7 +57,17 @@ echo 'by hand' > /opt/cni/bin/a-plugin-of-ours
 
 /// Words that name these objects.
 const MARKS: [&str; 12] = [
-    "docker0", "DOCKER", "br-user", "dummy0", "california", "172.30.0.", "172.17.0.", "table 100", "10.244.201.0", "users", "README.user",
+    "docker0",
+    "DOCKER",
+    "br-user",
+    "dummy0",
+    "california",
+    "172.30.0.",
+    "172.17.0.",
+    "table 100",
+    "10.244.201.0",
+    "users",
+    "README.user",
     "a-plugin-of-ours",
 ];
 
