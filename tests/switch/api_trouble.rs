@@ -27,7 +27,8 @@ const TROUBLES: [Trouble; 9] = [
     Lasting("refuse"),
     Lasting("reset"),
     Passing("lose times=3"),
-    Passing("500 times=6"),
+    // An internal error is not asked again (a broken webhook lasts): the run is taken back.
+    Lasting("500 times=6"),
     Lasting("500"),
     Frozen,
     Killed,
@@ -197,7 +198,8 @@ fn trouble_at_every_step_ends_on_one_cni_or_the_other() {
         .zip(0u64..)
         .flat_map(|(trouble, salt)| sample(&steps, 1, salt).into_iter().map(|step| (*trouble, step)))
         .collect();
-    for (trouble, step) in chosen(cases) {
+    // Each kind of trouble at a step of its own takes minutes; by default some kinds do.
+    for (trouble, step) in chosen(sample(&cases, 4, 9)) {
         lab.trouble_at(trouble, &step).with_context(|| format!("{trouble:?} at {step}")).unwrap();
     }
 }

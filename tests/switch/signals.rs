@@ -63,11 +63,11 @@ fn a_signal_at_any_step_puts_the_node_back_or_leaves_it_open() {
     // A signal during the last step comes too late: the node is switched then.
     let mut steps = scenario.steps(1, "calico").unwrap();
     steps.pop();
-    for (at, step) in sample(&steps, 5, 1).iter().enumerate() {
+    for (at, step) in sample(&steps, 4, 1).iter().enumerate() {
         let signal = if at % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT };
         stopped_at(&scenario, signal, step).with_context(|| format!("{signal} at {step}")).unwrap();
     }
-    for (at, step) in sample(&steps, 3, 2).iter().enumerate() {
+    for (at, step) in sample(&steps, 2, 2).iter().enumerate() {
         let signal = if at % 2 == 0 { Signal::SIGINT } else { Signal::SIGTERM };
         open_at(&scenario, signal, step).with_context(|| format!("{signal} at {step}")).unwrap();
     }
@@ -80,7 +80,7 @@ fn a_signal_on_the_way_to_flannel_puts_the_node_back_on_calico() {
     scenario.migrate(1, Cni::Calico).unwrap();
     let mut steps = scenario.steps(1, "flannel").unwrap();
     steps.pop();
-    for step in sample(&steps, 3, 3) {
+    for step in sample(&steps, 2, 3) {
         scenario.spread_pods().unwrap();
         let mut run = scenario.drive(1, &Scenario::switch_args("flannel", &[])).unwrap();
         assert!(run.until("step", &step).unwrap());
