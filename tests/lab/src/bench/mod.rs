@@ -15,12 +15,15 @@ use serde_json::json;
 use crate::cluster::{Cluster, Network, Options};
 use figure::Figure;
 
-/// A bench by its name, and what it measures.
-const BENCHES: [(&str, fn() -> Result<Vec<Figure>>); 4] =
+/// A bench.
+type Bench = fn() -> Result<Vec<Figure>>;
+
+/// Every bench, by its name.
+const BENCHES: [(&str, Bench); 4] =
     [("shim", || inside("shim")), ("plan", plan::run), ("links", || inside("links")), ("size", size::run)];
 
 /// Benches that run in a node, as its root would.
-const INSIDE: [(&str, fn() -> Result<Vec<Figure>>); 2] = [("shim", shim::run), ("links", links::run)];
+const INSIDE: [(&str, Bench); 2] = [("shim", shim::run), ("links", links::run)];
 
 /// The program `bench [--output json] [NAME...]`; all without a name.
 pub fn main(arguments: &[String]) -> Result<ExitCode> {
@@ -59,7 +62,7 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn find<T: Copy>(benches: &[(&str, T)], wanted: &str) -> Result<T> {
+fn find(benches: &[(&str, Bench)], wanted: &str) -> Result<Bench> {
     let names: Vec<&str> = benches.iter().map(|(name, _)| *name).collect();
     let found = benches.iter().find(|(name, _)| *name == wanted);
     Ok(found.with_context(|| format!("there is no bench {wanted}; there are: {}", names.join(", ")))?.1)
