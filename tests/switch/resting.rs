@@ -29,7 +29,7 @@ fn resting() -> Scenario {
 /// node1 on Calico, all others on flannel, traffic whole, nothing left of pods that are gone, no block in other hands after the
 /// garbage collector has run.
 fn at_rest(scenario: &Scenario, case: &str) {
-    scenario.settled().unwrap_or_else(|e| panic!("{case}: {e:#}"));
+    scenario.complete().unwrap_or_else(|e| panic!("{case}: {e:#}"));
     for node in scenario.cluster.nodes() {
         let index = usize::from(node.index());
         let cni = if index == 1 { Cni::Calico } else { Cni::Flannel };
@@ -102,7 +102,8 @@ fn kill_container(scenario: &Scenario, index: usize, name: &str) {
     let cri = Cri::new(&scenario.node(index).unwrap().path("/run/containerd/containerd.sock").unwrap()).unwrap();
     let running = || {
         let all = cri.list_containers().unwrap();
-        let mine = |c: &&nodectl_lab::cri::Container| c.metadata.as_ref().is_some_and(|m| m.name == name) && c.state == 1;
+        let mine =
+            |c: &&nodectl_lab::cri::Container| c.metadata.as_ref().is_some_and(|m| m.name == name) && c.state == 1;
         all.iter().find(mine).map(|c| c.id.clone())
     };
     let old = running().unwrap();

@@ -27,7 +27,7 @@ fn with_static_pods(options: &mut Options) {
 
 /// Traffic, its ends and what belongs to it, in every stage.
 fn whole_and_tidy(scenario: &Scenario, stage: &str) {
-    scenario.settled().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
+    scenario.complete().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
     let pairs = scenario.must_be_whole().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
     scenario.must_leave_nothing().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
     println!("{stage}: {pairs} pairs of pods reach each other, nothing is left of pods that are gone");

@@ -15,6 +15,23 @@ use crate::traffic::{Endpoint, Flow, Pair, matrix, matrix_of, netns};
 const LIMIT: Duration = Duration::from_secs(30);
 
 impl Scenario {
+    /// Waits until each Deployment has all its pods, and every pod that should run does. After a node was down, pods may be
+    /// gone that nobody has replaced yet.
+    pub fn complete(&self) -> Result<()> {
+        until(super::PATIENCE, || {
+            let pods = self.pods()?;
+            for deployment in self.client.list("/apis/apps/v1/namespaces/default/deployments")? {
+                let name = &deployment["metadata"]["name"];
+                let ready = pods.iter().filter(|pod| is_ready(pod) && pod["metadata"]["labels"]["app"] == *name).count();
+                if deployment["spec"]["replicas"] != ready {
+                    return Ok(Some(format!("{name} has {ready} of {} pods", deployment["spec"]["replicas"])));
+                }
+            }
+            Ok(None)
+        })?;
+        self.settled()
+    }
+
     /// An error unless all pods reach each other, seen with their own addresses, and ports of nodes and the service answer;
     /// how many pairs of pods were asked.
     pub fn must_be_whole(&self) -> Result<usize> {
