@@ -106,7 +106,7 @@ impl Kubelet {
         }
     }
 
-    /// The uid of a static pod's image in the API server; empty for other pods.
+    /// The uid of a static pod's image in the API server, and whether it is Ready there; empty for other pods.
     pub fn image_of(&self, uid: &str) -> String {
         self.images.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().unwrap_or_default()
     }

@@ -103,7 +103,10 @@ fn mirror_all(kubelet: &Kubelet, client: &Client) {
         let done = match image {
             None => create_mirror(kubelet, client, pod),
             Some(image) if mirror_hash(image) == pod::uid(pod) && !pod::is_deleted(image) => {
-                kubelet.set_image(pod::uid(pod), pod::uid(image));
+                // Another Ready than the one reported is the node lifecycle controller's, and is written over.
+                let ready = image["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready");
+                let ready = ready.and_then(|c| c["status"].as_str()).unwrap_or_default();
+                kubelet.set_image(pod::uid(pod), &format!("{} {ready}", pod::uid(image)));
                 Ok(())
             }
             Some(image) => delete_mirror(client, image),
