@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Context, api, clean};
 use crate::cni::Cni;
+use crate::facts::Pod;
 use crate::host::{files, local_http, netlink, process, systemd};
 use crate::journal::Debt;
 use crate::step::{Agent, Before};
@@ -50,7 +51,21 @@ fn is_gone(cx: &mut Context, agent: &Agent) -> Result<bool> {
     }
     let prefix = format!("{}-", agent.daemonset);
     let mine = |s: &crate::facts::Sandbox| s.ready && s.namespace == agent.namespace && s.name.starts_with(&prefix);
-    Ok(!cx.cri()?.sandboxes()?.iter().any(mine))
+    if cx.cri()?.sandboxes()?.iter().any(mine) {
+        return Ok(false);
+    }
+    Ok(!is_to_come(cx, agent))
+}
+
+/// Whether a kubelet that runs has a pod of the agent on its list still: after a boot it may be about to start one that the
+/// label asked for before. Without the API server the node's own view decides.
+fn is_to_come(cx: &Context, agent: &Agent) -> bool {
+    let runs = |unit: &&str| systemd::unit(unit).ok().flatten().is_some_and(|u| u.active == "active");
+    if cx.api.is_dead() || !KUBELET_UNITS.iter().any(|unit| runs(&unit)) {
+        return false;
+    }
+    let owned = |p: &Pod| p.controller.as_ref().is_some_and(|(_, name)| *name == agent.daemonset);
+    cx.api.pods().unwrap_or_default().iter().any(|p| p.namespace == agent.namespace && owned(p))
 }
 
 fn await_gone(cx: &mut Context, agent: &Agent) -> Result<()> {
