@@ -80,7 +80,8 @@ impl SavedPlan {
 
     /// The same, made to fail after its first `count` steps.
     pub fn broken_at(mut self, count: usize) -> Result<SavedPlan> {
-        let there_is_none = json!({"step": "install-shim-binary", "from": "/nonexistent", "to": "/opt/cni/bin/no-such-plugin"});
+        let there_is_none =
+            json!({"step": "install-shim-binary", "from": "/nonexistent", "to": "/opt/cni/bin/no-such-plugin"});
         self.list()?.insert(count, there_is_none);
         Ok(self)
     }

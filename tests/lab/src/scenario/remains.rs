@@ -65,7 +65,9 @@ impl Scenario {
         for block in self.resources("ipamblocks")? {
             let given = block["spec"]["attributes"].as_array().into_iter().flatten();
             let handles = given.filter_map(|attribute| attribute["handle_id"].as_str());
-            left.extend(handles.filter(|h| gone(h)).map(|h| format!("address of {h} in block {}", block["spec"]["cidr"])));
+            left.extend(
+                handles.filter(|h| gone(h)).map(|h| format!("address of {h} in block {}", block["spec"]["cidr"])),
+            );
         }
         Ok(left)
     }
@@ -111,7 +113,8 @@ fn on_node(node: &dyn Node, live: &BTreeSet<String>) -> Result<Vec<String>> {
             }
         }
     }
-    let interfaces = node.sh("ip -o link | awk -F': ' '{split($2,a,\"@\"); print a[1]}' | grep -E '^(veth|cali)' || true")?;
+    let interfaces =
+        node.sh("ip -o link | awk -F': ' '{split($2,a,\"@\"); print a[1]}' | grep -E '^(veth|cali)' || true")?;
     let interfaces: Vec<&str> = interfaces.lines().collect();
     if interfaces.len() > live.len() {
         left.push(format!("{} host interfaces of {} pods: {}", interfaces.len(), live.len(), interfaces.join(" ")));
@@ -122,7 +125,8 @@ fn on_node(node: &dyn Node, live: &BTreeSet<String>) -> Result<Vec<String>> {
             left.push(format!("rule {line}"));
         }
     }
-    let declared = rules.lines().filter_map(|line| line.strip_prefix(":CNI-DN-")).filter_map(|rest| rest.split(' ').next());
+    let declared =
+        rules.lines().filter_map(|line| line.strip_prefix(":CNI-DN-")).filter_map(|rest| rest.split(' ').next());
     for chain in declared {
         if !rules.contains(&format!("-j CNI-DN-{chain}")) {
             left.push(format!("chain CNI-DN-{chain}"));

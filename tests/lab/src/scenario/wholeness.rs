@@ -22,7 +22,8 @@ impl Scenario {
             let pods = self.pods()?;
             for deployment in self.client.list("/apis/apps/v1/namespaces/default/deployments")? {
                 let name = &deployment["metadata"]["name"];
-                let ready = pods.iter().filter(|pod| is_ready(pod) && pod["metadata"]["labels"]["app"] == *name).count();
+                let ready =
+                    pods.iter().filter(|pod| is_ready(pod) && pod["metadata"]["labels"]["app"] == *name).count();
                 if deployment["spec"]["replicas"] != ready {
                     return Ok(Some(format!("{name} has {ready} of {} pods", deployment["spec"]["replicas"])));
                 }
@@ -71,14 +72,23 @@ impl Scenario {
     fn without_service(&self) -> Result<Vec<String>> {
         let mut silent = Vec::new();
         for node in self.cluster.nodes().filter(|node| node.is_on()) {
-            let Some(pod) = self.pods()?.into_iter().find(|pod| is_ready(pod) && pod["spec"]["nodeName"] == node.name()) else {
+            let Some(pod) =
+                self.pods()?.into_iter().find(|pod| is_ready(pod) && pod["spec"]["nodeName"] == node.name())
+            else {
                 continue;
             };
             let path = netns(node, &pod)?;
             let connect = "timeout 2 bash -c 'exec 3<>/dev/tcp/10.96.0.1/443'";
             let argv = ["/usr/local/bin/nodectl-lab", "enter", "--netns", &path, "--", "sh", "-c", connect];
             if !node.exec(&argv)?.ok() {
-                silent.push(format!("{} -> 10.96.0.1:443", pod["metadata"]["name"]));
+                let look = "ip route; ip neigh; iptables-nft-save -c -t nat | grep -E 'MASQ|DNAT|cali-nat|FLANNEL'; ipset list -n";
+                let state = node.exec(&["sh", "-c", look])?.stdout;
+                let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+                silent.push(format!(
+                    "{name} ({}) on {} -> 10.96.0.1:443, where\n{state}",
+                    pod["status"]["podIP"],
+                    node.name()
+                ));
             }
         }
         Ok(silent)
@@ -99,7 +109,8 @@ impl Scenario {
     /// Every pair of these pods that are on different nodes.
     pub fn pairs_between_nodes(&self) -> Result<Vec<(Endpoint, Endpoint)>> {
         let pods = self.staying()?;
-        let away = |a: &str| pods.iter().filter(move |(_, b)| b != a).map(|(target, _)| target.clone()).collect::<Vec<_>>();
+        let away =
+            |a: &str| pods.iter().filter(move |(_, b)| b != a).map(|(target, _)| target.clone()).collect::<Vec<_>>();
         Ok(pods.iter().flat_map(|(source, node)| away(node).into_iter().map(|to| (source.clone(), to))).collect())
     }
 
@@ -112,7 +123,9 @@ impl Scenario {
 
 /// Where the pods of a flow are.
 pub fn touches(flow: &Flow, pods: &[(Endpoint, String)], node: &str) -> bool {
-    let on = |end: &Endpoint| pods.iter().any(|(pod, place)| pod == end && place == node) || *end == Endpoint::Host(node.to_owned());
+    let on = |end: &Endpoint| {
+        pods.iter().any(|(pod, place)| pod == end && place == node) || *end == Endpoint::Host(node.to_owned())
+    };
     on(&flow.source) || on(&flow.target)
 }
 
