@@ -59,7 +59,7 @@ fn released_before_calico_serves(bench: &Bench) {
     let failed = bench.failed_sandboxes();
     let early = plan(bench).with_before("release", "start-agent").unwrap().broken_after("release").unwrap();
     bench.stands_open(case, &early);
-    until(Duration::from_secs(20), || {
+    until(Duration::from_secs(75), || {
         Ok((bench.failed_sandboxes() <= failed).then(|| "no pod's sandbox fails, though nobody serves".into()))
     })
     .unwrap();

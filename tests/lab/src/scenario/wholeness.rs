@@ -12,7 +12,7 @@ use crate::objects::workloads::ECHO_PORT;
 use crate::traffic::{Endpoint, Flow, Pair, matrix, matrix_of, netns};
 
 /// How long an agent may take to programme what a new pod needs.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 impl Scenario {
     /// Waits until each Deployment has all its pods, and every pod that should run does. After a node was down, pods may be
@@ -78,7 +78,7 @@ impl Scenario {
                 continue;
             };
             let path = netns(node, &pod)?;
-            let connect = "timeout 2 bash -c 'exec 3<>/dev/tcp/10.96.0.1/443'";
+            let connect = "timeout 8 bash -c 'exec 3<>/dev/tcp/10.96.0.1/443'";
             let argv = ["/usr/local/bin/nodectl-lab", "enter", "--netns", &path, "--", "sh", "-c", connect];
             if !node.exec(&argv)?.ok() {
                 let look = "ip route; ip neigh; iptables-nft-save -c -t nat | grep -E 'MASQ|DNAT|cali-nat|FLANNEL'; ipset list -n";
