@@ -77,7 +77,7 @@ pub fn apply(step: &Step, before: &Before, cx: &mut Context) -> Result<Value> {
         Step::DeleteOverlay { link, .. } => overlay::delete(link),
         Step::MarkNetworkAvailable { by } => agent::mark_available(cx, *by),
         Step::Probe { via, targets } => baseline::verify(cx, *via, targets),
-        Step::AwaitPods { made_by, timeout_s } => await_pods::apply(cx, *made_by, *timeout_s),
+        Step::AwaitPods { made_by, pods, timeout_s } => await_pods::apply(cx, *made_by, pods, *timeout_s),
         Step::Clean { .. } => clean::apply(cx, before),
     }
 }
@@ -97,13 +97,13 @@ pub fn undo(step: &Step, before: &Before, cx: &mut Context) -> Result<()> {
         Step::RenameOverlay { from, to } => overlay::undo(from, Some(to), before),
         Step::DeleteOverlay { link, .. } => overlay::undo(link, None, before),
         Step::MarkNetworkAvailable { .. } => agent::undo_condition(cx, before),
+        Step::Probe { .. } => baseline::undo(cx),
         Step::Clean { .. } => clean::undo(cx, before),
         Step::ImportAttachments { .. }
         | Step::Baseline { .. }
         | Step::Evict { .. }
         | Step::KeepFlannelRules { .. }
         | Step::StopSandboxes { .. }
-        | Step::Probe { .. }
         | Step::AwaitPods { .. } => Ok(()),
     }
 }

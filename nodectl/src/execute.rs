@@ -94,8 +94,9 @@ pub fn backward(plan: &Plan, log: &Log, cx: &mut Context, progress: &mut Progres
         match undone {
             Ok(()) => progress.end_undo(n, step, ms),
             Err(error) => {
-                progress.failed(n, step, ms);
-                return Err(StepFailed { n, title: format!("undo: {}", step.title()), error });
+                progress.undo_failed(n, step, ms);
+                let title = step.undo_title().unwrap_or_else(|| step.title());
+                return Err(StepFailed { n, title: format!("on the way back: {title}"), error });
             }
         }
     }

@@ -285,6 +285,13 @@ pub struct Runs {
 }
 
 impl Facts {
+    /// Parts of the node itself that could not be observed, with the reason. The API server and the runtime are not among
+    /// them: that they do not answer is a finding of its own.
+    pub fn unseen(&self) -> Vec<String> {
+        let own = |part: &str| !["cluster", "runtime", "units"].contains(&part);
+        self.unobserved.iter().filter(|(part, _)| own(part)).map(|(part, why)| format!("{part}: {why}")).collect()
+    }
+
     /// Whether a process with this base name runs.
     pub fn runs(&self, name: &str) -> bool {
         self.processes.iter().any(|p| p.name == name)

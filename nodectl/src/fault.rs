@@ -69,11 +69,7 @@ mod armed {
         let Some(file) = std::env::var_os("NODECTL_FAULT_LOG") else {
             return;
         };
-        if let Ok(mut file) = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(file)
-        {
+        if let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(file) {
             let _ = writeln!(file, "{name}");
         }
     }

@@ -160,12 +160,24 @@ impl Journal {
         Ok((Journal { path: path.to_owned(), file }, log))
     }
 
-    /// Appends a record; it is on disk when this returns.
+    /// What the journal holds by now.
+    pub fn log(&self) -> Result<Log> {
+        read(&self.path)
+    }
+
+    /// Appends a record; it is on disk when this returns. Where it cannot be written whole, none of it stays: half a line in
+    /// the middle would make the journal unreadable.
     pub fn append(&mut self, record: &Record) -> Result<()> {
         fault::point("journal.append");
         let mut line = serde_json::to_vec(record).context("could not encode a journal record")?;
         line.push(b'\n');
-        self.file.write_all(&line).and_then(|()| self.file.sync_data()).with_context(|| {
+        let whole = self.file.metadata().context("could not look at the journal")?.len();
+        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
+        if written.is_err() {
+            // Shrinking needs no room on the disk.
+            let _ = self.file.set_len(whole).and_then(|()| self.file.sync_data());
+        }
+        written.with_context(|| {
             format!(
                 "could not write the journal {}. To fix it: make room on that file system, then run `nodectl resume` or `nodectl revert`",
                 self.path.display()

@@ -6,7 +6,7 @@
 use ipnet::IpNet;
 
 use crate::cni::Cni;
-use crate::facts::{Facts, Family, Link, Route, RouteKind};
+use crate::facts::{Address, Facts, Family, Link, Route, RouteKind};
 use crate::rules::{self, OwnedRules};
 use crate::step::{CleanScope, RemovedImage};
 
@@ -40,10 +40,20 @@ fn is_link_of(facts: &Facts, link: &Link, cni: Cni, scope: &CleanScope) -> bool 
         Cni::Flannel => {
             let idle_bridge = link.name == "cni0"
                 && link.kind == "bridge"
+                // Other CNIs' sample configurations call their bridge cni0 as well.
+                && facts.network.addresses.iter().filter(|a| a.link == "cni0").all(|a| ours(a, scope))
                 && !facts.network.links.iter().any(|l| l.master.as_deref() == Some("cni0"));
             idle_bridge || (link.name == format!("flannel.{}", scope.vni) && link.vxlan.is_some())
         }
         Cni::Calico => link.name == "vxlan.calico" && link.vxlan.is_some(),
+    }
+}
+
+/// An address that flannel's bridge has: in this node's pod network, or the kernel's own link-local one.
+fn ours(address: &Address, scope: &CleanScope) -> bool {
+    match address.address {
+        IpNet::V4(_) => scope.pod_cidr.contains(&address.address.addr()),
+        IpNet::V6(v6) => v6.addr().is_unicast_link_local(),
     }
 }
 

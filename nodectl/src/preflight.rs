@@ -60,6 +60,7 @@ const REQUIRED: [&str; 5] = ["root", "api", "prepared", "scope", "open-run"];
 pub fn checks(facts: &Facts, request: &Request) -> Vec<Check> {
     let mut checks = vec![
         node::root(facts),
+        node::observed(facts),
         node::open_run(facts),
         node::disk_space(facts),
         node::directories(facts),

@@ -128,6 +128,8 @@ pub enum Step {
     AwaitPods {
         /// The CNI that must have made it.
         made_by: Cni,
+        /// Pods that had their network before, as `namespace/name`.
+        pods: Vec<String>,
         /// Seconds.
         timeout_s: u64,
     },

@@ -16,6 +16,8 @@ pub fn findings(facts: &Facts, prepared: &Prepared, cni: Cni, plan: &Plan) -> Ve
         }
     };
     let (new, old) = (cni, cni.other());
+    let unseen = facts.unseen();
+    expect(unseen.is_empty(), format!("could not be looked at: {}", unseen.join("; ")));
     let overlay = facts.network.overlay(prepared.vni, prepared.port).map(|l| l.name.as_str());
     let wanted = crate::plan::overlay_name(new, prepared.vni);
     expect(overlay == Some(wanted.as_str()), format!("the overlay device is {overlay:?}, not {wanted}"));

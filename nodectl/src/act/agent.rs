@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Context, api, clean};
+use super::{Context, api, clean, debts};
 use crate::cni::Cni;
 use crate::facts::Pod;
 use crate::host::{files, local_http, netlink, process, systemd};
@@ -135,20 +135,26 @@ fn lacks(cx: &mut Context, agent: &Agent) -> Result<Vec<String>> {
 /// Gives the label back; the agent comes with it, or is owed.
 pub(super) fn undo_stop(cx: &mut Context, agent: &Agent, before: &Before) -> Result<()> {
     let Before::Label { value } = before else { return Ok(()) };
+    let debt = Debt::Label { value: value.clone() };
     if cx.api.set_label(value.as_deref())? {
+        cx.no_longer_owed(&debt)?;
+        // A kubelet that an earlier try had to stop is what starts the agent's pod.
+        debts::pay_units(cx)?;
         return await_serving(cx, agent).map(drop);
     }
-    cx.owe(Debt::Label { value: value.clone() })?;
+    cx.owe(debt)?;
     cx.owe(Debt::AwaitAgent { agent: Box::new(agent.clone()) })
 }
 
 /// Takes the label back, sees the agent off, and removes what it had begun to make.
 pub(super) fn undo_start(cx: &mut Context, agent: &Agent, before: &Before) -> Result<()> {
     let Before::Label { value } = before else { return Ok(()) };
+    let debt = Debt::Label { value: value.clone() };
     if cx.api.set_label(value.as_deref())? {
+        cx.no_longer_owed(&debt)?;
         await_gone(cx, agent)?;
     } else {
-        cx.owe(Debt::Label { value: value.clone() })?;
+        cx.owe(debt)?;
         end_without_api(cx, agent)?;
     }
     clean::remove_all(cx, agent.cni, &agent.scope, &agent.overlay)
@@ -206,8 +212,6 @@ fn by_reason(cni: Cni) -> &'static str {
 
 pub(super) fn undo_condition(cx: &mut Context, before: &Before) -> Result<()> {
     let Before::Condition { value: Some(value) } = before else { return Ok(()) };
-    if !cx.api.set_condition(value)? {
-        cx.owe(Debt::Condition { value: value.clone() })?;
-    }
-    Ok(())
+    let debt = Debt::Condition { value: value.clone() };
+    if cx.api.set_condition(value)? { cx.no_longer_owed(&debt) } else { cx.owe(debt) }
 }

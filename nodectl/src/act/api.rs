@@ -14,17 +14,24 @@ pub struct Api {
     kube: Option<Kube>,
     node: String,
     dead: Cell<bool>,
+    on_the_way_back: Cell<bool>,
 }
 
 impl Api {
     /// `kube` is `None` where not even a kubeconfig could be read.
     pub fn new(kube: Option<Kube>, node: String) -> Api {
-        Api { kube, node, dead: Cell::new(false) }
+        Api { kube, node, dead: Cell::new(false), on_the_way_back: Cell::new(false) }
     }
 
     /// The node's name.
     pub fn node(&self) -> &str {
         &self.node
+    }
+
+    /// From now on a server that answers but fails (no quorum, a broken webhook, expired credentials) counts as one that
+    /// does not answer: the node must come back without it.
+    pub fn on_the_way_back(&self) {
+        self.on_the_way_back.set(true);
     }
 
     /// Whether it was found not to answer. It is not asked again within this run: each try would cost its time limit.
@@ -39,7 +46,7 @@ impl Api {
         };
         match request(kube) {
             Ok(answer) => Ok(Some(answer)),
-            Err(error) if error.is_unreachable() => {
+            Err(error) if error.is_unreachable() || (self.on_the_way_back.get() && !error.is_about_the_request()) => {
                 self.dead.set(true);
                 tracing::warn!(%error, "the API server does not answer");
                 Ok(None)

@@ -87,7 +87,10 @@ pub(super) fn drain_pending(cx: &Context) -> Result<()> {
     for pending in Pending::list(&paths)? {
         fault::point("shim.pending");
         let id = &pending.container_id;
-        match pending.run(&paths, &backends, &cni_path, LIMIT).with_context(|| format!("the kept DEL of {id} failed"))? {
+        match pending
+            .run(&paths, &backends, &cni_path, LIMIT)
+            .with_context(|| format!("the kept DEL of {id} failed"))?
+        {
             Outcome::Done => {}
             Outcome::Busy => bail!("the kept DEL of {id} is being worked on by somebody else"),
             Outcome::Failed(failures) => bail!("the kept DEL of {id} failed again: {failures:?}"),

@@ -13,11 +13,11 @@ use crate::facts::Pod;
 use crate::host::ping;
 use crate::plan::{full_name, shim_backend};
 
-pub(super) fn apply(cx: &mut Context, made_by: Cni, timeout_s: u64) -> Result<Value> {
+pub(super) fn apply(cx: &mut Context, made_by: Cni, pods: &[String], timeout_s: u64) -> Result<Value> {
     let stop = cx.stop;
     let mut waiting = Vec::new();
     let done = stop.wait_for(Duration::from_secs(timeout_s), || {
-        waiting = without_network(cx, made_by)?;
+        waiting = without_network(cx, made_by, pods)?;
         Ok(waiting.is_empty().then_some(()))
     })?;
     if done.is_none() {
@@ -26,8 +26,8 @@ pub(super) fn apply(cx: &mut Context, made_by: Cni, timeout_s: u64) -> Result<Va
     verify_one(cx)
 }
 
-/// Pods with pod network, bound here and not ending, whose attachment the CNI has not made (yet).
-fn without_network(cx: &mut Context, made_by: Cni) -> Result<Vec<String>> {
+/// Those of the pods that are still bound here and not ending, whose attachment the CNI has not made (yet).
+fn without_network(cx: &mut Context, made_by: Cni, pods: &[String]) -> Result<Vec<String>> {
     let (records, _) = Record::list(&cx.shim())?;
     let sandboxes = cx.cri()?.sandboxes()?;
     let attached = |pod: &Pod| {
@@ -39,7 +39,8 @@ fn without_network(cx: &mut Context, made_by: Cni) -> Result<Vec<String>> {
                     .any(|s| s.id == r.container_id && s.ready && s.namespace == pod.namespace && s.name == pod.name)
         })
     };
-    Ok(here(cx)?.iter().filter(|p| !attached(p)).map(full_name).collect())
+    let names = here(cx)?.into_iter().filter(|p| !attached(p)).map(|p| full_name(&p));
+    Ok(names.filter(|name| pods.contains(name)).collect())
 }
 
 fn here(cx: &Context) -> Result<Vec<Pod>> {

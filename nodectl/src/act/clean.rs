@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use cni_shim::pending::Pending;
 use serde_json::{Value, json};
 
@@ -15,6 +15,12 @@ use crate::step::{Before, CleanScope, RemovedImage};
 
 pub(super) fn before(cx: &mut Context, cni: Cni, scope: &CleanScope) -> Result<Before> {
     let facts = crate::observe::node(cx.host);
+    if !facts.unseen().is_empty() {
+        bail!(
+            "what {cni} left cannot be told while parts of the node cannot be looked at: {}",
+            facts.unseen().join("; ")
+        );
+    }
     Ok(Before::Removed(Box::new(ownership::owned(&facts, cni, scope))))
 }
 

@@ -74,6 +74,14 @@ impl<'a> Context<'a> {
         self.host.path(&self.plan.bin_dir)
     }
 
+    /// Something was done directly that an earlier try had to leave owed.
+    pub fn no_longer_owed(&mut self, done: &Debt) -> Result<()> {
+        if self.journal.log()?.debts().iter().any(|d| d.concerns_the_same(done)) {
+            self.journal.append(&Record::Paid { debt: done.clone() })?;
+        }
+        Ok(())
+    }
+
     /// Notes that something must be done once the API server answers.
     pub fn owe(&mut self, debt: Debt) -> Result<()> {
         tracing::warn!(?debt, "the API server does not answer; this is owed");

@@ -20,8 +20,6 @@ pub(super) fn set(cx: &mut Context, unschedulable: bool) -> Result<Value> {
 
 pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
     let Before::Unschedulable { value } = before else { return Ok(()) };
-    if !cx.api.set_unschedulable(*value)? {
-        cx.owe(Debt::Unschedulable { value: *value })?;
-    }
-    Ok(())
+    let debt = Debt::Unschedulable { value: *value };
+    if cx.api.set_unschedulable(*value)? { cx.no_longer_owed(&debt) } else { cx.owe(debt) }
 }

@@ -9,7 +9,7 @@ use super::{Context, agent, attachment, clean};
 use crate::cni::Cni;
 use crate::facts::Pod;
 use crate::host::{files, systemd};
-use crate::journal::Debt;
+use crate::journal::{Debt, Record};
 use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
 use crate::step::Step;
 
@@ -63,15 +63,27 @@ fn finish_dels(cx: &mut Context) -> Result<()> {
     Ok(())
 }
 
+/// Starts the units that are owed, where the API server answers again.
+pub(super) fn pay_units(cx: &mut Context) -> Result<()> {
+    for debt in cx.journal.log()?.debts() {
+        if matches!(debt, Debt::StartUnit { .. }) {
+            pay(&debt, cx)?;
+            cx.journal.append(&Record::Paid { debt })?;
+        }
+    }
+    Ok(())
+}
+
 /// Waits until no pod is wanted here of an agent that the node's label does not ask for: kubelet, when it starts, would
 /// start such a pod's containers again before the DaemonSet's controller has taken it away.
 fn await_unwanted(cx: &mut Context) -> Result<()> {
     let label = cx.api.label()?;
-    let unwanted: Vec<(String, String)> = [(Cni::Flannel, &cx.plan.prepared.flannel), (Cni::Calico, &cx.plan.prepared.calico)]
-        .into_iter()
-        .filter(|(cni, _)| label.as_deref() != Some(cni.name()))
-        .map(|(_, info)| (info.namespace.clone(), info.daemonset.clone()))
-        .collect();
+    let unwanted: Vec<(String, String)> =
+        [(Cni::Flannel, &cx.plan.prepared.flannel), (Cni::Calico, &cx.plan.prepared.calico)]
+            .into_iter()
+            .filter(|(cni, _)| label.as_deref() != Some(cni.name()))
+            .map(|(_, info)| (info.namespace.clone(), info.daemonset.clone()))
+            .collect();
     let (api, stop) = (&cx.api, cx.stop);
     let gone = stop.wait_for(Duration::from_secs(60), || {
         let pods: Vec<Pod> = api.pods()?;

@@ -86,7 +86,6 @@ pub(super) fn undo_release(cx: &mut Context, to: Cni) -> Result<()> {
             state.defer_failed_del = true;
             Ok(state)
         })
-        
         .context("could not tell the shim to keep DELs that fail")?;
         cx.owe(crate::journal::Debt::PendingDels)?;
     }

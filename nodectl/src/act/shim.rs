@@ -13,8 +13,9 @@ use crate::fault;
 use crate::plan::shim_backend;
 use crate::step::Before;
 
-/// A hold lasts at most this long even if its owner lives: a run that hangs must not keep pods from starting for ever.
-const HOLD_BOUND: Duration = Duration::from_secs(15 * 60);
+/// A hold lasts at most this long, and three times an agent's limit, even if its owner lives: a run that hangs must not
+/// keep pods from starting for ever, and one that takes all the time that it is given must not lose its hold.
+const HOLD_BOUND: Duration = Duration::from_secs(20 * 60);
 /// Delegates of an ADD that is under way end within the shim's own limit for it.
 const IN_FLIGHT: Duration = Duration::from_secs(110);
 
@@ -33,15 +34,15 @@ pub(super) fn route(cx: &mut Context, to: Cni) -> Result<Value> {
 pub(super) fn hold(cx: &mut Context, next: Cni) -> Result<Value> {
     let paths = cx.shim();
     let owner = Owner::this_process(cx.run.id.clone());
-    let state = State::hold(shim_backend(next.other()), shim_backend(next), owner, HOLD_BOUND);
+    let bound = HOLD_BOUND + 3 * Duration::from_secs(cx.plan.request.agent_timeout_s.min(24 * 3600));
+    let state = State::hold(shim_backend(next.other()), shim_backend(next), owner, bound);
     set(cx, &state)?;
     let settled = cx.stop.wait_for(IN_FLIGHT, || {
         let (records, _) = Record::list(&paths)?;
         let under_way = records
             .iter()
             .filter(|r| r.phase == Phase::Intent)
-            .try_fold(false, |any, r| r.is_busy(&paths).map(|busy| any || busy))
-            ?;
+            .try_fold(false, |any, r| r.is_busy(&paths).map(|busy| any || busy))?;
         Ok((!under_way).then_some(()))
     })?;
     settled.context("an attachment that had begun before the hold did not end within 110 s")?;

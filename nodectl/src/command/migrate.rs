@@ -28,15 +28,20 @@ pub(super) fn run(host: &Host, args: &MigrateArgs, settings: &Settings) -> Resul
         report::result(settings.output, &report::plan_text(&plan), &json!({"plan": plan}), false)?;
         return Ok(code::DONE);
     }
-    let stop = listen(&args.run)?;
+    deadline(&args.run)?;
     let _lock = Lock::take(host)?;
-    switch(host, &request, saved, &args.run, settings, &stop)
+    switch(host, &request, saved, &args.run, settings)
 }
 
-/// The signals and the deadline.
+/// The signals and the deadline. Only from here on does Ctrl-C not end nodectl at once: before, there is nothing to undo.
 pub(super) fn listen(args: &RunArgs) -> Result<Stop> {
+    Stop::listen(deadline(args)?)
+}
+
+/// The deadline, where one was given.
+pub(super) fn deadline(args: &RunArgs) -> Result<Option<std::time::SystemTime>> {
     let deadline = args.deadline.as_deref().map(crate::clock::deadline).transpose();
-    Stop::listen(deadline.map_err(|e| Failure::Usage(format!("--deadline: {e}")))?)
+    Ok(deadline.map_err(|e| Failure::Usage(format!("--deadline: {e}")))?)
 }
 
 /// Preflight, plan, consent, run; the lock is held by the caller.
@@ -46,7 +51,6 @@ pub(super) fn switch(
     saved: Option<Plan>,
     args: &RunArgs,
     settings: &Settings,
-    stop: &Stop,
 ) -> Result<u8> {
     let facts = look::look(host);
     let checks = preflight::checks(&facts, request);
@@ -73,8 +77,9 @@ pub(super) fn switch(
     }
     let plan = decide(&facts, request, saved)?;
     consent(&plan, args, "Switch this node?")?;
-    not_stopped_yet(stop)?;
-    let summary = run::start(host, &plan, &facts, stop, options(args, settings))?;
+    let stop = listen(args)?;
+    not_stopped_yet(&stop)?;
+    let summary = run::start(host, &plan, &facts, &stop, options(args, settings))?;
     report::result(settings.output, &report::run_text(&summary), &summary, true)?;
     Ok(code::DONE)
 }
@@ -82,8 +87,10 @@ pub(super) fn switch(
 /// Told to stop, or too late, before anything was begun.
 fn not_stopped_yet(stop: &Stop) -> Result<()> {
     stop.check().map_err(|stopped| {
-        Failure::Refused(format!("{stopped} before it began; nothing was changed. To fix it: run it again, with a later --deadline"))
-            .into()
+        Failure::Refused(format!(
+            "{stopped} before it began; nothing was changed. To fix it: run it again, with a later --deadline"
+        ))
+        .into()
     })
 }
 

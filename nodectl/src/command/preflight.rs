@@ -18,7 +18,12 @@ pub(super) fn run(host: &Host, args: &Switch, settings: &Settings) -> Result<u8>
     let checks = preflight::checks(&facts, &request);
     known_ignores(&checks, &request)?;
     let ready = preflight::passed(&checks);
-    report::result(settings.output, &report::preflight_text(&checks), &json!({"ready": ready, "checks": checks}), false)?;
+    report::result(
+        settings.output,
+        &report::preflight_text(&checks),
+        &json!({"ready": ready, "checks": checks}),
+        false,
+    )?;
     Ok(if ready { code::DONE } else { code::REFUSED })
 }
 

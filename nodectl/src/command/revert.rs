@@ -19,13 +19,14 @@ use crate::run::{self, Folders, Lock};
 const TAKE_OVER: Duration = Duration::from_secs(600);
 
 pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result<u8> {
-    let stop = migrate::listen(&args.run)?;
+    migrate::deadline(&args.run)?;
     let _lock = if args.take_over { Lock::take_over(host, TAKE_OVER)? } else { Lock::take(host)? };
     let folders = Folders::new(host)?;
     if let Some(id) = folders.open_run()? {
         if !args.run.yes {
             migrate::ask(&format!("Run {id} is open; all that it did is undone, newest first."), "Take it back?")?;
         }
+        let stop = migrate::listen(&args.run)?;
         let summary = run::revert_open(host, &id, &stop, migrate::options(&args.run, settings))?;
         // A run that was killed after its last record is closed by this, and only then taken back like any closed one.
         if folders.outcome(&id)? != Some(Outcome::Switched) {
@@ -51,5 +52,5 @@ pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result
     };
     // A closed run is a new switch the other way: what others changed meanwhile is kept, pods born since are included.
     let request = Request { to: plan.from, ..settings.request_back(args, &plan.request) };
-    migrate::switch(host, &request, None, &args.run, settings, &stop)
+    migrate::switch(host, &request, None, &args.run, settings)
 }

@@ -131,16 +131,15 @@ impl Cri {
 
     /// Name and version.
     pub fn version(&self) -> Result<(String, String)> {
-        let version = self.call("Version", async |channel| {
-            RuntimeServiceClient::new(channel).version(proto::VersionRequest::default()).await
-        })?;
+        let version = self
+            .call("Version", async |channel| runtime_client(channel).version(proto::VersionRequest::default()).await)?;
         Ok((version.runtime_name, version.runtime_version))
     }
 
     /// Whether the network is ready, and which configuration is loaded.
     pub fn status(&self) -> Result<CniStatus> {
         let answer = self.call("Status", async |channel| {
-            RuntimeServiceClient::new(channel).status(proto::StatusRequest { verbose: true }).await
+            runtime_client(channel).status(proto::StatusRequest { verbose: true }).await
         })?;
         let conditions = answer.status.map(|s| s.conditions).unwrap_or_default();
         let ready = conditions.iter().any(|c| c.r#type == "NetworkReady" && c.status);
@@ -151,13 +150,13 @@ impl Cri {
     /// Every pod sandbox. All are asked for their details at once: one after the other, the answers of a full node add up.
     pub fn sandboxes(&self) -> Result<Vec<Sandbox>> {
         let answer = self.call("ListPodSandbox", async |channel| {
-            RuntimeServiceClient::new(channel).list_pod_sandbox(proto::ListPodSandboxRequest::default()).await
+            runtime_client(channel).list_pod_sandbox(proto::ListPodSandboxRequest::default()).await
         })?;
         let ids: Vec<String> = answer.items.iter().map(|item| item.id.clone()).collect();
         let channel = self.channel.clone();
         let details = self.executor.block_on(async move {
             let ask = |id: String| {
-                let mut client = RuntimeServiceClient::new(channel.clone());
+                let mut client = runtime_client(channel.clone());
                 let request = proto::PodSandboxStatusRequest { pod_sandbox_id: id, verbose: true };
                 tokio::spawn(tokio::time::timeout(LIMIT, async move { client.pod_sandbox_status(request).await }))
             };
@@ -184,7 +183,7 @@ impl Cri {
     /// References and digests of the images that it holds.
     pub fn images(&self) -> Result<Vec<String>> {
         let answer = self.call("ListImages", async |channel| {
-            ImageServiceClient::new(channel).list_images(proto::ListImagesRequest::default()).await
+            image_client(channel).list_images(proto::ListImagesRequest::default()).await
         })?;
         Ok(answer.images.into_iter().flat_map(|i| i.repo_tags.into_iter().chain(i.repo_digests)).collect())
     }
@@ -193,7 +192,7 @@ impl Cri {
     pub fn stop_sandbox(&self, id: &str) -> Result<()> {
         fault::point("cri.stop_sandbox");
         let request = proto::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        self.end("StopPodSandbox", async |channel| RuntimeServiceClient::new(channel).stop_pod_sandbox(request).await)
+        self.end("StopPodSandbox", async |channel| runtime_client(channel).stop_pod_sandbox(request).await)
     }
 
     /// Stops several sandboxes at once, some at a time; the answers are in the order of the ids.
@@ -206,7 +205,7 @@ impl Cri {
         let channel = self.channel.clone();
         let answers = self.executor.block_on(async move {
             let ask = |id: &&str| {
-                let mut client = RuntimeServiceClient::new(channel.clone());
+                let mut client = runtime_client(channel.clone());
                 let request = proto::StopPodSandboxRequest { pod_sandbox_id: (*id).to_owned() };
                 tokio::spawn(tokio::time::timeout(LIMIT, async move { client.stop_pod_sandbox(request).await }))
             };
@@ -234,18 +233,15 @@ impl Cri {
     pub fn remove_sandbox(&self, id: &str) -> Result<()> {
         fault::point("cri.remove_sandbox");
         let request = proto::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        self.end("RemovePodSandbox", async |channel| {
-            RuntimeServiceClient::new(channel).remove_pod_sandbox(request).await
-        })
+        self.end("RemovePodSandbox", async |channel| runtime_client(channel).remove_pod_sandbox(request).await)
     }
 
     /// The containers of a sandbox.
     pub fn containers(&self, sandbox: &str) -> Result<Vec<Container>> {
         let filter = proto::ContainerFilter { pod_sandbox_id: sandbox.to_owned(), ..proto::ContainerFilter::default() };
         let request = proto::ListContainersRequest { filter: Some(filter) };
-        let answer = self.call("ListContainers", async |channel| {
-            RuntimeServiceClient::new(channel).list_containers(request).await
-        })?;
+        let answer =
+            self.call("ListContainers", async |channel| runtime_client(channel).list_containers(request).await)?;
         let running = proto::ContainerState::ContainerRunning as i32;
         let container = |c: proto::Container| Container {
             running: c.state == running,
@@ -259,7 +255,7 @@ impl Cri {
     pub fn stop_container(&self, id: &str, grace_seconds: u32) -> Result<()> {
         fault::point("cri.stop_container");
         let request = proto::StopContainerRequest { container_id: id.to_owned(), timeout: i64::from(grace_seconds) };
-        self.end("StopContainer", async |channel| RuntimeServiceClient::new(channel).stop_container(request).await)
+        self.end("StopContainer", async |channel| runtime_client(channel).stop_container(request).await)
     }
 
     /// All that decisions need of the runtime, and what it says of its network configuration.
@@ -277,6 +273,17 @@ impl Cri {
         };
         Ok((runtime, status))
     }
+}
+
+/// kubelet's own limit for an answer: gRPC's 4 MiB are not enough for a node with many pods.
+const ANSWER_LIMIT: usize = 16 << 20;
+
+fn runtime_client(channel: Channel) -> RuntimeServiceClient<Channel> {
+    RuntimeServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT)
+}
+
+fn image_client(channel: Channel) -> ImageServiceClient<Channel> {
+    ImageServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT)
 }
 
 /// containerd's `cniconfig`: its loopback network comes first and is its own.

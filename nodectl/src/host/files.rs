@@ -123,7 +123,11 @@ pub fn remove_temporaries(directory: &Path) -> Result<Vec<String>> {
     names.retain(|name| name.starts_with(TEMPORARY_PREFIX));
     for name in &names {
         let path = directory.join(name);
-        if !path.is_symlink() && path.is_dir() { remove_directory(&path)? } else { remove(&path)? };
+        if !path.is_symlink() && path.is_dir() {
+            remove_directory(&path)?
+        } else {
+            remove(&path)?
+        };
     }
     Ok(names)
 }

@@ -37,6 +37,14 @@ pub enum Debt {
 }
 
 impl Debt {
+    /// Whether both are about one label, one field, one condition, one unit or one agent: the later one then counts.
+    pub fn concerns_the_same(&self, other: &Debt) -> bool {
+        match (self, other) {
+            (Debt::StartUnit { unit: a }, Debt::StartUnit { unit: b }) => a == b,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+
     /// What is owed, in words.
     pub fn describe(&self) -> String {
         match self {

@@ -70,8 +70,12 @@ impl Log {
         let mut debts: Vec<Debt> = Vec::new();
         for record in &self.records {
             match record {
-                Record::Owed { debt } if !debts.contains(debt) => debts.push(debt.clone()),
-                Record::Paid { debt } => debts.retain(|d| d != debt),
+                Record::Owed { debt } => {
+                    // A later debt for the same thing takes the place of the earlier one.
+                    debts.retain(|d| !d.concerns_the_same(debt));
+                    debts.push(debt.clone());
+                }
+                Record::Paid { debt } => debts.retain(|d| !d.concerns_the_same(debt)),
                 _ => {}
             }
         }

@@ -17,6 +17,7 @@ pub fn basis(facts: &Facts) -> Basis {
     };
     put("kernel", json!(facts.machine.kernel));
     put("conflists", json!(facts.files.conf_names));
+    put("content of the conflists", json!(facts.files.confs));
     put("CNI directories", json!([facts.files.conf_dir, facts.files.bin_dir]));
     put("shim mode", json!(facts.shim.mode));
     let overlays: Vec<_> = facts.network.links.iter().filter(|l| l.vxlan.is_some()).collect();

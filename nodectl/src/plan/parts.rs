@@ -106,7 +106,6 @@ pub fn prologue(facts: &Facts, prepared: &Prepared, from: Cni) -> Vec<Step> {
         });
         steps.push(Step::ImportAttachments { made_by: from });
     }
-    steps.push(Step::Baseline { targets: targets(facts, prepared, from) });
     steps
 }
 
@@ -159,9 +158,19 @@ pub fn staying(cluster: &ClusterView) -> Vec<String> {
     pods
 }
 
+/// Those of them that have their network now. One that is broken already proves nothing about the switch.
+pub fn connected(facts: &Facts, cluster: &ClusterView) -> Vec<String> {
+    let sandboxes = facts.runtime.iter().flat_map(|r| &r.sandboxes).filter(|s| s.ready && !s.host_network);
+    let ready: Vec<String> = sandboxes.map(|s| format!("{}/{}", s.namespace, s.name)).collect();
+    staying(cluster).into_iter().filter(|pod| ready.contains(pod)).collect()
+}
+
 /// What will happen to whom, in sentences.
-pub fn pod_notes(cluster: &ClusterView) -> Vec<String> {
-    let mut notes = Vec::new();
+pub fn pod_notes(facts: &Facts, cluster: &ClusterView) -> Vec<String> {
+    let connected = connected(facts, cluster);
+    let broken = staying(cluster).into_iter().filter(|pod| !connected.contains(pod));
+    let mut notes: Vec<String> =
+        broken.map(|pod| format!("{pod}: has no network now; the switch does not wait for it")).collect();
     for pod in &cluster.pods {
         let name = full_name(pod);
         if pod.host_network || pod.phase == "Succeeded" || pod.phase == "Failed" {

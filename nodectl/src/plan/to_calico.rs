@@ -14,6 +14,8 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     let calico = parts::agent(facts, prepared, Cni::Calico, request.agent_timeout_s);
     let mut steps = parts::prologue(facts, prepared, Cni::Flannel);
     steps.extend(parts::drain(cluster, request));
+    // After the eviction, which may take an hour: what answered then may have left the cluster since.
+    steps.push(Step::Baseline { targets: parts::targets(facts, prepared, Cni::Flannel) });
     steps.push(Step::Hold { next: Cni::Calico });
     // flanneld puts back what is removed under it, so it goes before anything of it is touched.
     steps.push(Step::StopAgent(flannel.clone()));
@@ -27,7 +29,11 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     steps.push(Step::StartAgent(calico));
     steps.push(Step::Probe { via: Cni::Calico, targets: parts::targets(facts, prepared, Cni::Flannel) });
     steps.push(Step::Release { to: Cni::Calico });
-    steps.push(Step::AwaitPods { made_by: Cni::Calico, timeout_s: request.agent_timeout_s });
+    steps.push(Step::AwaitPods {
+        made_by: Cni::Calico,
+        pods: parts::connected(facts, cluster),
+        timeout_s: request.agent_timeout_s,
+    });
     if !cluster.unschedulable {
         steps.push(Step::Uncordon);
     }
@@ -36,7 +42,7 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     if !facts.units.is_empty() {
         steps.push(Step::DisableBootUnits { units: parts::BOOT_UNITS.map(str::to_owned).to_vec() });
     }
-    (steps, parts::pod_notes(cluster))
+    (steps, parts::pod_notes(facts, cluster))
 }
 
 /// A renamed device keeps address, routes, neighbours and forwarding entries, and felix keeps it; one that felix would

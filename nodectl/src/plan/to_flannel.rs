@@ -14,6 +14,8 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     let calico = parts::agent(facts, prepared, Cni::Calico, request.agent_timeout_s);
     let mut steps = parts::prologue(facts, prepared, Cni::Calico);
     steps.extend(parts::drain(cluster, request));
+    // After the eviction, which may take an hour: what answered then may have left the cluster since.
+    steps.push(Step::Baseline { targets: parts::targets(facts, prepared, Cni::Calico) });
     steps.push(Step::Hold { next: Cni::Flannel });
     // Before calico-node leaves: its plugin's token is kept fresh only while it runs.
     steps.push(Step::StopSandboxes { made_by: Cni::Calico, pods: parts::staying(cluster) });
@@ -26,12 +28,16 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     steps.push(Step::MarkNetworkAvailable { by: Cni::Flannel });
     steps.push(Step::Probe { via: Cni::Flannel, targets: parts::targets(facts, prepared, Cni::Calico) });
     steps.push(Step::Release { to: Cni::Flannel });
-    steps.push(Step::AwaitPods { made_by: Cni::Flannel, timeout_s: request.agent_timeout_s });
+    steps.push(Step::AwaitPods {
+        made_by: Cni::Flannel,
+        pods: parts::connected(facts, cluster),
+        timeout_s: request.agent_timeout_s,
+    });
     if !cluster.unschedulable {
         steps.push(Step::Uncordon);
     }
     if !facts.units.is_empty() {
         steps.push(Step::DisableBootUnits { units: parts::BOOT_UNITS.map(str::to_owned).to_vec() });
     }
-    (steps, parts::pod_notes(cluster))
+    (steps, parts::pod_notes(facts, cluster))
 }

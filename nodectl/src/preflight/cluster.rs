@@ -122,7 +122,14 @@ pub(super) fn images(facts: &Facts, prepared: &Prepared, request: &Request) -> C
 /// Runtimes list normalised names: `docker.io/library/x:latest` for `x`.
 fn holds(images: &[String], wanted: &str) -> bool {
     let name = wanted.rsplit('/').next().unwrap_or(wanted);
-    let tagged = if name.contains([':', '@']) { wanted.to_owned() } else { format!("{wanted}:latest") };
+    let repository = &wanted[..wanted.len() - name.len()];
+    // With a digest, the tag beside it is for people: runtimes list `repository@digest`.
+    let tagged = match name.split_once('@') {
+        Some((tagged, digest)) => format!("{repository}{}@{digest}", tagged.split(':').next().unwrap_or(tagged)),
+        None if name.contains(':') => wanted.to_owned(),
+        None => format!("{wanted}:latest"),
+    };
+    let tagged = tagged.strip_prefix("index.docker.io/").map_or(tagged.clone(), |t| format!("docker.io/{t}"));
     let prefixes = ["", "docker.io/", "docker.io/library/"];
     images.iter().any(|have| prefixes.iter().any(|p| have.strip_prefix(p) == Some(tagged.as_str())))
 }

@@ -21,6 +21,19 @@ pub(super) fn root(facts: &Facts) -> Check {
     Check::fail("root", format!("running as uid {}", facts.machine.uid), "run nodectl as root, e.g. with sudo")
 }
 
+/// What cannot be seen must not count as absent: its leftovers would be missed, and its removal reported as done.
+pub(super) fn observed(facts: &Facts) -> Check {
+    let unseen = facts.unseen();
+    if unseen.is_empty() {
+        return Check::pass("observed", "every part of this node that matters could be looked at");
+    }
+    Check::fail(
+        "observed",
+        format!("could not be looked at: {}", unseen.join("; ")),
+        "mend that, or install the missing tool (iptables, ipset, nftables)",
+    )
+}
+
 pub(super) fn open_run(facts: &Facts) -> Check {
     match &facts.runs.open {
         None => Check::pass("open-run", "no run is open on this node"),
@@ -93,10 +106,10 @@ pub(super) fn rp_filter(facts: &Facts, request: &Request) -> Check {
         other => Check::warn(
             "rp-filter",
             format!(
-                "net.ipv4.conf.all.rp_filter is {}; felix refuses to start with loose filtering",
+                "net.ipv4.conf.all.rp_filter is {}; Calico's documentation wants 1, and some felix versions refuse loose filtering",
                 other.unwrap_or("unknown")
             ),
-            "set net.ipv4.conf.all.rp_filter=1 in /etc/sysctl.d, or FelixConfiguration ignoreLooseRPF",
+            "set net.ipv4.conf.all.rp_filter=1 in /etc/sysctl.d, or ignoreLooseRPF in FelixConfiguration",
         ),
     }
 }

@@ -67,8 +67,7 @@ fn multus(facts: &Facts) -> Refusal {
 
 /// A plugin chained into the node's own list by somebody else would be lost on the way.
 fn chained(facts: &Facts) -> Refusal {
-    const KNOWN: [&str; 8] =
-        ["flannel", "calico", "portmap", "bandwidth", "tuning", "cni-shim", "loopback", "calico-ipam"];
+    const KNOWN: [&str; 5] = ["flannel", "calico", "portmap", "bandwidth", "cni-shim"];
     let first = facts.files.conf_names.iter().find(|n| n.as_str() != crate::plan::SHIM_CONFLIST)?;
     let plugins = facts.files.confs.get(first)?.get("plugins")?.as_array()?;
     let foreign = plugins.iter().filter_map(|p| p.get("type")?.as_str()).find(|t| !KNOWN.contains(t))?;

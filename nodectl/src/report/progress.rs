@@ -47,12 +47,22 @@ impl Progress {
 
     /// A step is being undone.
     pub fn begin_undo(&mut self, n: usize, step: &Step) {
-        self.started("undo", n, step, &format!("undo: {}", step.title()));
+        if let Some(title) = step.undo_title() {
+            self.started("undo", n, step, &format!("back: {title}"));
+        }
     }
 
     /// A step is undone.
     pub fn end_undo(&mut self, n: usize, step: &Step, ms: u64) {
-        self.finished("undone", n, step, &format!("undo: {}", step.title()), Some(ms));
+        if let Some(title) = step.undo_title() {
+            self.finished("undone", n, step, &format!("back: {title}"), Some(ms));
+        }
+    }
+
+    /// The undoing of a step failed.
+    pub fn undo_failed(&mut self, n: usize, step: &Step, ms: u64) {
+        let title = step.undo_title().unwrap_or_else(|| step.title());
+        self.finished("failed", n, step, &format!("back: {title}: FAILED"), Some(ms));
     }
 
     /// A step failed.

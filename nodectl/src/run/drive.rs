@@ -67,29 +67,38 @@ pub fn start(host: &Host, plan: &Plan, facts: &Facts, stop: &Stop, options: Opti
     )?;
     let mut run = Run::new(host, folders, &id, plan, journal, stop, options, API_PATIENCE)?;
     run.announce("NetworkSwitchBegan", false, &format!("from {} to {}", plan.from, plan.request.to));
-    run.go_forward()
+    begun(run.go_forward())
+}
+
+/// Once a run is open, an error that says nothing else (a full disk, an unreadable journal) means: needs hands. The code for
+/// "failed, nothing changed" would be a lie.
+fn begun<T>(result: Result<T>) -> Result<T> {
+    result.map_err(|error| match error.downcast_ref::<Failure>() {
+        Some(_) => error,
+        None => Failure::NeedsHands(format!("{error:#}. The run is open: see `nodectl status`")).into(),
+    })
 }
 
 /// Goes on with the open run: to its target, or, where it had turned back, to its start; then pays what it owes.
 pub fn resume(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<RunSummary> {
     let (folders, journal, log, plan) = reopen(host, id)?;
     let mut run = Run::new(host, folders, id, &plan, journal, stop, options, API_PATIENCE)?;
-    match log.outcome() {
+    begun(match log.outcome() {
         // Killed after its last record: only the open file is left to remove.
         Some(outcome) => run.finish(outcome),
         None if log.reverting() => run.go_back("resumed on its way back"),
         None => run.go_forward(),
-    }
+    })
 }
 
 /// Takes the open run back.
 pub fn revert_open(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<RunSummary> {
     let (folders, journal, log, plan) = reopen(host, id)?;
     let mut run = Run::new(host, folders, id, &plan, journal, stop, options, API_PATIENCE_BACK)?;
-    match log.outcome() {
+    begun(match log.outcome() {
         Some(outcome) => run.finish(outcome),
         None => run.go_back("asked for with `nodectl revert`"),
-    }
+    })
 }
 
 /// The open run's journal, ready to go on with, and its plan.
@@ -97,7 +106,11 @@ fn reopen(host: &Host, id: &str) -> Result<(Folders, Journal, Log, Plan)> {
     let folders = Folders::new(host)?;
     let (mut journal, log) = Journal::open(&folders.journal(id))?;
     let plan = log.plan().cloned().with_context(|| format!("the journal of run {id} holds no plan"))?;
-    journal.append(&Record::Attach { pid: std::process::id(), boot_id: machine::boot_id()?, at: crate::clock::now() })?;
+    journal.append(&Record::Attach {
+        pid: std::process::id(),
+        boot_id: machine::boot_id()?,
+        at: crate::clock::now(),
+    })?;
     Ok((folders, journal, log, plan))
 }
 
@@ -151,7 +164,11 @@ impl<'a> Run<'a> {
     fn failed(&mut self, why: &str) -> Result<RunSummary> {
         self.progress.say(&format!("{why}\nTaking it back:"));
         let summary = self.go_back(why)?;
-        Err(Failure::PutBack(format!("{why}. The node is as it was before. Report: {}", summary.report)).into())
+        let (cni, report) = (self.plan.from, summary.report);
+        Err(Failure::PutBack(format!(
+            "{why}. The node is on {cni} as before; pods that were evicted stay where they went. Report: {report}"
+        ))
+        .into())
     }
 
     fn stays_open(&mut self, why: &str) -> Result<RunSummary> {
@@ -163,6 +180,7 @@ impl<'a> Run<'a> {
 
     /// Undoes everything, then pays what can be paid.
     fn go_back(&mut self, why: &str) -> Result<RunSummary> {
+        self.cx.api.on_the_way_back();
         if !self.log()?.reverting() {
             let at = crate::clock::now();
             self.cx.journal.append(&Record::Reverting { why: why.to_owned(), at })?;
@@ -189,7 +207,7 @@ impl<'a> Run<'a> {
         let findings = self.settled(|facts, plan| verify::put_back(facts, &plan.prepared, plan, false));
         if !findings.is_empty() {
             return Err(Failure::NeedsHands(format!(
-                "everything was undone, but the node is not as it was: {}. To fix it: mend that, then `nodectl revert` again",
+                "everything was undone, but the node is not as it was: {}. To fix it: mend that; `nodectl revert` then looks again and closes the run",
                 findings.join("; ")
             ))
             .into());

@@ -77,7 +77,14 @@ impl Folders {
         names
             .iter()
             .filter_map(|name| name.strip_suffix(".jsonl"))
-            .map(|run| Ok((run.to_owned(), journal::read(&self.journal(run))?)))
+            .filter_map(|run| match journal::read(&self.journal(run)) {
+                Ok(log) => Some(Ok((run.to_owned(), log))),
+                // One damaged journal of old must not hide the others.
+                Err(error) => {
+                    tracing::warn!("left out: {error:#}");
+                    None
+                }
+            })
             .collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -67,7 +68,11 @@ fn is_nodectl(pid: u32) -> bool {
 
 /// The lock file and the pid that it names.
 fn open(path: &PathBuf) -> Result<(File, String)> {
-    files::create_directory(path.parent().unwrap_or(path), 0o755)?;
+    let folder = path.parent().unwrap_or(path);
+    files::create_directory(folder, 0o700)?;
+    // Whoever can open the file can lock it: root alone.
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
+        .context("could not close the lock's folder")?;
     let mut file = OpenOptions::new()
         .create(true)
         .truncate(false)

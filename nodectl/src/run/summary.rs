@@ -52,5 +52,14 @@ fn measured(log: &Log, plan: &Plan) -> Option<String> {
         Some(ip) => format!("from the host and from an attachment of our own ({ip})"),
         None => "from the host".to_owned(),
     };
-    Some(format!("{up} of {} targets that answered before answer now, {pod}", peers.len()))
+    let lost: Vec<&str> =
+        found["pod"]["not_answered"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let but = match lost.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; from the attachment these did not (a network policy of the pod that lent its name may forbid it): {}",
+            lost.join(", ")
+        ),
+    };
+    Some(format!("{up} of {} targets that answered before answer now, {pod}{but}", peers.len()))
 }

@@ -41,6 +41,11 @@ impl KubeError {
         matches!(self.kind, Kind::NotSent | Kind::Broken) || matches!(self.code, Some(502..=504))
     }
 
+    /// The request itself is wrong or too late, and would be with a healthy server too (404, 409, 422).
+    pub fn is_about_the_request(&self) -> bool {
+        matches!(self.code, Some(404 | 409 | 422))
+    }
+
     /// The object was changed meanwhile, or exists already, or is not the one that was meant (uid).
     pub fn is_conflict(&self) -> bool {
         self.code == Some(409)
