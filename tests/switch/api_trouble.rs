@@ -199,7 +199,7 @@ fn trouble_at_every_step_ends_on_one_cni_or_the_other() {
         .flat_map(|(trouble, salt)| sample(&steps, 1, salt).into_iter().map(|step| (*trouble, step)))
         .collect();
     // Each kind of trouble at a step of its own takes minutes; by default some kinds do.
-    for (trouble, step) in chosen(sample(&cases, 4, 9)) {
+    for (trouble, step) in chosen(sample(&cases, 4, 18)) {
         lab.trouble_at(trouble, &step).with_context(|| format!("{trouble:?} at {step}")).unwrap();
     }
 }
