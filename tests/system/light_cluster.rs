@@ -56,7 +56,9 @@ fn pods_of_three_nodes_reach_each_other_through_restarts_and_a_power_cut() {
         .collect();
     let flows: Vec<_> = each
         .iter()
-        .flat_map(|source| each.iter().filter(move |target| *target != source).map(|target| (source.clone(), target.clone())))
+        .flat_map(|source| {
+            each.iter().filter(move |target| *target != source).map(|target| (source.clone(), target.clone()))
+        })
         .collect();
     // Restarts of the runtime and the kubelet touch no pod.
     let traffic = Traffic::start(&cluster, &flows, 100).unwrap();
@@ -99,7 +101,9 @@ fn a_sandbox_that_was_stopped_is_built_again_with_another_address() {
     let now = pod(&client, "a");
     assert_ne!(now["status"]["podIP"], ip);
     // Two, where the kubelet saw the container end before it saw the sandbox stop.
-    assert!(now["status"]["containerStatuses"][0]["restartCount"].as_i64().is_some_and(|count| (1..=2).contains(&count)));
+    assert!(
+        now["status"]["containerStatuses"][0]["restartCount"].as_i64().is_some_and(|count| (1..=2).contains(&count))
+    );
 }
 
 #[test]
@@ -168,7 +172,13 @@ fn a_node_without_a_network_is_not_ready_and_starts_only_host_network_pods() {
     soon("the host's pod is ready", || is_ready(&pod(&client, "host")));
     assert_eq!(pod(&client, "host")["status"]["podIP"], "192.168.77.1");
     let node = client.get("/api/v1/nodes/node1").unwrap();
-    let ready = node["status"]["conditions"].as_array().unwrap().iter().find(|condition| condition["type"] == "Ready").unwrap().clone();
+    let ready = node["status"]["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|condition| condition["type"] == "Ready")
+        .unwrap()
+        .clone();
     assert_eq!(ready["status"], "False");
     assert!(ready["message"].as_str().unwrap().contains("cni plugin not initialized"), "{ready}");
     assert_eq!(pod(&client, "a")["status"]["phase"], "Pending");

@@ -148,7 +148,9 @@ fn show_flows(flows: &[Flow]) {
         let pair = format!("{} -> {}", flow.source, flow.target);
         println!("  {pair:<36} {:>7} {:>6}   {:.1} s", flow.sent, flow.lost, flow.longest_gap.as_secs_f64());
     }
-    println!("\n  With strategy drain a pod that stays on its node is rebuilt once per switch; the gaps are that rebuilding.");
+    println!(
+        "\n  With strategy drain a pod that stays on its node is rebuilt once per switch; the gaps are that rebuilding."
+    );
 }
 
 fn heading(text: &str) {

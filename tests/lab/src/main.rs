@@ -50,14 +50,8 @@ fn main() -> ExitCode {
 
 /// Finds the program by argv[0]'s file name first, then by the first argument.
 fn dispatch(argv: &[String]) -> anyhow::Result<ExitCode> {
-    let file_name = argv
-        .first()
-        .and_then(|path| Path::new(path).file_name())
-        .and_then(|name| name.to_str());
-    if let Some((_, program)) = BY_FILE_NAME
-        .iter()
-        .find(|(name, _)| Some(*name) == file_name)
-    {
+    let file_name = argv.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
+    if let Some((_, program)) = BY_FILE_NAME.iter().find(|(name, _)| Some(*name) == file_name) {
         let rest = argv.get(1..).unwrap_or_default();
         // A runtime that shows a program under its own name passes that name all the same.
         let named_again = rest.first().map(String::as_str) == file_name;
@@ -68,10 +62,7 @@ fn dispatch(argv: &[String]) -> anyhow::Result<ExitCode> {
         Some((_, program)) => program(argv.get(2..).unwrap_or_default()),
         None => {
             let names: Vec<&str> = PROGRAMS.iter().map(|(name, _)| *name).collect();
-            eprintln!(
-                "usage: nodectl-lab PROGRAM [ARGS...]; programs: {}",
-                names.join(", ")
-            );
+            eprintln!("usage: nodectl-lab PROGRAM [ARGS...]; programs: {}", names.join(", "));
             Ok(ExitCode::from(64))
         }
     }

@@ -104,7 +104,8 @@ fn mirror_all(kubelet: &Kubelet, client: &Client) {
             None => create_mirror(kubelet, client, pod),
             Some(image) if mirror_hash(image) == pod::uid(pod) && !pod::is_deleted(image) => {
                 // Another Ready than the one reported is the node lifecycle controller's, and is written over.
-                let ready = image["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready");
+                let ready =
+                    image["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready");
                 let ready = ready.and_then(|c| c["status"].as_str()).unwrap_or_default();
                 kubelet.set_image(pod::uid(pod), &format!("{} {ready}", pod::uid(image)));
                 Ok(())

@@ -41,7 +41,8 @@ pub struct Scenario {
 impl Scenario {
     /// A cluster of so many nodes on flannel, with Calico's manifests applied and these workloads running.
     pub fn start(nodes: u8, workloads: &[Manifest], change: impl FnOnce(&mut Options)) -> Result<Scenario> {
-        let mut options = Options { nodes, network: Network::Flannel(objects::flannel::Flannel::default()), ..Options::default() };
+        let mut options =
+            Options { nodes, network: Network::Flannel(objects::flannel::Flannel::default()), ..Options::default() };
         change(&mut options);
         let cluster = Cluster::start(options)?;
         let client = cluster.client()?;

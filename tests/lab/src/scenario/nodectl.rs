@@ -96,8 +96,14 @@ impl Scenario {
     pub fn cluster_command(&self, args: &[&str]) -> Result<Done> {
         let folder = self.cluster.folder();
         let kubeconfig = folder.join("admin.conf");
-        std::fs::write(&kubeconfig, self.cluster.api()?.admin_kubeconfig()?).context("the kubeconfig could not be written")?;
-        let binary = self.cluster.options().nodectl.clone().context("nodectl is not built. To fix it: cargo build -p nodectl")?;
+        std::fs::write(&kubeconfig, self.cluster.api()?.admin_kubeconfig()?)
+            .context("the kubeconfig could not be written")?;
+        let binary = self
+            .cluster
+            .options()
+            .nodectl
+            .clone()
+            .context("nodectl is not built. To fix it: cargo build -p nodectl")?;
         let mut command = Command::new(binary);
         command.arg("cluster").args(args).arg("--kubeconfig").arg(&kubeconfig);
         if args.first() == Some(&"prepare") {
@@ -115,6 +121,7 @@ impl Scenario {
 
     /// Switches a node, which must succeed.
     pub fn migrate(&self, index: usize, to: Cni) -> Result<Done> {
-        self.nodectl(index, &["migrate", "--to", to.name(), "--yes", "--drain-timeout", "60", "--agent-timeout", "60"])?.expect(0)
+        self.nodectl(index, &["migrate", "--to", to.name(), "--yes", "--drain-timeout", "60", "--agent-timeout", "60"])?
+            .expect(0)
     }
 }
