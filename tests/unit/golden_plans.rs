@@ -2,6 +2,8 @@
 //!
 //! `UPDATE=1 cargo test -p nodectl --test golden_plans` writes them anew.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 use std::path::{Path, PathBuf};
 
 use nodectl::facts::Facts;

@@ -61,7 +61,7 @@ fn is_gone(cx: &mut Context, agent: &Agent) -> Result<bool> {
 /// label asked for before. Without the API server the node's own view decides.
 fn is_to_come(cx: &Context, agent: &Agent) -> bool {
     let runs = |unit: &&str| systemd::unit(unit).ok().flatten().is_some_and(|u| u.active == "active");
-    if cx.api.is_dead() || !KUBELET_UNITS.iter().any(|unit| runs(&unit)) {
+    if cx.api.is_dead() || !KUBELET_UNITS.iter().any(runs) {
         return false;
     }
     let owned = |p: &Pod| p.controller.as_ref().is_some_and(|(_, name)| *name == agent.daemonset);

@@ -107,12 +107,12 @@ fn pods(scenario: &Scenario) -> Result<()> {
     let stuck = workloads::guarded("stuck", 2, 2);
     let remove = |s: &Scenario, path: &str| s.client.delete(path).map(drop).map_err(anyhow::Error::from);
 
-    objects::install(&scenario.client, &[bare.clone()])?;
+    objects::install(&scenario.client, std::slice::from_ref(&bare))?;
     look(scenario, &fails("bare-pods", "default/lonely"), &[])?;
     look(scenario, &warns("bare-pods", "default/lonely"), &["--force"])?;
     remove(scenario, &bare.path())?;
 
-    objects::install(&scenario.client, &[scratch.clone()])?;
+    objects::install(&scenario.client, std::slice::from_ref(&scratch))?;
     look(scenario, &fails("local-storage", "default/scratch-"), &[])?;
     look(scenario, &warns("local-storage", "default/scratch-"), &["--delete-emptydir-data"])?;
     remove(scenario, &scratch.path())?;
