@@ -28,7 +28,21 @@ pub use api::Api;
 pub use context::{Context, RunFolder};
 pub use debts::{in_order, pay};
 
+use crate::journal::Log;
+use crate::plan::Plan;
 use crate::step::{Before, Step};
+
+/// Removes once more, by ownership, what an agent has made whose start was undone.
+pub fn clean_again(plan: &Plan, log: &Log, cx: &mut Context) -> Result<()> {
+    for (n, step) in plan.steps.iter().enumerate() {
+        if let Step::StartAgent(agent) = step
+            && log.before(n).is_some()
+        {
+            clean::remove_all(cx, agent.cni, &agent.scope, &agent.overlay)?;
+        }
+    }
+    Ok(())
+}
 
 /// Reads what the step is about to change.
 pub fn before(step: &Step, cx: &mut Context) -> Result<Before> {

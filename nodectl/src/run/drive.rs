@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::Folders;
-use crate::act::{Api, Context};
+use crate::act::{self, Api, Context};
 use crate::execute;
 use crate::facts::Facts;
 use crate::failure::Failure;
@@ -204,6 +204,8 @@ impl<'a> Run<'a> {
             ))
             .into());
         }
+        // kubelet may have started the agent once more before it heard of the label: what that left goes as well.
+        act::clean_again(self.plan, &self.log()?, &mut self.cx)?;
         let findings = self.settled(|facts, plan| verify::put_back(facts, &plan.prepared, plan, false));
         if !findings.is_empty() {
             return Err(Failure::NeedsHands(format!(

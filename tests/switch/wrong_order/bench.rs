@@ -87,11 +87,21 @@ impl Bench {
         self.scenario.reaches(&self.probe(2), &self.probe(1)).unwrap()
     }
 
-    /// How often sandboxes of pods could not be made.
-    pub fn failed_sandboxes(&self) -> usize {
+    /// Whether a sandbox could not be made since events were forgotten, for a reason with these words.
+    pub fn fails_to_attach(&self, reason: &str) -> bool {
         let events = self.scenario.client.list("/api/v1/events").unwrap();
-        let failed = events.iter().filter(|event| event["reason"] == "FailedCreatePodSandBox");
-        failed.map(|event| usize::try_from(event["count"].as_u64().unwrap_or(1)).unwrap_or(1)).sum()
+        let of = |event: &Value| event["message"].as_str().unwrap_or_default().contains(reason);
+        events.iter().any(|event| event["reason"] == "FailedCreatePodSandBox" && of(event))
+    }
+
+    /// Forgets what the cluster has told so far.
+    pub fn forget_events(&self) {
+        for event in self.scenario.client.list("/api/v1/events").unwrap() {
+            let (space, name) = (&event["metadata"]["namespace"], &event["metadata"]["name"]);
+            let path = format!("/api/v1/namespaces/{}/events/{}", space.as_str().unwrap(), name.as_str().unwrap());
+            // It may have gone by itself.
+            let _ = self.scenario.client.delete(&path);
+        }
     }
 
     /// Changes the pods of an agent's DaemonSet, and waits until they are new.

@@ -56,11 +56,11 @@ fn cleaned_before_calico_stands(bench: &Bench) {
 /// Pods that waited are sent to a plugin that is not there.
 fn released_before_calico_serves(bench: &Bench) {
     let case = "the hold is released before Calico serves";
-    let failed = bench.failed_sandboxes();
+    bench.forget_events();
     let early = plan(bench).with_before("release", "start-agent").unwrap().broken_after("release").unwrap();
     bench.stands_open(case, &early);
     until(Duration::from_secs(75), || {
-        Ok((bench.failed_sandboxes() <= failed).then(|| "no pod's sandbox fails, though nobody serves".into()))
+        Ok((!bench.fails_to_attach("")).then(|| "no pod's sandbox fails, though nobody serves".into()))
     })
     .unwrap();
     bench.taken_back(case, FLANNEL);
@@ -89,12 +89,12 @@ fn pods_and_hold() {
 /// From the moment the runtime reads the shim's conflist, every pod needs the shim's binary.
 fn conflist_before_binary(bench: &Bench) {
     let case = "the shim's conflist comes before its binary";
-    let failed = bench.failed_sandboxes();
+    bench.forget_events();
     let plan = plan(bench).without("install-shim-binary").unwrap().broken_after("install-shim-conflist").unwrap();
     bench.stands_open(case, &plan);
     bench.scenario.cluster.install(&[workloads::bare("stranded", Some("node1"))]).unwrap();
     until(Duration::from_secs(20), || {
-        Ok((bench.failed_sandboxes() <= failed).then(|| "a pod's sandbox is made without the shim's binary".into()))
+        Ok((!bench.fails_to_attach("")).then(|| "a pod's sandbox is made without the shim's binary".into()))
     })
     .unwrap();
     let pod = bench.scenario.client.get("/api/v1/namespaces/default/pods/stranded").unwrap();
