@@ -5,24 +5,38 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::cni::NODE_LABEL;
-use crate::facts::{ClusterView, Facts};
+use crate::facts::{ClusterView, Facts, Pod};
 use crate::host::Host;
 use crate::host::kube::{Kube, KubeError, Patch, Write};
 use crate::plan::moves;
+
+/// Requests to the API server at one time.
+const ASKING_AT_ONCE: usize = 8;
 
 /// The facts, with what the server refuses and which evictions it would allow.
 pub(super) fn look(host: &Host) -> Facts {
     let mut facts = crate::observe::node(host);
     if let (Some(view), Ok(kube)) = (&mut facts.cluster, Kube::for_node(host)) {
         view.refused = Some(refused(&kube, view));
-        for pod in view.pods.iter_mut().filter(|p| moves(p) && p.phase == "Running") {
-            pod.eviction = Some(match kube.may_evict(&pod.namespace, &pod.name, &pod.uid) {
-                Ok(answer) => answer,
-                Err(error) => Some(error.to_string()),
-            });
-        }
+        ask_evictions(&kube, &mut view.pods);
     }
     facts
+}
+
+/// Asks whether each pod that moves may be evicted now; side by side, since a node may have some hundred.
+fn ask_evictions(kube: &Kube, pods: &mut [Pod]) {
+    let mut moving: Vec<&mut Pod> = pods.iter_mut().filter(|p| moves(p) && p.phase == "Running").collect();
+    let share = moving.len().div_ceil(ASKING_AT_ONCE).max(1);
+    std::thread::scope(|scope| {
+        for pods in moving.chunks_mut(share) {
+            scope.spawn(|| {
+                for pod in pods {
+                    let answer = kube.may_evict(&pod.namespace, &pod.name, &pod.uid);
+                    pod.eviction = Some(answer.unwrap_or_else(|error| Some(error.to_string())));
+                }
+            });
+        }
+    });
 }
 
 /// The switch's own requests, asked without effect: admission refuses what access reviews allow.
