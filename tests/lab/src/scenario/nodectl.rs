@@ -115,6 +115,12 @@ impl Scenario {
     /// Prepares the cluster and waits until flannel's pods, which that rolls, are back.
     pub fn prepare(&self) -> Result<Done> {
         let done = self.cluster_command(&["prepare"])?.expect(0)?;
+        // Between two nodes' turns all pods are Ready for a moment: each must be of the new template.
+        crate::cluster::readiness::until(super::PATIENCE, || {
+            let pods = self.client.list("/api/v1/namespaces/kube-flannel/pods")?;
+            let old = pods.iter().filter(|pod| pod["spec"]["nodeSelector"]["nodectl.io/cni"] != "flannel").count();
+            Ok((old > 0).then(|| format!("{old} of flannel's pods have not been replaced")))
+        })?;
         self.settled().context("after prepare")?;
         Ok(done)
     }
