@@ -64,8 +64,13 @@ fn is_to_come(cx: &Context, agent: &Agent) -> bool {
     if cx.api.is_dead() || !KUBELET_UNITS.iter().any(runs) {
         return false;
     }
-    let owned = |p: &Pod| p.controller.as_ref().is_some_and(|(_, name)| *name == agent.daemonset);
-    cx.api.pods().unwrap_or_default().iter().any(|p| p.namespace == agent.namespace && owned(p))
+    cx.api.pods().unwrap_or_default().iter().any(|p| is_of(p, agent))
+}
+
+/// Whether the pod is the agent's.
+fn is_of(pod: &Pod, agent: &Agent) -> bool {
+    let owner = pod.controller.as_ref().map(|(_, name)| name);
+    pod.namespace == agent.namespace && owner == Some(&agent.daemonset)
 }
 
 fn await_gone(cx: &mut Context, agent: &Agent) -> Result<()> {
@@ -118,6 +123,11 @@ fn lacks(cx: &mut Context, agent: &Agent) -> Result<Vec<String>> {
     }
     let network = netlink::observe()?;
     need(network.link(&agent.overlay).is_some_and(|l| l.up), &agent.overlay);
+    // A process may be one on its way out: the label was asked for and taken back within a second. A server that does not
+    // show the pods is asked again until the time is up.
+    let pods = cx.api.pods().unwrap_or_default();
+    let ready = pods.iter().filter(|p| is_of(p, agent)).all(|p| p.ready && !p.terminating);
+    need(ready && pods.iter().any(|p| is_of(p, agent)), "a Ready pod that stays");
     match agent.cni {
         Cni::Flannel => need(files::exists(&cx.host.path(Path::new("/run/flannel/subnet.env"))), "subnet.env"),
         Cni::Calico => {
