@@ -38,6 +38,9 @@ pub fn clean_again(plan: &Plan, log: &Log, cx: &mut Context) -> Result<()> {
         if let Step::StartAgent(agent) = step
             && log.before(n).is_some()
         {
+            if !cx.api.is_dead() {
+                agent::await_gone(cx, agent)?;
+            }
             clean::remove_all(cx, agent.cni, &agent.scope, &agent.overlay)?;
         }
     }

@@ -73,7 +73,7 @@ fn is_of(pod: &Pod, agent: &Agent) -> bool {
     pod.namespace == agent.namespace && owner == Some(&agent.daemonset)
 }
 
-fn await_gone(cx: &mut Context, agent: &Agent) -> Result<()> {
+pub(super) fn await_gone(cx: &mut Context, agent: &Agent) -> Result<()> {
     let stop = cx.stop;
     let gone = stop.wait_for(Duration::from_secs(agent.timeout_s), || Ok(is_gone(cx, agent)?.then_some(())))?;
     gone.with_context(|| {
