@@ -95,7 +95,11 @@ fn a_signal_on_the_way_to_flannel_puts_the_node_back_on_calico() {
 fn the_deadline_undoes_what_is_not_finished() {
     let scenario = start().unwrap();
     // A budget that allows nothing holds the drain up until the deadline has passed.
-    nodectl_lab::objects::install(&scenario.client, &workloads::guarded("stuck", 4, 4)).unwrap();
+    let mut stuck = workloads::guarded("stuck", 2, 2);
+    // On this node and no other: the drain must meet them, every time.
+    stuck[0].object["spec"]["template"]["spec"]["nodeSelector"] =
+        serde_json::json!({"kubernetes.io/hostname": "node1"});
+    nodectl_lab::objects::install(&scenario.client, &stuck).unwrap();
     scenario.settled().unwrap();
     let begun = Instant::now();
     let done = scenario.nodectl(1, &Scenario::switch_args("calico", &["--deadline", "8s"])).unwrap().expect(4).unwrap();

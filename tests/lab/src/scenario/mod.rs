@@ -66,6 +66,14 @@ impl Scenario {
 
     /// Waits until every pod that should run does, and stays.
     pub fn settled(&self) -> Result<()> {
+        // A Deployment that was made a moment ago has no pods yet, and all that exist are Ready.
+        crate::cluster::readiness::until(PATIENCE, || {
+            let deployments = self.client.list("/apis/apps/v1/namespaces/default/deployments")?;
+            let wanted: u64 = deployments.iter().filter_map(|d| d["spec"]["replicas"].as_u64()).sum();
+            let pods = self.pods()?;
+            let made = pods.iter().filter(|p| p["metadata"]["ownerReferences"][0]["kind"] == "ReplicaSet").count();
+            Ok((u64::try_from(made)? < wanted).then(|| format!("{made} of {wanted} pods of Deployments exist")))
+        })?;
         self.cluster.wait_pods_ready(1, PATIENCE).map(drop)
     }
 
