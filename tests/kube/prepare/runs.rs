@@ -13,7 +13,7 @@ const CALICO: &str = "/apis/crd.projectcalico.org/v1";
 #[test]
 fn a_fresh_cluster_is_prepared_once_and_for_all() {
     let cluster = Cluster::start(2);
-    assert_eq!(cluster.run(&["status"]).exits(0).json()["on"], "flannel");
+    assert_eq!(cluster.run(&["status"]).exits(2).json()["on"], "flannel");
     let first = cluster.run(&["prepare"]).exits(0).json();
     assert_eq!(first["changed"], true);
     assert_eq!(first["schema_version"], 1);
