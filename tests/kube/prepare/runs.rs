@@ -36,7 +36,7 @@ fn a_fresh_cluster_is_prepared_once_and_for_all() {
     let second = cluster.run(&["prepare"]).exits(0).json();
     assert_eq!((&second["changed"], &second["changes"]), (&json!(false), &json!([])));
     same(&cluster.dump(), &before);
-    let status = cluster.run(&["status"]).exits(0).json();
+    let status = cluster.run(&["status", "--to", "flannel"]).exits(0).json();
     assert_eq!(status["nodes"][0]["prepared"], "yes");
 }
 
