@@ -215,5 +215,5 @@ fn finish_ends_flannel_when_no_node_needs_it() {
         let pods = cluster.admin().list("/api/v1/namespaces/kube-system/pods").unwrap();
         pods.iter().any(|p| p["spec"]["nodeName"] == "node3" && p["metadata"]["labels"]["k8s-app"] == "calico-node")
     });
-    assert_eq!(cluster.run(&["status"]).json()["on"], "calico");
+    super::support::eventually("the new node is on Calico", || cluster.run(&["status"]).json()["on"] == "calico");
 }
