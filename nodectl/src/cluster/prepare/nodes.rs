@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
 use super::prepared_annotation;
@@ -11,7 +10,7 @@ use crate::cluster::change::Change;
 use crate::cluster::check::{Check, listed};
 use crate::cluster::decision::Survey;
 use crate::cluster::flannel::Flannel;
-use crate::cluster::node::{FlannelNode, NodeView};
+use crate::cluster::node::NodeView;
 use crate::cluster::object::{Kind, ObjectRef, annotation, label, set};
 use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PREPARED_ANNOTATION};
 
@@ -180,26 +179,11 @@ pub fn annotations(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Vec<C
         if !mac.eq_ignore_ascii_case(&on_node.mac) {
             annotate(VTEP_MAC, &on_node.mac);
         }
-        let prepared = prepared(survey, flannel, calico, node, pod_cidr, on_node);
-        annotate(PREPARED_ANNOTATION, &prepared);
+        let prepared = prepared_annotation::new(survey, flannel, calico, node, pod_cidr, on_node);
+        let existing = annotation(node.object, PREPARED_ANNOTATION).unwrap_or_default();
+        annotate(PREPARED_ANNOTATION, &prepared_annotation::value(&prepared, existing));
         let reason = "Calico's nodes reach this one by its end of flannel's overlay, and the node learns of the cluster what its own credentials cannot read";
         Change::update(target, &before, wanted, reason)
     };
     survey.nodes.iter().filter_map(change).collect()
-}
-
-fn prepared(
-    survey: &Survey,
-    flannel: &Flannel,
-    calico: &Calico,
-    node: &NodeView,
-    pod_cidr: Ipv4Net,
-    on_node: &FlannelNode,
-) -> String {
-    let wanted = prepared_annotation::new(survey, flannel, calico, node, pod_cidr, on_node);
-    let existing = annotation(node.object, PREPARED_ANNOTATION).unwrap_or_default();
-    if prepared_annotation::is_current(existing, &wanted) {
-        return existing.to_owned();
-    }
-    prepared_annotation::text_of(&wanted)
 }

@@ -99,8 +99,16 @@ fn probe(survey: &Survey) -> ProbeTargets {
     }
 }
 
+/// The annotation's value: what stands on the node already, as long as that is current.
+pub fn value(wanted: &Prepared, existing: &str) -> String {
+    if is_current(existing, wanted) {
+        return existing.to_owned();
+    }
+    serde_json::to_string(wanted).unwrap_or_default()
+}
+
 /// What stands on the node says the same, and was checked not long ago.
-pub fn is_current(existing: &str, wanted: &Prepared) -> bool {
+fn is_current(existing: &str, wanted: &Prepared) -> bool {
     let Ok(existing) = Prepared::parse(existing) else { return false };
     let same = Prepared {
         prepared_by: wanted.prepared_by.clone(),
@@ -112,9 +120,4 @@ pub fn is_current(existing: &str, wanted: &Prepared) -> bool {
         return false;
     };
     same == *wanted && now.duration_since(then) < REFRESH_AFTER
-}
-
-/// The annotation's text.
-pub fn text_of(wanted: &Prepared) -> String {
-    serde_json::to_string(wanted).unwrap_or_default()
 }
