@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::change::Change;
-use super::check::{Check, listed};
+use super::check::Check;
 use super::daemon_set::{self as ds, full_name};
 use super::decision::{Decision, Survey};
 use super::facts::ClusterFacts;
@@ -52,29 +52,21 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
 }
 
 fn nodes_check(survey: &Survey) -> Check {
-    const NAME: &str = "abort-nodes";
-    let away = survey.nodes.iter().filter(|n| n.wanted.is_some_and(|w| w != Cni::Flannel.name()));
-    let away: Vec<String> = away.map(|n| format!("{} ({})", n.name, n.wanted.unwrap_or_default())).collect();
-    if away.is_empty() {
-        return Check::passed(NAME, "no node has left flannel");
-    }
-    Check::refused(
-        NAME,
-        format!("these nodes have left flannel, or are about to: {}", listed(&away)),
+    Check::refused_for_any(
+        "abort-nodes",
+        "no node has left flannel",
+        "these nodes have left flannel, or are about to: ",
+        &survey.nodes_not_for(Cni::Flannel),
         "take each of them back (nodectl revert, on the node), then run abort again",
     )
 }
 
 fn agents_check(survey: &Survey) -> Check {
-    const NAME: &str = "abort-agents";
-    let running = survey.facts.pods.iter().filter(|p| survey.is_calico(p));
-    let nodes: Vec<String> = running.map(|p| p.node.clone()).collect();
-    if nodes.is_empty() {
-        return Check::passed(NAME, "calico-node runs on no node");
-    }
-    Check::refused(
-        NAME,
-        format!("calico-node runs on {}", listed(&nodes)),
+    Check::refused_for_any(
+        "abort-agents",
+        "calico-node runs on no node",
+        "calico-node runs on ",
+        &survey.nodes_with(|p| survey.is_calico(p)),
         "take the node back (nodectl revert, on the node), or wait until the pod has left, then run abort again",
     )
 }
@@ -113,15 +105,9 @@ fn selectors(survey: &Survey) -> Vec<Change> {
 /// What the labels have to wait for: a flannel pod that asks for the label itself would not survive a restart of the
 /// kubelet without it.
 fn flannel_gate(survey: &Survey) -> Option<String> {
-    let pods = survey.facts.pods.iter().filter(|p| p.node_selector.contains_key(NODE_LABEL) && survey.is_flannel(p));
-    let nodes: Vec<String> = pods.map(|p| p.node.clone()).collect();
-    if !nodes.is_empty() {
-        return Some(format!(
-            "flannel's pod on {} to be replaced (a DaemonSet with the update strategy OnDelete waits for you to delete it)",
-            listed(&nodes)
-        ));
-    }
-    survey.flannel_daemon_sets().any(ds::selects_our_label).then(|| "flannel's pods to be replaced".to_owned())
+    let old = survey.replacement_of("flannel", |p| p.node_selector.contains_key(NODE_LABEL) && survey.is_flannel(p));
+    let selects = || survey.flannel_daemon_sets().any(ds::selects_our_label);
+    old.or_else(|| selects().then(|| "flannel's pods to be replaced".to_owned()))
 }
 
 /// Calico's and our own annotations.

@@ -44,6 +44,20 @@ impl Check {
         Check { name, outcome: Outcome::Refused, finding: finding.into(), fix: Some(fix.into()) }
     }
 
+    /// Passed where nothing is found, else refused: `problem` is the sentence up to what was found.
+    pub fn refused_for_any(
+        name: &'static str,
+        passed: impl Into<String>,
+        problem: &str,
+        found: &[String],
+        fix: impl Into<String>,
+    ) -> Check {
+        match found {
+            [] => Check::passed(name, passed),
+            _ => Check::refused(name, format!("{problem}{}", listed(found)), fix),
+        }
+    }
+
     /// Nothing is done until this is fixed.
     pub fn is_refused(&self) -> bool {
         self.outcome == Outcome::Refused

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::calico::{self, Calico};
 use super::change::Change;
-use super::check::Check;
+use super::check::{Check, listed};
 use super::daemon_set as ds;
 use super::facts::{AgentPod, ClusterFacts};
 use super::flannel::{self, Flannel};
@@ -15,6 +15,7 @@ use super::ipam;
 use super::node::NodeView;
 use super::object::{is_going, name, namespace};
 use super::request::Request;
+use crate::cni::Cni;
 
 /// Smallest prefix length that is a sensible block of addresses: Calico's own default.
 const CALICO_BLOCK_SIZE: u8 = 26;
@@ -114,6 +115,28 @@ impl<'a> Survey<'a> {
     /// Whether a pod is Calico's.
     pub fn is_calico(&self, pod: &AgentPod) -> bool {
         self.calico.as_ref().is_some_and(|c| c.namespace == pod.namespace && c.daemon_set == pod.daemon_set)
+    }
+
+    /// Names of the nodes that have such an agent's pod.
+    pub fn nodes_with(&self, is_meant: impl Fn(&AgentPod) -> bool) -> Vec<String> {
+        self.facts.pods.iter().filter(|p| is_meant(p)).map(|p| p.node.clone()).collect()
+    }
+
+    /// Nodes whose label asks for something else than this CNI, and for what.
+    pub fn nodes_not_for(&self, cni: Cni) -> Vec<String> {
+        let wanted = self.nodes.iter().filter_map(|n| Some((n.name, n.wanted?)));
+        wanted.filter(|(_, wanted)| *wanted != cni.name()).map(|(name, wanted)| format!("{name} ({wanted})")).collect()
+    }
+
+    /// What has to be waited for while an agent has old pods, in words.
+    pub fn replacement_of(&self, agent: &str, is_old: impl Fn(&AgentPod) -> bool) -> Option<String> {
+        let nodes = self.nodes_with(is_old);
+        (!nodes.is_empty()).then(|| {
+            format!(
+                "{agent}'s pod on {} to be replaced (a DaemonSet with the update strategy OnDelete waits for you to delete it)",
+                listed(&nodes)
+            )
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use super::change::Change;
 use super::check::{Check, listed};
 use super::daemon_set::{self as ds, full_name};
 use super::decision::{Decision, Survey};
-use super::facts::ClusterFacts;
+use super::facts::{AgentPod, ClusterFacts};
 use super::ipam;
 use super::node::NodeView;
 use super::object::{Kind, ObjectRef, find_in, name, namespace, text, unset};
@@ -54,29 +54,21 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
 }
 
 fn labels_check(survey: &Survey) -> Check {
-    const NAME: &str = "finish-nodes";
-    let behind = survey.nodes.iter().filter(|n| n.wanted.is_some_and(|w| w != Cni::Calico.name()));
-    let behind: Vec<String> = behind.map(|n| format!("{} ({})", n.name, n.wanted.unwrap_or_default())).collect();
-    if behind.is_empty() {
-        return Check::passed(NAME, "no node is labelled for flannel");
-    }
-    Check::refused(
-        NAME,
-        format!("these nodes are not on Calico: {}", listed(&behind)),
+    Check::refused_for_any(
+        "finish-nodes",
+        "no node is labelled for flannel",
+        "these nodes are not on Calico: ",
+        &survey.nodes_not_for(Cni::Calico),
         "switch each of them (nodectl migrate --to calico, on the node), then run finish again",
     )
 }
 
 fn flannel_check(survey: &Survey) -> Check {
-    const NAME: &str = "finish-flannel";
-    let running = survey.facts.pods.iter().filter(|p| survey.is_flannel(p));
-    let nodes: Vec<String> = running.map(|p| p.node.clone()).collect();
-    if nodes.is_empty() {
-        return Check::passed(NAME, "flannel runs on no node");
-    }
-    Check::refused(
-        NAME,
-        format!("flannel still runs on {}", listed(&nodes)),
+    Check::refused_for_any(
+        "finish-flannel",
+        "flannel runs on no node",
+        "flannel still runs on ",
+        &survey.nodes_with(|p| survey.is_flannel(p)),
         "switch the node (nodectl migrate --to calico, on the node), or wait until the pod has left, then run finish again",
     )
 }
@@ -188,16 +180,11 @@ fn calico_gate(survey: &Survey) -> Option<String> {
     if calico_selector(survey).is_some() {
         return Some("calico-node's pods to be replaced".to_owned());
     }
-    let pods = survey.facts.pods.iter().filter(|p| survey.is_calico(p));
-    let old: Vec<String> = pods.filter(|p| p.node_selector.contains_key(NODE_LABEL)).map(|p| p.node.clone()).collect();
-    if !old.is_empty() {
-        return Some(format!(
-            "calico-node's pod on {} to be replaced (a DaemonSet with the update strategy OnDelete waits for you to delete it)",
-            listed(&old)
-        ));
-    }
-    let without = without_calico(survey);
-    (!without.is_empty()).then(|| format!("calico-node to become ready on {}", listed(&without)))
+    let is_old = |p: &AgentPod| survey.is_calico(p) && p.node_selector.contains_key(NODE_LABEL);
+    survey.replacement_of("calico-node", is_old).or_else(|| {
+        let without = without_calico(survey);
+        (!without.is_empty()).then(|| format!("calico-node to become ready on {}", listed(&without)))
+    })
 }
 
 /// Our labels and annotation, Calico's migration label, flannel's annotations.

@@ -26,8 +26,7 @@ pub fn pending(survey: &Survey, flannel: &Flannel) -> Vec<String> {
     if !flannel.selects_our_label {
         return Vec::new();
     }
-    let old = survey.facts.pods.iter().filter(|p| survey.is_flannel(p) && !p.node_selector.contains_key(NODE_LABEL));
-    let nodes: Vec<String> = old.map(|p| p.node.clone()).collect();
+    let nodes = survey.nodes_with(|p| survey.is_flannel(p) && !p.node_selector.contains_key(NODE_LABEL));
     if nodes.is_empty() {
         return Vec::new();
     }

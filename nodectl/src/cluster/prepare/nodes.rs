@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::prepared_annotation;
 use crate::cluster::calico::Calico;
 use crate::cluster::change::Change;
-use crate::cluster::check::{Check, listed};
+use crate::cluster::check::Check;
 use crate::cluster::decision::Survey;
 use crate::cluster::flannel::Flannel;
 use crate::cluster::node::NodeView;
@@ -70,8 +70,7 @@ pub fn summary(
     problems: impl Iterator<Item = String>,
     fix: impl Into<String>,
 ) -> Check {
-    let problems: Vec<String> = problems.collect();
-    if problems.is_empty() { Check::passed(name, passed) } else { Check::refused(name, listed(&problems), fix) }
+    Check::refused_for_any(name, passed, "", &problems.collect::<Vec<_>>(), fix)
 }
 
 /// A node that came after flannel's DaemonSet was given the node selector: flannel starts on it only once it is
