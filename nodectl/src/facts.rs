@@ -198,6 +198,13 @@ pub struct Sandbox {
     pub netns: Option<String>,
 }
 
+impl Sandbox {
+    /// `namespace/name` of its pod.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
 /// What the API server says about this node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -258,6 +265,18 @@ pub struct Pod {
     pub ready: bool,
     /// Answer of the server to a dry-run eviction: `None` where not asked, `Some(None)` where allowed, else why not.
     pub eviction: Option<Option<String>>,
+}
+
+impl Pod {
+    /// `namespace/name`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Its containers have ended for good, so it needs no network any more.
+    pub fn has_ended(&self) -> bool {
+        self.phase == "Succeeded" || self.phase == "Failed"
+    }
 }
 
 /// The shim on this node.

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub use basis::{Basis, drift};
 pub use parts::{
-    BOOT_UNITS, PACKAGED_SHIM, SHIM_CONFLIST, SHIM_STATE_DIR, agent, full_name, moves, overlay_name, peers, scope,
-    shim_backend,
+    BOOT_UNITS, PACKAGED_SHIM, SHIM_CONFLIST, SHIM_STATE_DIR, agent, moves, overlay_name, peers, scope, shim_backend,
+    stays,
 };
 
 use crate::cni::Cni;

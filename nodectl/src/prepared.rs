@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::cni::Cni;
+
 /// Version of the annotation that this build writes and reads.
 pub const PREPARED_VERSION: u32 = 1;
 
@@ -98,6 +100,14 @@ pub struct ProbeTargets {
 }
 
 impl Prepared {
+    /// What is known of a CNI's agent.
+    pub fn agent(&self, cni: Cni) -> &AgentInfo {
+        match cni {
+            Cni::Flannel => &self.flannel,
+            Cni::Calico => &self.calico,
+        }
+    }
+
     /// Parses the annotation. Errors name the version or the field that does not fit.
     pub fn parse(text: &str) -> Result<Prepared, String> {
         let version = serde_json::from_str::<serde_json::Value>(text)

@@ -11,7 +11,7 @@ use super::Context;
 use crate::cni::Cni;
 use crate::facts::Pod;
 use crate::host::ping;
-use crate::plan::{full_name, shim_backend};
+use crate::plan::shim_backend;
 
 pub(super) fn apply(cx: &mut Context, made_by: Cni, pods: &[String], timeout_s: u64) -> Result<Value> {
     let stop = cx.stop;
@@ -39,13 +39,12 @@ fn without_network(cx: &mut Context, made_by: Cni, pods: &[String]) -> Result<Ve
                     .any(|s| s.id == r.container_id && s.ready && s.namespace == pod.namespace && s.name == pod.name)
         })
     };
-    let names = here(cx)?.into_iter().filter(|p| !attached(p)).map(|p| full_name(&p));
+    let names = here(cx)?.into_iter().filter(|p| !attached(p)).map(|p| p.full_name());
     Ok(names.filter(|name| pods.contains(name)).collect())
 }
 
 fn here(cx: &Context) -> Result<Vec<Pod>> {
-    let ended = |p: &Pod| p.terminating || p.phase == "Succeeded" || p.phase == "Failed";
-    Ok(cx.api.pods()?.into_iter().filter(|p| !p.host_network && !ended(p)).collect())
+    Ok(cx.api.pods()?.into_iter().filter(|p| !p.host_network && !p.terminating && !p.has_ended()).collect())
 }
 
 /// One real pod must answer this host. A policy may forbid echoes to some; felix always lets the own host through.

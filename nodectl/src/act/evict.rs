@@ -27,7 +27,7 @@ pub(super) fn apply(cx: &mut Context, timeout_s: u64, grace_s: Option<u32>) -> R
             return Ok(json!({ "evicted": evicted }));
         }
         for pod in pods.iter().filter(|p| !p.terminating) {
-            let name = plan::full_name(pod);
+            let name = pod.full_name();
             if refused.get(&name).is_some_and(|(at, _)| at.elapsed() < RETRY) {
                 continue;
             }
@@ -48,7 +48,7 @@ pub(super) fn apply(cx: &mut Context, timeout_s: u64, grace_s: Option<u32>) -> R
 fn evict(cx: &Context, pod: &Pod, grace_s: Option<u32>) -> Result<Option<String>> {
     let evictee = Evictee { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid, grace_seconds: grace_s };
     let answer = cx.api.must(|kube| kube.evict(evictee, Write::default()));
-    match answer.with_context(|| format!("could not evict {}", plan::full_name(pod)))? {
+    match answer.with_context(|| format!("could not evict {}", pod.full_name()))? {
         Eviction::Accepted | Eviction::Gone => Ok(None),
         Eviction::Blocked(why) => Ok(Some(why)),
     }
@@ -58,7 +58,7 @@ fn too_late(pods: &[Pod], refused: &BTreeMap<String, (Instant, String)>, timeout
     let each: Vec<String> = pods
         .iter()
         .map(|p| {
-            let name = plan::full_name(p);
+            let name = p.full_name();
             match refused.get(&name) {
                 Some((_, why)) if !p.terminating => format!("{name}: {why}"),
                 _ => format!("{name}: still terminating"),

@@ -29,8 +29,8 @@ pub(super) fn stop_all(cx: &mut Context, made_by: Cni) -> Result<Value> {
         let ids: Vec<&str> = targets.iter().map(|s| s.id.as_str()).collect();
         for (sandbox, answer) in targets.iter().zip(cx.cri()?.stop_sandboxes(&ids)) {
             match answer {
-                Ok(()) => stopped.push(format!("{}/{}", sandbox.namespace, sandbox.name)),
-                Err(e) => last_error = Some(e.context(format!("{}/{}", sandbox.namespace, sandbox.name))),
+                Ok(()) => stopped.push(sandbox.full_name()),
+                Err(e) => last_error = Some(e.context(sandbox.full_name())),
             }
         }
         for record in &orphans {

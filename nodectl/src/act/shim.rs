@@ -87,7 +87,7 @@ pub(super) fn import(cx: &mut Context, made_by: Cni) -> Result<Value> {
             continue;
         }
         fault::point("shim.import");
-        let name = format!("{}/{}", sandbox.namespace, sandbox.name);
+        let name = sandbox.full_name();
         let found = attachment::import(cx, sandbox, ifname)
             .with_context(|| format!("could not record the sandbox of {name}"))?;
         if !found {

@@ -7,7 +7,7 @@ use cni_shim::Paths;
 use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
 
 use crate::cni::Cni;
-use crate::facts::{ClusterView, Facts, Network, Pod};
+use crate::facts::{ClusterView, Facts, Network, Pod, Sandbox};
 use crate::prepared::Prepared;
 use crate::request::Request;
 use crate::step::{Agent, CleanScope, Step, Targets};
@@ -34,10 +34,7 @@ pub fn overlay_name(cni: Cni, vni: u32) -> String {
 
 /// What tells this CNI's objects from others'.
 pub fn scope(facts: &Facts, prepared: &Prepared, cni: Cni) -> CleanScope {
-    let info = match cni {
-        Cni::Flannel => &prepared.flannel,
-        Cni::Calico => &prepared.calico,
-    };
+    let info = prepared.agent(cni);
     CleanScope {
         cluster_cidr: prepared.cluster_cidr,
         pod_cidr: prepared.pod_cidr,
@@ -52,10 +49,11 @@ pub fn scope(facts: &Facts, prepared: &Prepared, cni: Cni) -> CleanScope {
 
 /// What starting or stopping this CNI's agent needs to know.
 pub fn agent(facts: &Facts, prepared: &Prepared, cni: Cni, timeout_s: u64) -> Agent {
-    let (info, plugins): (_, &[&str]) = match cni {
-        Cni::Flannel => (&prepared.flannel, &["flannel", "bridge", "host-local", "portmap"]),
-        Cni::Calico => (&prepared.calico, &["calico", "calico-ipam", "portmap"]),
+    let plugins: &[&str] = match cni {
+        Cni::Flannel => &["flannel", "bridge", "host-local", "portmap"],
+        Cni::Calico => &["calico", "calico-ipam", "portmap"],
     };
+    let info = prepared.agent(cni);
     let dir = Path::new(&facts.files.bin_dir);
     Agent {
         cni,
@@ -79,7 +77,7 @@ pub fn peers(network: &Network, overlay: &str) -> Vec<IpAddr> {
 }
 
 /// What is probed before and after the switch.
-pub fn targets(facts: &Facts, prepared: &Prepared, from: Cni) -> Targets {
+fn targets(facts: &Facts, prepared: &Prepared, from: Cni) -> Targets {
     Targets {
         peers: peers(&facts.network, &overlay_name(from, prepared.vni)),
         service: prepared.probe.service.clone(),
@@ -94,9 +92,7 @@ pub fn prologue(facts: &Facts, prepared: &Prepared, from: Cni) -> Vec<Step> {
     let names: Vec<String> =
         OVERWRITTEN.iter().filter(|n| facts.files.binaries.contains_key(**n)).map(|n| (*n).to_owned()).collect();
     steps.push(Step::PreserveBinaries { dir: facts.files.bin_dir.clone(), names });
-    if !facts.units.is_empty() {
-        steps.push(Step::EnableBootUnits { units: BOOT_UNITS.map(str::to_owned).to_vec() });
-    }
+    steps.extend(boot_units(facts).map(|units| Step::EnableBootUnits { units }));
     if facts.shim.mode.is_none() {
         steps.push(Step::InstallShimBinary { from: PACKAGED_SHIM.into(), to: join(&facts.files.bin_dir, "cni-shim") });
         steps.push(Step::SetShimState { to: from });
@@ -112,10 +108,6 @@ pub fn prologue(facts: &Facts, prepared: &Prepared, from: Cni) -> Vec<Step> {
 /// The shim's conflist keeps the network name of the node's own one: containerd finds the results of older pods by it,
 /// and taking the shim away again is then invisible to them.
 fn front_conflist(facts: &Facts, prepared: &Prepared, from: Cni) -> serde_json::Value {
-    let native = match from {
-        Cni::Flannel => &prepared.flannel.network,
-        Cni::Calico => &prepared.calico.network,
-    };
     let backends = Backends {
         flannel: join(&facts.files.conf_dir, &prepared.flannel.conflist).into(),
         calico: join(&facts.files.conf_dir, &prepared.calico.conflist).into(),
@@ -123,7 +115,7 @@ fn front_conflist(facts: &Facts, prepared: &Prepared, from: Cni) -> serde_json::
     let lists: Vec<List> =
         facts.files.confs.values().filter_map(|c| List::parse(c.to_string().as_bytes()).ok()).collect();
     let paths = Paths::new("/", SHIM_STATE_DIR);
-    shim_conflist(native, &paths, &backends, &union_of_capabilities(&lists), shim_backend(from))
+    shim_conflist(&prepared.agent(from).network, &paths, &backends, &union_of_capabilities(&lists), shim_backend(from))
 }
 
 /// The shim's name for a CNI.
@@ -134,11 +126,40 @@ pub fn shim_backend(cni: Cni) -> cni_shim::state::Backend {
     }
 }
 
-/// Cordon and evict.
-pub fn drain(cluster: &ClusterView, request: &Request) -> Vec<Step> {
-    let mut pods: Vec<String> = cluster.pods.iter().filter(|p| moves(p)).map(full_name).collect();
+/// Cordon, evict, measure what answers, hold new attachments: new pods wait from here on.
+pub fn quiesce(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request: &Request) -> Vec<Step> {
+    let mut pods: Vec<String> = cluster.pods.iter().filter(|p| moves(p)).map(Pod::full_name).collect();
     pods.sort_unstable();
-    vec![Step::Cordon, Step::Evict { pods, timeout_s: request.drain_timeout_s, grace_s: request.grace_s }]
+    vec![
+        Step::Cordon,
+        Step::Evict { pods, timeout_s: request.drain_timeout_s, grace_s: request.grace_s },
+        // After the eviction, which may take an hour: what answered then may have left the cluster since.
+        Step::Baseline { targets: targets(facts, prepared, request.to.other()) },
+        Step::Hold { next: request.to },
+    ]
+}
+
+/// Verify through the new network, let pods go on, uncordon: the node works again.
+pub fn reopen(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request: &Request) -> Vec<Step> {
+    let mut steps = vec![
+        Step::Probe { via: request.to, targets: targets(facts, prepared, request.to.other()) },
+        Step::Release { to: request.to },
+        Step::AwaitPods { made_by: request.to, pods: connected(facts, cluster), timeout_s: request.agent_timeout_s },
+    ];
+    if !cluster.unschedulable {
+        steps.push(Step::Uncordon);
+    }
+    steps
+}
+
+/// The step that every switch ends with: no boot needs looking after any more.
+pub fn epilogue(facts: &Facts) -> Option<Step> {
+    boot_units(facts).map(|units| Step::DisableBootUnits { units })
+}
+
+/// The boot-time units, where there is a systemd to run them.
+fn boot_units(facts: &Facts) -> Option<Vec<String>> {
+    (!facts.units.is_empty()).then(|| BOOT_UNITS.map(str::to_owned).to_vec())
 }
 
 /// Whether eviction moves this pod elsewhere: DaemonSet pods and static pods stay, host-network pods need no move.
@@ -146,22 +167,22 @@ pub fn moves(pod: &Pod) -> bool {
     !pod.mirror && !pod.host_network && pod.controller.as_ref().is_none_or(|(kind, _)| kind != "DaemonSet")
 }
 
-/// Pods with pod network that stay on the node and get a new sandbox.
+/// Whether this pod stays on the node and gets a new sandbox.
+pub fn stays(pod: &Pod) -> bool {
+    !pod.host_network && !moves(pod) && !pod.has_ended()
+}
+
+/// Pods that stay on the node and get a new sandbox.
 pub fn staying(cluster: &ClusterView) -> Vec<String> {
-    let mut pods: Vec<String> = cluster
-        .pods
-        .iter()
-        .filter(|p| !p.host_network && !moves(p) && p.phase != "Succeeded" && p.phase != "Failed")
-        .map(full_name)
-        .collect();
+    let mut pods: Vec<String> = cluster.pods.iter().filter(|p| stays(p)).map(Pod::full_name).collect();
     pods.sort_unstable();
     pods
 }
 
 /// Those of them that have their network now. One that is broken already proves nothing about the switch.
-pub fn connected(facts: &Facts, cluster: &ClusterView) -> Vec<String> {
+fn connected(facts: &Facts, cluster: &ClusterView) -> Vec<String> {
     let sandboxes = facts.runtime.iter().flat_map(|r| &r.sandboxes).filter(|s| s.ready && !s.host_network);
-    let ready: Vec<String> = sandboxes.map(|s| format!("{}/{}", s.namespace, s.name)).collect();
+    let ready: Vec<String> = sandboxes.map(Sandbox::full_name).collect();
     staying(cluster).into_iter().filter(|pod| ready.contains(pod)).collect()
 }
 
@@ -172,8 +193,8 @@ pub fn pod_notes(facts: &Facts, cluster: &ClusterView) -> Vec<String> {
     let mut notes: Vec<String> =
         broken.map(|pod| format!("{pod}: has no network now; the switch does not wait for it")).collect();
     for pod in &cluster.pods {
-        let name = full_name(pod);
-        if pod.host_network || pod.phase == "Succeeded" || pod.phase == "Failed" {
+        let name = pod.full_name();
+        if pod.host_network || pod.has_ended() {
             continue;
         }
         if pod.mirror {
@@ -188,11 +209,6 @@ pub fn pod_notes(facts: &Facts, cluster: &ClusterView) -> Vec<String> {
     }
     notes.sort_unstable();
     notes
-}
-
-/// `namespace/name`.
-pub fn full_name(pod: &Pod) -> String {
-    format!("{}/{}", pod.namespace, pod.name)
 }
 
 /// A path below a directory, as text.

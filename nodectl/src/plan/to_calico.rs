@@ -13,10 +13,8 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     let flannel = parts::agent(facts, prepared, Cni::Flannel, request.agent_timeout_s);
     let calico = parts::agent(facts, prepared, Cni::Calico, request.agent_timeout_s);
     let mut steps = parts::prologue(facts, prepared, Cni::Flannel);
-    steps.extend(parts::drain(cluster, request));
-    // After the eviction, which may take an hour: what answered then may have left the cluster since.
-    steps.push(Step::Baseline { targets: parts::targets(facts, prepared, Cni::Flannel) });
-    steps.push(Step::Hold { next: Cni::Calico });
+    // Cordon, evict, baseline, hold.
+    steps.extend(parts::quiesce(facts, cluster, prepared, request));
     // flanneld puts back what is removed under it, so it goes before anything of it is touched.
     steps.push(Step::StopAgent(flannel.clone()));
     let rules = flannel_rules(&facts.firewall.saved);
@@ -27,21 +25,11 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     steps.push(Step::StopSandboxes { made_by: Cni::Flannel, pods: parts::staying(cluster) });
     steps.push(overlay_step(facts, prepared, &flannel.overlay, &calico.overlay));
     steps.push(Step::StartAgent(calico));
-    steps.push(Step::Probe { via: Cni::Calico, targets: parts::targets(facts, prepared, Cni::Flannel) });
-    steps.push(Step::Release { to: Cni::Calico });
-    steps.push(Step::AwaitPods {
-        made_by: Cni::Calico,
-        pods: parts::connected(facts, cluster),
-        timeout_s: request.agent_timeout_s,
-    });
-    if !cluster.unschedulable {
-        steps.push(Step::Uncordon);
-    }
+    // Probe, release, await pods, uncordon.
+    steps.extend(parts::reopen(facts, cluster, prepared, request));
     // Only now: until here every step's undo needs what flannel left.
     steps.push(Step::Clean { cni: Cni::Flannel, scope: flannel.scope });
-    if !facts.units.is_empty() {
-        steps.push(Step::DisableBootUnits { units: parts::BOOT_UNITS.map(str::to_owned).to_vec() });
-    }
+    steps.extend(parts::epilogue(facts));
     (steps, parts::pod_notes(facts, cluster))
 }
 

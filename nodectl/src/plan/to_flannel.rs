@@ -13,10 +13,8 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     let flannel = parts::agent(facts, prepared, Cni::Flannel, request.agent_timeout_s);
     let calico = parts::agent(facts, prepared, Cni::Calico, request.agent_timeout_s);
     let mut steps = parts::prologue(facts, prepared, Cni::Calico);
-    steps.extend(parts::drain(cluster, request));
-    // After the eviction, which may take an hour: what answered then may have left the cluster since.
-    steps.push(Step::Baseline { targets: parts::targets(facts, prepared, Cni::Calico) });
-    steps.push(Step::Hold { next: Cni::Flannel });
+    // Cordon, evict, baseline, hold.
+    steps.extend(parts::quiesce(facts, cluster, prepared, request));
     // Before calico-node leaves: its plugin's token is kept fresh only while it runs.
     steps.push(Step::StopSandboxes { made_by: Cni::Calico, pods: parts::staying(cluster) });
     steps.push(Step::StopAgent(calico.clone()));
@@ -26,18 +24,8 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     steps.push(Step::Clean { cni: Cni::Calico, scope: calico.scope });
     // calico-node's preStop sets NetworkUnavailable; flannel clears it once, when it starts.
     steps.push(Step::MarkNetworkAvailable { by: Cni::Flannel });
-    steps.push(Step::Probe { via: Cni::Flannel, targets: parts::targets(facts, prepared, Cni::Calico) });
-    steps.push(Step::Release { to: Cni::Flannel });
-    steps.push(Step::AwaitPods {
-        made_by: Cni::Flannel,
-        pods: parts::connected(facts, cluster),
-        timeout_s: request.agent_timeout_s,
-    });
-    if !cluster.unschedulable {
-        steps.push(Step::Uncordon);
-    }
-    if !facts.units.is_empty() {
-        steps.push(Step::DisableBootUnits { units: parts::BOOT_UNITS.map(str::to_owned).to_vec() });
-    }
+    // Probe, release, await pods, uncordon.
+    steps.extend(parts::reopen(facts, cluster, prepared, request));
+    steps.extend(parts::epilogue(facts));
     (steps, parts::pod_notes(facts, cluster))
 }

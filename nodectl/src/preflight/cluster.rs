@@ -1,7 +1,7 @@
 //! Checks of what the API server says about this node.
 
 use super::Check;
-use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL};
+use crate::cni::{CALICO_MIGRATION_LABEL, NODE_LABEL};
 use crate::facts::{ClusterView, Facts};
 use crate::prepared::Prepared;
 use crate::request::Request;
@@ -99,10 +99,7 @@ pub(super) fn prepared(facts: &Facts, view: &ClusterView, request: &Request) -> 
 
 /// An image that has to be pulled while the node has no network of its own may never come.
 pub(super) fn images(facts: &Facts, prepared: &Prepared, request: &Request) -> Check {
-    let wanted = match request.to {
-        Cni::Calico => &prepared.calico.images,
-        Cni::Flannel => &prepared.flannel.images,
-    };
+    let wanted = &prepared.agent(request.to).images;
     let Some(runtime) = &facts.runtime else {
         return Check::warn(
             "images",

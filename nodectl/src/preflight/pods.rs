@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::facts::{ClusterView, Pod};
-use crate::plan::{full_name, moves};
+use crate::plan::{moves, stays};
 use crate::request::{Request, Strategy};
 
 pub(super) fn checks(view: &ClusterView, request: &Request) -> Vec<Check> {
@@ -14,11 +14,11 @@ pub(super) fn checks(view: &ClusterView, request: &Request) -> Vec<Check> {
 
 /// Running pods that eviction would move.
 fn movable(view: &ClusterView) -> impl Iterator<Item = &Pod> {
-    view.pods.iter().filter(|p| moves(p) && p.phase != "Succeeded" && p.phase != "Failed")
+    view.pods.iter().filter(|p| moves(p) && !p.has_ended())
 }
 
 fn names<'a>(pods: impl Iterator<Item = &'a Pod>) -> String {
-    pods.map(full_name).collect::<Vec<_>>().join(", ")
+    pods.map(Pod::full_name).collect::<Vec<_>>().join(", ")
 }
 
 fn bare(view: &ClusterView, request: &Request) -> Check {
@@ -49,7 +49,7 @@ fn local_storage(view: &ClusterView, request: &Request) -> Check {
 fn budgets(view: &ClusterView) -> Check {
     let blocked: Vec<String> = movable(view)
         .filter_map(|p| match &p.eviction {
-            Some(Some(why)) => Some(format!("{}: {why}", full_name(p))),
+            Some(Some(why)) => Some(format!("{}: {why}", p.full_name())),
             _ => None,
         })
         .collect();
@@ -64,11 +64,7 @@ fn budgets(view: &ClusterView) -> Check {
 }
 
 fn staying(view: &ClusterView) -> Check {
-    let staying: Vec<&Pod> = view
-        .pods
-        .iter()
-        .filter(|p| !p.host_network && !moves(p) && p.phase != "Succeeded" && p.phase != "Failed")
-        .collect();
+    let staying: Vec<&Pod> = view.pods.iter().filter(|p| stays(p)).collect();
     if staying.is_empty() {
         return Check::pass("staying-pods", "no pod with pod network stays on the node");
     }
