@@ -117,7 +117,7 @@ impl<'a> Survey<'a> {
         self.calico.as_ref().is_some_and(|c| c.namespace == pod.namespace && c.daemon_set == pod.daemon_set)
     }
 
-    /// Names of the nodes that have such an agent's pod.
+    /// Nodes with such a pod of an agent, once for each.
     pub fn nodes_with(&self, is_meant: impl Fn(&AgentPod) -> bool) -> Vec<String> {
         self.facts.pods.iter().filter(|p| is_meant(p)).map(|p| p.node.clone()).collect()
     }

@@ -67,12 +67,7 @@ pub(super) fn switch(
         undrifted(saved, &now)?;
     }
     if !preflight::passed(&checks) {
-        report::result(
-            settings.output,
-            &report::preflight_text(&checks),
-            &json!({"ready": false, "checks": checks}),
-            false,
-        )?;
+        super::preflight::show(&checks, settings)?;
         bail!(Failure::Refused("preflight refused; nothing was changed".into()));
     }
     let plan = decide(&facts, request, saved)?;

@@ -17,14 +17,14 @@ pub(super) fn run(host: &Host, args: &Switch, settings: &Settings) -> Result<u8>
     let facts = look::look(host);
     let checks = preflight::checks(&facts, &request);
     known_ignores(&checks, &request)?;
-    let ready = preflight::passed(&checks);
-    report::result(
-        settings.output,
-        &report::preflight_text(&checks),
-        &json!({"ready": ready, "checks": checks}),
-        false,
-    )?;
-    Ok(if ready { code::DONE } else { code::REFUSED })
+    show(&checks, settings)?;
+    Ok(if preflight::passed(&checks) { code::DONE } else { code::REFUSED })
+}
+
+/// What the checks found, as the command's result.
+pub(super) fn show(checks: &[Check], settings: &Settings) -> Result<()> {
+    let data = json!({"ready": preflight::passed(checks), "checks": checks});
+    report::result(settings.output, &report::preflight_text(checks), &data, false)
 }
 
 /// A typing error in `--ignore` must not go unnoticed.
