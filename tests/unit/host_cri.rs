@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nodectl::host::cri::Cri;
+use nodectl::host::cri::{Cri, Ending};
 
 #[path = "support/namespace.rs"]
 mod namespace;
@@ -108,11 +108,12 @@ fn containerd_tells_its_network_and_where_it_looks() {
     assert_eq!(status.bin_dirs, [containerd.path("bin").to_str().unwrap()]);
     let (runtime, _) = cri.observe().unwrap();
     assert!(runtime.sandboxes.is_empty() && runtime.images.is_empty() && runtime.network_ready);
-    assert!(cri.containers("none").unwrap().is_empty());
+    assert!(cri.containers().unwrap().is_empty());
     // What is not there is ended already, whether the release answers OK or NotFound.
     cri.stop_sandbox("none").unwrap();
     cri.remove_sandbox("none").unwrap();
-    cri.stop_container("none", 0).unwrap();
+    let ending = Ending { sandbox: "none".into(), containers: vec![("none".into(), 0)] };
+    assert!(cri.stop_sandboxes(&[ending]).into_iter().all(|answer| answer.is_ok()));
 }
 
 #[test]

@@ -10,10 +10,14 @@ use serde_json::{Value, json};
 use super::{Context, attachment, shim};
 use crate::cni::Cni;
 use crate::facts::Sandbox;
+use crate::host::cri::{Container, Ending};
 use crate::plan::shim_backend;
 
 /// A DEL has 45 s in the shim; a few may have to be tried again.
 const LIMIT: Duration = Duration::from_secs(180);
+/// Kubernetes' own default, in seconds. A pod that asks for more than that stays here because nothing else can run it
+/// (a DaemonSet's, a static one), and the node is waiting.
+const LONGEST_GRACE: u32 = 30;
 
 /// Stops every sandbox whose network this CNI made, until no record of it is left.
 pub(super) fn stop_all(cx: &mut Context, made_by: Cni) -> Result<Value> {
@@ -26,8 +30,8 @@ pub(super) fn stop_all(cx: &mut Context, made_by: Cni) -> Result<Value> {
             return Ok(Some(()));
         }
         // At once: with an API server that hangs, each of Calico's DELs takes the whole time that it has.
-        let ids: Vec<&str> = targets.iter().map(|s| s.id.as_str()).collect();
-        for (sandbox, answer) in targets.iter().zip(cx.cri()?.stop_sandboxes(&ids)) {
+        let endings = endings(&targets, &cx.cri()?.containers()?);
+        for (sandbox, answer) in targets.iter().zip(cx.cri()?.stop_sandboxes(&endings)) {
             match answer {
                 Ok(()) => stopped.push(sandbox.full_name()),
                 Err(e) => last_error = Some(e.context(sandbox.full_name())),
@@ -50,6 +54,16 @@ pub(super) fn stop_all(cx: &mut Context, made_by: Cni) -> Result<Value> {
     }
     stopped.dedup();
     Ok(json!({ "stopped": stopped }))
+}
+
+/// With the grace of their pods: StopPodSandbox alone kills at once.
+fn endings(targets: &[Sandbox], containers: &[Container]) -> Vec<Ending> {
+    let grace = |c: &Container| c.grace_seconds.unwrap_or(LONGEST_GRACE).min(LONGEST_GRACE);
+    let of = |sandbox: &Sandbox| {
+        let running = containers.iter().filter(|c| c.running && c.sandbox == sandbox.id);
+        running.map(|c| (c.id.clone(), grace(c))).collect()
+    };
+    targets.iter().map(|s| Ending { sandbox: s.id.clone(), containers: of(s) }).collect()
 }
 
 /// Sandboxes to stop, and records whose sandbox the runtime no longer knows.
@@ -90,4 +104,30 @@ pub(super) fn undo_release(cx: &mut Context, to: Cni) -> Result<()> {
         cx.owe(crate::journal::Debt::PendingDels)?;
     }
     stop_all(cx, to).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_has_its_own_grace_up_to_the_longest() {
+        let container = |id: &str, sandbox: &str, running, grace_seconds| Container {
+            id: id.into(),
+            sandbox: sandbox.into(),
+            running,
+            grace_seconds,
+        };
+        let containers = [
+            container("short", "a", true, Some(2)),
+            container("gone", "a", false, Some(2)),
+            container("long", "a", true, Some(600)),
+            container("unsaid", "b", true, None),
+            container("other", "c", true, Some(1)),
+        ];
+        let sandbox = |id: &str| Sandbox { id: id.into(), ..Sandbox::default() };
+        let endings = endings(&[sandbox("a"), sandbox("b")], &containers);
+        assert_eq!(endings[0].containers, [("short".to_owned(), 2), ("long".to_owned(), LONGEST_GRACE)]);
+        assert_eq!(endings[1].containers, [("unsaid".to_owned(), LONGEST_GRACE)]);
+    }
 }

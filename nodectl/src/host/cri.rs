@@ -3,12 +3,14 @@
 //! gRPC asks for an asynchronous client library; its runtime, on the calling thread, is confined in this file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
@@ -29,6 +31,8 @@ const SOCKETS: [&str; 4] = [
 ];
 /// kubelet's own limit for most calls.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Where kubelet leaves a pod's terminationGracePeriodSeconds with each of its containers (kuberuntime/labels.go).
+const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 /// How many sandboxes are stopped at once: each DEL is a handful of processes.
 const AT_ONCE: usize = 8;
 
@@ -56,14 +60,25 @@ pub struct CniStatus {
 }
 
 /// A container of a sandbox.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     /// Its id.
     pub id: String,
-    /// Its name in the pod.
-    pub name: String,
+    /// Its sandbox's id.
+    pub sandbox: String,
     /// It runs.
     pub running: bool,
+    /// Its pod's terminationGracePeriodSeconds, which kubelet leaves with it.
+    pub grace_seconds: Option<u32>,
+}
+
+/// How a sandbox is to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// Its id.
+    pub sandbox: String,
+    /// Its running containers, each with the seconds between SIGTERM and SIGKILL.
+    pub containers: Vec<(String, u32)>,
 }
 
 impl Cri {
@@ -195,35 +210,33 @@ impl Cri {
         self.end("StopPodSandbox", async |channel| runtime_client(channel).stop_pod_sandbox(request).await)
     }
 
-    /// Stops several sandboxes at once, some at a time; the answers are in the order of the ids.
-    pub fn stop_sandboxes(&self, ids: &[&str]) -> Vec<Result<()>> {
-        ids.chunks(AT_ONCE).flat_map(|some| self.stop_at_once(some)).collect()
-    }
-
-    fn stop_at_once(&self, ids: &[&str]) -> Vec<Result<()>> {
-        ids.iter().for_each(|_| fault::point("cri.stop_sandbox"));
+    /// Stops several sandboxes, each after its containers: those have their grace, whatever is left then ends with the
+    /// sandbox, which the runtime kills. The answers are in the order of the endings.
+    pub fn stop_sandboxes(&self, endings: &[Ending]) -> Vec<Result<()>> {
+        endings.iter().for_each(|_| fault::point("cri.stop_sandbox"));
         let channel = self.channel.clone();
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
         let answers = self.executor.block_on(async move {
-            let ask = |id: &&str| {
-                let mut client = runtime_client(channel.clone());
-                let request = proto::StopPodSandboxRequest { pod_sandbox_id: (*id).to_owned() };
-                tokio::spawn(tokio::time::timeout(LIMIT, async move { client.stop_pod_sandbox(request).await }))
-            };
-            let asked: Vec<_> = ids.iter().map(ask).collect();
+            let asked: Vec<_> =
+                endings.iter().map(|e| tokio::spawn(end_sandbox(channel.clone(), turns.clone(), e.clone()))).collect();
             let mut answers = Vec::with_capacity(asked.len());
             for answer in asked {
                 answers.push(answer.await);
             }
             answers
         });
-        let mut ended = Vec::with_capacity(ids.len());
-        for (id, answer) in ids.iter().zip(answers) {
+        let mut ended = Vec::with_capacity(endings.len());
+        for (Ending { sandbox, .. }, answer) in endings.iter().zip(answers) {
             ended.push(match answer {
                 Ok(Ok(Ok(_))) => Ok(()),
                 Ok(Ok(Err(status))) if status.code() == tonic::Code::NotFound => Ok(()),
-                Ok(Ok(Err(status))) => Err(anyhow!("the runtime could not stop sandbox {id}: {}", status.message())),
-                Ok(Err(_)) => Err(anyhow!("the runtime did not stop sandbox {id} within {LIMIT:?}")),
-                Err(error) => Err(anyhow!(error).context(format!("the runtime was not asked to stop sandbox {id}"))),
+                Ok(Ok(Err(status))) => {
+                    Err(anyhow!("the runtime could not stop sandbox {sandbox}: {}", status.message()))
+                }
+                Ok(Err(_)) => Err(anyhow!("the runtime did not stop sandbox {sandbox} within {LIMIT:?}")),
+                Err(error) => {
+                    Err(anyhow!(error).context(format!("the runtime was not asked to stop sandbox {sandbox}")))
+                }
             });
         }
         ended
@@ -236,26 +249,19 @@ impl Cri {
         self.end("RemovePodSandbox", async |channel| runtime_client(channel).remove_pod_sandbox(request).await)
     }
 
-    /// The containers of a sandbox.
-    pub fn containers(&self, sandbox: &str) -> Result<Vec<Container>> {
-        let filter = proto::ContainerFilter { pod_sandbox_id: sandbox.to_owned(), ..proto::ContainerFilter::default() };
-        let request = proto::ListContainersRequest { filter: Some(filter) };
+    /// Every container.
+    pub fn containers(&self) -> Result<Vec<Container>> {
+        let request = proto::ListContainersRequest::default();
         let answer =
             self.call("ListContainers", async |channel| runtime_client(channel).list_containers(request).await)?;
         let running = proto::ContainerState::ContainerRunning as i32;
         let container = |c: proto::Container| Container {
             running: c.state == running,
-            name: c.metadata.map(|m| m.name).unwrap_or_default(),
+            grace_seconds: c.annotations.get(GRACE).and_then(|text| text.parse().ok()),
+            sandbox: c.pod_sandbox_id,
             id: c.id,
         };
         Ok(answer.containers.into_iter().map(container).collect())
-    }
-
-    /// Stops a container: SIGTERM, and SIGKILL after so many seconds.
-    pub fn stop_container(&self, id: &str, grace_seconds: u32) -> Result<()> {
-        fault::point("cri.stop_container");
-        let request = proto::StopContainerRequest { container_id: id.to_owned(), timeout: i64::from(grace_seconds) };
-        self.end("StopContainer", async |channel| runtime_client(channel).stop_container(request).await)
     }
 
     /// All that decisions need of the runtime, and what it says of its network configuration.
@@ -277,6 +283,30 @@ impl Cri {
 
 /// kubelet's own limit for an answer: gRPC's 4 MiB are not enough for a node with many pods.
 const ANSWER_LIMIT: usize = 16 << 20;
+
+/// Stops a sandbox's containers all at once, then the sandbox when it is its turn.
+async fn end_sandbox(
+    channel: Channel,
+    turns: Arc<Semaphore>,
+    ending: Ending,
+) -> Result<Result<tonic::Response<proto::StopPodSandboxResponse>, tonic::Status>, tokio::time::error::Elapsed> {
+    let mut asked = Vec::with_capacity(ending.containers.len());
+    for (container_id, grace) in ending.containers {
+        let mut client = runtime_client(channel.clone());
+        let request = proto::StopContainerRequest { container_id, timeout: i64::from(grace) };
+        let limit = LIMIT + Duration::from_secs(u64::from(grace));
+        asked.push(tokio::spawn(tokio::time::timeout(limit, async move { client.stop_container(request).await })));
+    }
+    for container in asked {
+        // What could not be stopped so is killed with the sandbox, whose answer counts.
+        drop(container.await);
+    }
+    let turn = turns.acquire_owned().await;
+    let request = proto::StopPodSandboxRequest { pod_sandbox_id: ending.sandbox };
+    let answer = tokio::time::timeout(LIMIT, runtime_client(channel).stop_pod_sandbox(request)).await;
+    drop(turn);
+    answer
+}
 
 fn runtime_client(channel: Channel) -> RuntimeServiceClient<Channel> {
     RuntimeServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT)

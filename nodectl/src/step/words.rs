@@ -21,7 +21,10 @@ impl Step {
             Step::StopAgent(a) => format!("stop {} and wait until it is gone", a.cni),
             Step::KeepFlannelRules { .. } => "keep flannel's rules until Calico's stand".into(),
             Step::StopSandboxes { pods, .. } => {
-                format!("stop the sandboxes that stay ({}); kubelet rebuilds them", count(pods.len(), "pod"))
+                format!(
+                    "stop the sandboxes that stay ({}), with their grace; kubelet rebuilds them",
+                    count(pods.len(), "pod")
+                )
             }
             Step::RenameOverlay { from, to } => format!("rename {from} to {to}"),
             Step::DeleteOverlay { link, why } => format!("delete {link}: {why}"),

@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::pod::{list, text};
+use super::pod::{list, number, text};
 use super::{Kubelet, environment, sandbox_config, volumes};
 use crate::cri;
 
 /// The annotation that carries a container's restart count over restarts of the kubelet.
 const RESTARTS: &str = "io.kubernetes.container.restartCount";
+/// The annotation that carries its pod's grace, for who stops it without asking the API server.
+const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 /// The label that names a container.
 const NAME: &str = "io.kubernetes.container.name";
 
@@ -49,7 +51,10 @@ pub fn build(
         envs: environment.into_iter().map(|(key, value)| cri::KeyValue { key, value }).collect(),
         mounts: volumes::mounts(pod, container),
         labels,
-        annotations: HashMap::from([(RESTARTS.to_owned(), restarts.to_string())]),
+        annotations: HashMap::from([
+            (RESTARTS.to_owned(), restarts.to_string()),
+            (GRACE.to_owned(), number(pod, "/spec/terminationGracePeriodSeconds", 30).to_string()),
+        ]),
         log_path: format!("{name}/{restarts}.log"),
         linux: Some(cri::LinuxContainerConfig { security_context: Some(context), ..Default::default() }),
         ..Default::default()
