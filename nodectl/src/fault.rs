@@ -3,7 +3,8 @@
 //! In a normal build a point does nothing. With the feature `fault-points`, which no package has:
 //! - `NODECTL_FAULT=N` kills the process by SIGKILL at the N-th point it passes, counting from 1,
 //! - `NODECTL_FAULT=NAME:K` kills it at the K-th passing of the point NAME,
-//! - `NODECTL_FAULT_LOG=FILE` appends the name of each point passed, so that a test can enumerate them first.
+//! - `NODECTL_FAULT_LOG=FILE` appends the name of each point passed, so that a test can enumerate them first,
+//! - `NODECTL_FAULT_PLANS` lets a saved plan through whose steps were changed, so that a test can show why their order matters.
 
 /// Marks a place where a crash must do no lasting harm.
 #[cfg(not(feature = "fault-points"))]
@@ -14,6 +15,11 @@ pub fn point(_name: &str) {}
 #[cfg(feature = "fault-points")]
 pub fn point(name: &str) {
     armed::pass(name);
+}
+
+/// Whether a saved plan may have other steps than one made now.
+pub fn plans_may_be_edited() -> bool {
+    cfg!(feature = "fault-points") && std::env::var_os("NODECTL_FAULT_PLANS").is_some()
 }
 
 #[cfg(feature = "fault-points")]

@@ -8,7 +8,7 @@ mod to_flannel;
 
 use serde::{Deserialize, Serialize};
 
-pub use basis::{Basis, drift};
+pub use basis::{Basis, drift, facts_drift};
 pub use parts::{
     BOOT_UNITS, PACKAGED_SHIM, SHIM_CONFLIST, SHIM_STATE_DIR, agent, moves, overlay_name, peers, scope, shim_backend,
     stays,

@@ -123,11 +123,9 @@ fn lacks(cx: &mut Context, agent: &Agent) -> Result<Vec<String>> {
     }
     let network = netlink::observe()?;
     need(network.link(&agent.overlay).is_some_and(|l| l.up), &agent.overlay);
-    // A process may be one on its way out: the label was asked for and taken back within a second. A server that does not
-    // show the pods is asked again until the time is up.
-    let pods = cx.api.pods().unwrap_or_default();
-    let ready = pods.iter().filter(|p| is_of(p, agent)).all(|p| p.ready && !p.terminating);
-    need(ready && pods.iter().any(|p| is_of(p, agent)), "a Ready pod that stays");
+    if let Some(why) = no_pod_stays(cx, agent) {
+        need(false, &format!("a Ready pod that stays ({why})"));
+    }
     match agent.cni {
         Cni::Flannel => need(files::exists(&cx.host.path(Path::new("/run/flannel/subnet.env"))), "subnet.env"),
         Cni::Calico => {
@@ -140,6 +138,24 @@ fn lacks(cx: &mut Context, agent: &Agent) -> Result<Vec<String>> {
         }
     }
     Ok(lacks)
+}
+
+/// Why the agent has no pod here that is Ready and stays. A process may be one on its way out: the label was asked for and
+/// taken back within a second. A server that does not show the pods is asked again until the time is up.
+fn no_pod_stays(cx: &Context, agent: &Agent) -> Option<String> {
+    let pods = match cx.api.pods() {
+        Ok(pods) => pods,
+        Err(error) => return Some(format!("{error:#}")),
+    };
+    let mut mine = pods.iter().filter(|p| is_of(p, agent)).peekable();
+    if mine.peek().is_none() {
+        return Some("it has none on this node".into());
+    }
+    mine.find_map(|p| match (p.terminating, p.ready) {
+        (true, _) => Some(format!("{} is being deleted", p.name)),
+        (_, false) => Some(format!("{} is not Ready", p.name)),
+        _ => None,
+    })
 }
 
 /// Gives the label back; the agent comes with it, or is owed.

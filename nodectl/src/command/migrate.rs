@@ -11,6 +11,7 @@ use super::settings::Settings;
 use crate::cli::{MigrateArgs, OnStop, RunArgs};
 use crate::facts::Facts;
 use crate::failure::{Failure, code};
+use crate::fault;
 use crate::host::Host;
 use crate::plan::{self, PLAN_FORMAT, Plan};
 use crate::preflight;
@@ -99,7 +100,10 @@ fn decide(facts: &Facts, request: &Request, saved: Option<Plan>) -> Result<Plan>
 
 /// An error that names each drift, unless the node is still as the saved plan found it.
 fn undrifted(saved: &Plan, now: &Plan) -> Result<()> {
-    let drift = plan::drift(&saved.basis, &now.basis);
+    let drift = match fault::plans_may_be_edited() {
+        true => plan::facts_drift(&saved.basis, &now.basis),
+        false => plan::drift(saved, now),
+    };
     if drift.is_empty() {
         return Ok(());
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::Plan;
 use crate::facts::Facts;
 
 /// The facts that a plan rests on, by name.
@@ -46,8 +47,16 @@ pub fn basis(facts: &Facts) -> Basis {
     basis
 }
 
-/// What has changed since, a sentence each; empty where nothing has.
-pub fn drift(then: &Basis, now: &Basis) -> Vec<String> {
+/// What has changed since a plan was made, a sentence each; empty where nothing has. The facts that it rests on come first.
+/// Where those are the same, a plan made now is still compared whole: it may rest on more than them, another version of
+/// nodectl may have made it, or somebody's editor.
+pub fn drift(then: &Plan, now: &Plan) -> Vec<String> {
+    let drifts = facts_drift(&then.basis, &now.basis);
+    if drifts.is_empty() { plan_drift(then, now) } else { drifts }
+}
+
+/// How the facts have changed.
+pub fn facts_drift(then: &Basis, now: &Basis) -> Vec<String> {
     let mut drifts = Vec::new();
     for name in then.keys().chain(now.keys().filter(|k| !then.contains_key(*k))) {
         let (a, b) = (then.get(name).unwrap_or(&Value::Null), now.get(name).unwrap_or(&Value::Null));
@@ -55,6 +64,30 @@ pub fn drift(then: &Basis, now: &Basis) -> Vec<String> {
             drifts.push(describe(name, a, b));
         }
     }
+    drifts
+}
+
+/// The first step that is another one, and every other part that differs.
+fn plan_drift(then: &Plan, now: &Plan) -> Vec<String> {
+    let mut drifts = Vec::new();
+    let places = 0..then.steps.len().max(now.steps.len());
+    if let Some(at) = places.into_iter().find(|&at| then.steps.get(at) != now.steps.get(at)) {
+        let title =
+            |plan: &Plan| plan.steps.get(at).map_or_else(|| "absent".to_owned(), |step| format!("{:?}", step.title()));
+        let (was, is) = (title(then), title(now));
+        drifts.push(match was == is {
+            true => format!("step {}, {was}: its details", at + 1),
+            false => format!("step {}: was {was}, would be {is}", at + 1),
+        });
+    }
+    let parts = |plan: &Plan| match serde_json::to_value(plan) {
+        Ok(Value::Object(mut parts)) => {
+            parts.retain(|name, _| !["steps", "basis"].contains(&name.as_str()));
+            parts.into_iter().collect()
+        }
+        _ => Basis::new(),
+    };
+    drifts.extend(facts_drift(&parts(then), &parts(now)));
     drifts
 }
 
@@ -87,7 +120,7 @@ mod tests {
     fn drift_names_the_member_that_changed() {
         let then = Basis::from([("pods".to_owned(), json!(["a/b 1", "a/c 2"])), ("kernel".to_owned(), json!("6.1"))]);
         let now = Basis::from([("pods".to_owned(), json!(["a/b 1", "a/d 3"])), ("kernel".to_owned(), json!("6.2"))]);
-        assert_eq!(drift(&then, &now), vec!["kernel: was 6.1, is 6.2", "pods: - a/c 2, + a/d 3"]);
-        assert!(drift(&then, &then).is_empty());
+        assert_eq!(facts_drift(&then, &now), vec!["kernel: was 6.1, is 6.2", "pods: - a/c 2, + a/d 3"]);
+        assert!(facts_drift(&then, &then).is_empty());
     }
 }

@@ -67,7 +67,16 @@ fn drifts(scenario: &Scenario) -> Result<()> {
     save(scenario)?;
     patch_node(scenario, &json!({"spec": {"unschedulable": true}}))?;
     refused(scenario, "unschedulable: was false, is true")?;
-    patch_node(scenario, &json!({"spec": {"unschedulable": null}}))
+    patch_node(scenario, &json!({"spec": {"unschedulable": null}}))?;
+    // The node is as it was, the plan is not.
+    save(scenario)?;
+    node.sh(
+        "jq 'del(.steps[] | select(.step == \"hold\"))' /run/plan.json > /run/edited && mv /run/edited /run/plan.json",
+    )?;
+    refused(scenario, "would be \"hold new attachments\"")?;
+    save(scenario)?;
+    node.sh("jq '(.steps[] | select(.step == \"evict\")).timeout_s += 1' /run/plan.json > /run/edited && mv /run/edited /run/plan.json")?;
+    refused(scenario, "pods\": its details")
 }
 
 fn save(scenario: &Scenario) -> Result<()> {

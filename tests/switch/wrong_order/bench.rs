@@ -11,7 +11,7 @@ use nodectl_lab::traffic::Endpoint;
 use serde_json::{Value, json};
 
 /// How long an agent gets in these plans, which know that it will not come.
-pub const AGENT_S: u32 = 10;
+pub const AGENT_S: u32 = 25;
 
 /// A prepared cluster of two nodes; plans are tried on node1.
 pub struct Bench {

@@ -22,12 +22,12 @@ impl Scenario {
         Ok(SavedPlan(serde_json::from_slice(&text).context("the saved plan is not JSON")?))
     }
 
-    /// `nodectl migrate --plan` with this plan and more arguments.
+    /// `nodectl migrate --plan` with this plan and more arguments. Only a nodectl with fault points takes one that was changed.
     pub fn carry_out(&self, index: usize, plan: &SavedPlan, more: &[&str]) -> Result<Done> {
         std::fs::write(self.node(index)?.path(FILE)?, plan.0.to_string()).context("the plan could not be saved")?;
         let mut args = vec!["migrate", "--plan", FILE, "--yes"];
         args.extend(more);
-        self.nodectl(index, &args)
+        self.nodectl_with(index, &args, &[("NODECTL_FAULT_PLANS", "1")])
     }
 }
 
