@@ -120,12 +120,13 @@ fn a_cordoned_node_gets_daemons_but_no_other_pods() {
 #[test]
 fn an_evicted_pod_comes_back_elsewhere_and_goes_with_its_owner() {
     let fixture = cluster(2);
+    let policy = fixture.server.regime.policy();
     install(&fixture, &[workloads::deployment("web", 4)]);
     eventually("spread evenly", || places(&fixture.admin, "web") == ["node1", "node1", "node2", "node2"]);
     play_kubelet(&fixture.admin);
     fixture.admin.patch("/api/v1/nodes/node1", Patch::Merge, &json!({"spec": {"unschedulable": true}})).unwrap();
     for pod in fixture.admin.list("/api/v1/pods?fieldSelector=spec.nodeName%3Dnode1").unwrap() {
-        fixture.admin.evict("default", pod["metadata"]["name"].as_str().unwrap(), "v1", &Value::Null).unwrap();
+        fixture.admin.evict("default", pod["metadata"]["name"].as_str().unwrap(), policy, &Value::Null).unwrap();
     }
     eventually("all are on node2", || places(&fixture.admin, "web") == ["node2"; 4]);
     fixture.admin.delete("/apis/apps/v1/namespaces/default/deployments/web").unwrap();

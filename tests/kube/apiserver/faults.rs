@@ -11,7 +11,7 @@ use super::support::{Fixture, code, eventually};
 const MAP: &str = "/api/v1/namespaces/default/configmaps/a";
 
 fn fixture() -> Fixture {
-    let fixture = Fixture::with(|options| {
+    let fixture = Fixture::stand_in(|options| {
         options.no_controllers = true;
         options.control = Some(options.pki.with_file_name("control"));
     });
@@ -100,7 +100,7 @@ fn a_dead_server_answers_nothing_until_it_lives_again() {
 
 #[test]
 fn listening_in_several_places() {
-    let fixture = Fixture::with(|options| {
+    let fixture = Fixture::stand_in(|options| {
         options.regime = Regime::V1_20;
         options.listen = ["127.0.0.1:0", "/proc/self/ns/net@127.0.0.1:0"]
             .iter()

@@ -105,7 +105,7 @@ fn every_row_from_1_32() {
 }
 
 fn run(regime: Regime) {
-    let fixture = Fixture::bare(regime);
+    let Some(fixture) = Fixture::of(regime) else { return };
     let node = fixture.node("node1");
     let mut table = Table { node: &node, regime, failures: Vec::new(), rows: 0 };
     own_node::registration(&mut table, &fixture);
@@ -165,15 +165,11 @@ fn prepare(fixture: &Fixture) {
         json!({"metadata": {"name": "kube-flannel-ds"}, "spec": {"selector": {"matchLabels": labels}, "template": template}}),
     );
     create("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", json!({"metadata": {"name": "node2"}}));
-    let policy = if table_regime(fixture) == Regime::V1_20 { "v1beta1" } else { "v1" };
+    let policy = fixture.server.regime.policy();
     create(
         &format!("/apis/policy/{policy}/namespaces/default/poddisruptionbudgets"),
         json!({"metadata": {"name": "guard"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "p1c"}}}}),
     );
-}
-
-fn table_regime(fixture: &Fixture) -> Regime {
-    fixture.server.api.regime
 }
 
 const N1: &str = "/api/v1/nodes/node1";

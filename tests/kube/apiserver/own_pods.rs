@@ -29,7 +29,7 @@ pub fn reading_pods(table: &mut Table<'_>) {
 }
 
 pub fn eviction(table: &mut Table<'_>, fixture: &Fixture) {
-    let version = if table.regime == Regime::V1_20 { "policy/v1beta1" } else { "policy/v1" };
+    let version = format!("policy/{}", table.regime.policy());
     let evict = |name: &str, options: Value| json!({"apiVersion": version, "kind": "Eviction", "metadata": {"name": name, "namespace": "default"}, "deleteOptions": options});
     let path = |name: &str| format!("{}/eviction", pods(name));
     table.post("evict, dry run", &path("p1b"), evict("p1b", json!({"dryRun": ["All"]})), (201, 201), SAME);

@@ -8,7 +8,7 @@ use nodectl_lab::client::{Client, ClientError};
 use nodectl_lab::pki::Identity;
 use serde_json::{Value, json};
 
-/// A server inside this process, and its folder.
+/// A server and its folder: a real kube-apiserver where KUBEBUILDER_ASSETS names its folder, else the stand-in.
 pub struct Fixture {
     pub server: Server,
     pub admin: Client,
@@ -17,20 +17,46 @@ pub struct Fixture {
 
 impl Fixture {
     /// Without controllers.
-    pub fn bare(regime: Regime) -> Self {
-        Self::with(|options| {
+    pub fn bare() -> Self {
+        Self::with(|options| options.no_controllers = true)
+    }
+
+    /// Without controllers, of one regime; `None` where the real server at hand is of the other.
+    pub fn of(regime: Regime) -> Option<Self> {
+        let real =
+            nodectl_lab::cluster::assets().map(|folder| nodectl_lab::kube_apiserver::regime_of(&folder).unwrap());
+        if let Some(other) = real.filter(|real| *real != regime) {
+            eprintln!("skipped: this case is about {regime:?}, and the kube-apiserver at hand is of {other:?}");
+            return None;
+        }
+        Some(Self::with(|options| {
             options.regime = regime;
             options.no_controllers = true;
-        })
+        }))
     }
 
     pub fn with(change: impl FnOnce(&mut Options)) -> Self {
+        Self::stand_in(|options| {
+            options.assets = nodectl_lab::cluster::assets();
+            change(options);
+        })
+    }
+
+    /// For what only the stand-in does: faults of single requests, a history that ends on demand.
+    pub fn stand_in(change: impl FnOnce(&mut Options)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut options = Options::new(folder.path().join("pki"));
         options.controllers.settle_ms = Duration::from_millis(10);
         change(&mut options);
         let server = Server::start(&options).unwrap();
-        let admin = Client::from_text(&server.pki.admin_kubeconfig(&server.url()).unwrap()).unwrap();
+        let admin = server.admin().unwrap();
+        // As the controllers do it where they run: no pod without its namespace's account.
+        if options.no_controllers && server.is_real() {
+            for namespace in ["default", "kube-system"] {
+                let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+                admin.ensure(&path, &json!({"metadata": {"name": "default"}})).unwrap();
+            }
+        }
         Self { server, admin, folder }
     }
 

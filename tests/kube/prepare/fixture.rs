@@ -56,7 +56,15 @@ impl Cluster {
     }
 
     pub fn with(nodes: u8, change: impl FnOnce(&mut Options)) -> Cluster {
-        let fixture = Fixture::with(change);
+        Cluster::on(Fixture::with(change), nodes)
+    }
+
+    /// On the stand-in, for what only that does.
+    pub fn stand_in(nodes: u8) -> Cluster {
+        Cluster::on(Fixture::stand_in(|_| {}), nodes)
+    }
+
+    fn on(fixture: Fixture, nodes: u8) -> Cluster {
         let admin = &fixture.admin;
         install(admin, &flannel::manifests(&flannel::Flannel::default())).unwrap();
         install(admin, &calico_crds::manifests()).unwrap();
@@ -139,11 +147,17 @@ impl Cluster {
 
     /// Everything but what the server, the controllers and the agents keep by themselves.
     pub fn dump(&self) -> Vec<String> {
-        let everything: Vec<(String, Value)> = self.fixture.server.api.store.transaction(|inner| {
-            inner.everything().map(|(key, value)| (key.resource.clone(), Value::clone(value))).collect()
-        });
+        let everything = self.everything();
         let kept = |resource: &str| {
-            !["pods", "events", "controllerrevisions.apps", "leases.coordination.k8s.io"].contains(&resource)
+            ![
+                "pods",
+                "events",
+                "events.events.k8s.io",
+                "componentstatuses",
+                "controllerrevisions.apps",
+                "leases.coordination.k8s.io",
+            ]
+            .contains(&resource)
         };
         let mut lines: Vec<String> = everything
             .into_iter()
@@ -154,9 +168,32 @@ impl Cluster {
         lines
     }
 
+    /// All objects of all resources that can be listed, each in one version.
+    fn everything(&self) -> Vec<(String, Value)> {
+        let admin = self.admin();
+        let mut versions = vec![(String::new(), "/api/v1".to_owned())];
+        for group in admin.get("/apis").unwrap()["groups"].as_array().unwrap() {
+            let version = group["preferredVersion"]["groupVersion"].as_str().unwrap();
+            versions.push((format!(".{}", group["name"].as_str().unwrap()), format!("/apis/{version}")));
+        }
+        let mut found = Vec::new();
+        for (group, path) in versions {
+            for resource in admin.get(&path).unwrap()["resources"].as_array().unwrap() {
+                let name = resource["name"].as_str().unwrap();
+                let verbs = resource["verbs"].as_array().unwrap();
+                if verbs.contains(&json!("list")) && !name.contains('/') {
+                    let items = admin.list(&format!("{path}/{name}")).unwrap();
+                    found.extend(items.into_iter().map(|item| (format!("{name}{group}"), item)));
+                }
+            }
+        }
+        found
+    }
+
     /// How many changes the server has stored.
     pub fn revision(&self) -> u64 {
-        self.fixture.server.api.store.transaction(|inner| inner.revision())
+        let list = self.admin().get("/api/v1/namespaces/kube-public/secrets?limit=1").unwrap();
+        list["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
     }
 
     /// Waits until nobody writes any more.

@@ -14,6 +14,7 @@ pub mod demo;
 pub mod flannel;
 pub mod full;
 pub mod init;
+pub mod kube_apiserver;
 pub mod kubelet;
 pub mod libcni;
 pub mod node;

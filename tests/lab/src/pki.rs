@@ -84,6 +84,15 @@ impl Pki {
         Ok(Sha256::digest(self.read("ca.key")?).to_vec())
     }
 
+    /// The file with the key that a real kube-apiserver signs tokens with; made when it is first asked for.
+    pub fn account_key(&self) -> anyhow::Result<PathBuf> {
+        let path = self.path("sa.key");
+        if !path.exists() {
+            self.write("sa.key", &KeyPair::generate()?.serialize_pem())?;
+        }
+        Ok(path)
+    }
+
     /// A client certificate for a user in groups, valid from an hour ago for `hours`; negative: expired already.
     pub fn client(&self, user: &str, groups: &[&str], hours: i64) -> anyhow::Result<Identity> {
         let key = KeyPair::generate()?;

@@ -19,8 +19,8 @@ use crate::controllers::Controllers;
 pub struct Control {
     /// The faults.
     pub faults: Faults,
-    /// The objects.
-    pub api: Arc<Api>,
+    /// The stand-in's objects.
+    pub api: Option<Arc<Api>>,
     /// The controllers, if they run.
     pub controllers: Option<Arc<Controllers>>,
 }
@@ -45,12 +45,18 @@ impl Control {
         match words.as_slice() {
             ["ok"] => self.faults.clear(),
             ["show"] => return format!("{:?}", self.faults.current()),
-            ["compact"] => self.api.store.transaction(super::store::Inner::compact),
+            ["compact"] => match &self.api {
+                Some(api) => api.store.transaction(super::store::Inner::compact),
+                None => return "error: a real kube-apiserver forgets its history when it wants to".into(),
+            },
             ["gc"] => match &self.controllers {
                 Some(controllers) => controllers.collect_garbage(),
                 None => return "error: no controllers run here".into(),
             },
             words => match Fault::parse(words) {
+                Ok(fault) if self.api.is_none() && !fault.is_whole() => {
+                    return "error: in front of a real kube-apiserver only refuse, reset and dead can be had, for all requests".into();
+                }
                 Ok(fault) => self.faults.add(fault),
                 Err(error) => return format!("error: {error}"),
             },

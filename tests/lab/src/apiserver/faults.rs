@@ -73,6 +73,12 @@ impl Fault {
         Ok(fault)
     }
 
+    /// Whether it can be had without looking into requests.
+    pub fn is_whole(&self) -> bool {
+        let all = self.prefix.is_empty() && self.method.is_empty() && self.times.is_none();
+        all && matches!(self.kind, Kind::Refuse | Kind::Reset | Kind::Dead)
+    }
+
     fn meets(&self, method: &str, path: &str) -> bool {
         path.starts_with(&self.prefix) && (self.method.is_empty() || self.method == method)
     }

@@ -1,4 +1,5 @@
-//! The stand-in for kube-apiserver: an object store behind the real one's HTTP interface, with its refusals.
+//! The stand-in for kube-apiserver: an object store behind the real one's HTTP interface, with its refusals. Or, where the
+//! options name its folder, the real one in its place (`crate::kube_apiserver`).
 //!
 //! A request passes, in this order: [`serve`] (sockets, TLS, faults), [`handler`], [`authorize`], [`api`] with
 //! admission in [`node_restriction`], and ends in the [`store`].
@@ -34,6 +35,7 @@ pub mod value;
 mod watch;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -51,7 +53,9 @@ use serve::{Service, Socket};
 use store::Store;
 use tls::Tls;
 
+use crate::client::Client;
 use crate::controllers::Controllers;
+use crate::kube_apiserver::KubeApiserver;
 use crate::pki::Pki;
 
 pub use eviction::selects as budget_selects;
@@ -61,22 +65,42 @@ pub use options::{ControllerOptions, Listen, Options, Regime};
 pub struct Server {
     /// Where it listens, in the order of the options.
     pub addresses: Vec<SocketAddr>,
-    /// Its objects, without any authorisation in between.
-    pub api: Arc<Api>,
+    /// Whose refusals it gives.
+    pub regime: Regime,
     /// What goes wrong.
     pub faults: Faults,
     /// Commands as on the control socket.
     pub control: Control,
     /// Its certificates.
     pub pki: Pki,
-    controllers: Option<Arc<Controllers>>,
+    /// The stand-in's.
     runtime: Option<tokio::runtime::Runtime>,
+    /// The one in its place.
+    real: Option<KubeApiserver>,
 }
 
 impl Server {
-    /// Starts a server inside this process. It answers when this returns.
+    /// Starts a server inside this process, or a real one that ends with it. It answers when this returns.
     pub fn start(options: &Options) -> anyhow::Result<Self> {
         let pki = Pki::open_or_create(&options.pki)?;
+        let mut server = match &options.assets {
+            None => Self::stand_in(options, pki)?,
+            Some(assets) => Self::real(options, assets, pki)?,
+        };
+        if !options.no_controllers {
+            let controllers = match &server.control.api {
+                Some(api) => Controllers::start(api.clone(), &options.controllers)?,
+                None => Controllers::start_remote(server.admin()?, &options.controllers)?,
+            };
+            server.control.controllers = Some(Arc::new(controllers));
+        }
+        if let Some(path) = &options.control {
+            server.control.clone().listen(path)?;
+        }
+        Ok(server)
+    }
+
+    fn stand_in(options: &Options, pki: Pki) -> anyhow::Result<Self> {
         let api = Arc::new(Api {
             store: Store::open(options.state.as_deref())?,
             regime: options.regime,
@@ -86,21 +110,38 @@ impl Server {
         let faults = Faults::default();
         let handler = Handler { api: api.clone(), faults: faults.clone() };
         let service = Arc::new(Service { handler, tls: Tls::new(&pki)?, faults: faults.clone() });
-        let sockets = options.listen.iter().map(Socket::open).collect::<anyhow::Result<Vec<_>>>()?;
-        let addresses: Vec<SocketAddr> = sockets.iter().map(Socket::address).collect();
+        let (sockets, addresses) = open(&options.listen)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         for socket in sockets {
-            runtime.spawn(serve::accept(service.clone(), socket));
+            let service = service.clone();
+            runtime.spawn(serve::accept(socket, faults.clone(), move |stream| service.connected(stream)));
         }
-        let controllers = match options.no_controllers {
-            true => None,
-            false => Some(Arc::new(Controllers::start(api.clone(), &options.controllers)?)),
-        };
-        let control = Control { faults: faults.clone(), api: api.clone(), controllers: controllers.clone() };
-        if let Some(path) = &options.control {
-            control.clone().listen(path)?;
+        let control = Control { faults: faults.clone(), api: Some(api), controllers: None };
+        let regime = options.regime;
+        Ok(Self { addresses, regime, faults, control, pki, runtime: Some(runtime), real: None })
+    }
+
+    fn real(options: &Options, assets: &Path, pki: Pki) -> anyhow::Result<Self> {
+        let mut listen = options.listen.clone();
+        for place in &mut listen {
+            // The server's own thread is in another one.
+            place.netns.get_or_insert_with(|| "/proc/self/ns/net".into());
         }
-        Ok(Self { addresses, api, faults, control, pki, controllers, runtime: Some(runtime) })
+        let (sockets, addresses) = open(&listen)?;
+        let faults = Faults::default();
+        let real = KubeApiserver::start(assets, options.state.as_deref(), &pki, sockets, faults.clone())?;
+        let control = Control { faults: faults.clone(), api: None, controllers: None };
+        Ok(Self { addresses, regime: real.regime, faults, control, pki, runtime: None, real: Some(real) })
+    }
+
+    /// A client with all rights.
+    pub fn admin(&self) -> anyhow::Result<Client> {
+        Client::from_text(&self.pki.admin_kubeconfig(&self.url())?)
+    }
+
+    /// Whether it is a real kube-apiserver.
+    pub fn is_real(&self) -> bool {
+        self.real.is_some()
     }
 
     /// Its URL, by the first address.
@@ -111,13 +152,20 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(controllers) = &self.controllers {
+        if let Some(controllers) = &self.control.controllers {
             controllers.stop();
         }
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Opens all sockets; the addresses have their real ports.
+fn open(listen: &[Listen]) -> anyhow::Result<(Vec<Socket>, Vec<SocketAddr>)> {
+    let sockets = listen.iter().map(Socket::open).collect::<anyhow::Result<Vec<_>>>()?;
+    let addresses = sockets.iter().map(Socket::address).collect();
+    Ok((sockets, addresses))
 }
 
 /// `nodectl-lab apiserver`: runs until killed.

@@ -16,6 +16,19 @@ pub enum Regime {
 }
 
 impl Regime {
+    /// That of Kubernetes 1.MINOR.
+    pub fn of_minor(minor: u32) -> Self {
+        if minor < 32 { Self::V1_20 } else { Self::V1_36 }
+    }
+
+    /// The version of the group policy that serves budgets and evictions.
+    pub fn policy(self) -> &'static str {
+        match self {
+            Regime::V1_20 => "v1beta1",
+            Regime::V1_36 => "v1",
+        }
+    }
+
     /// What /version says.
     pub fn git_version(self) -> &'static str {
         match self {
@@ -69,7 +82,10 @@ pub struct Options {
     /// File to write "ADDRESS:PORT" to, one line per --listen, once the server answers
     #[arg(long)]
     pub port_file: Option<PathBuf>,
-    /// Whose refusals to give
+    /// Folder with a real kube-apiserver and etcd, which then answer in this server's place
+    #[arg(long)]
+    pub assets: Option<PathBuf>,
+    /// Whose refusals to give; a real server gives its own
     #[arg(long, value_enum, default_value = "1.36")]
     pub regime: Regime,
     /// Run no controllers
@@ -105,7 +121,7 @@ fn milliseconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
 }
 
 impl Options {
-    /// The defaults for a server inside a test: loopback, any port, no state file.
+    /// The defaults for a server inside a test: the stand-in, on loopback, any port, no state file.
     pub fn new(pki: impl Into<PathBuf>) -> Self {
         Self {
             listen: vec![Listen { netns: None, address: SocketAddr::from(([127, 0, 0, 1], 0)) }],
@@ -113,6 +129,7 @@ impl Options {
             state: None,
             control: None,
             port_file: None,
+            assets: None,
             regime: Regime::V1_36,
             no_controllers: false,
             controllers: ControllerOptions::default(),

@@ -33,7 +33,7 @@ pub struct Service {
 
 /// A listening socket and how to make it again.
 pub struct Socket {
-    listener: StdListener,
+    listener: Option<StdListener>,
     listen: Listen,
 }
 
@@ -42,12 +42,21 @@ impl Socket {
     pub fn open(listen: &Listen) -> anyhow::Result<Self> {
         let listener = bind(listen)?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, listen: Listen { netns: listen.netns.clone(), address } })
+        Ok(Self { listener: Some(listener), listen: Listen { netns: listen.netns.clone(), address } })
     }
 
     /// The address with its real port.
     pub fn address(&self) -> SocketAddr {
         self.listen.address
+    }
+
+    /// The listener, for the runtime of the caller; while nobody has it, connections are refused.
+    pub fn listener(&mut self) -> anyhow::Result<TcpListener> {
+        let listener = match self.listener.take() {
+            Some(listener) => listener,
+            None => bind(&self.listen)?,
+        };
+        Ok(TcpListener::from_std(listener)?)
     }
 }
 
@@ -68,30 +77,36 @@ fn bind(listen: &Listen) -> anyhow::Result<StdListener> {
     bound.join().map_err(|_| anyhow::anyhow!("the thread that listens on {} died", listen.address))?
 }
 
-/// Accepts connections until the runtime ends. While the server refuses, its socket is closed.
-pub async fn accept(service: Arc<Service>, socket: Socket) -> anyhow::Result<()> {
-    let Socket { listener, listen } = socket;
-    let mut listener = Some(TcpListener::from_std(listener)?);
-    let mut faults = service.faults.follow();
+/// Accepts connections until the runtime ends. While faults make the server refuse, its socket is closed.
+pub async fn accept(mut socket: Socket, faults: Faults, connected: impl Fn(TcpStream)) -> anyhow::Result<()> {
+    let mut listener = None;
+    let mut changes = faults.follow();
     loop {
-        if service.faults.refusing() {
+        if faults.refusing() {
             listener = None;
-            faults.changed().await?;
+            changes.changed().await?;
             continue;
         }
         let open = match listener.take() {
             Some(open) => open,
-            None => TcpListener::from_std(bind(&listen)?)?,
+            None => socket.listener()?,
         };
         tokio::select! {
             accepted = open.accept() => {
                 if let Ok((stream, _)) = accepted {
-                    tokio::spawn(connection(service.clone(), stream));
+                    connected(stream);
                 }
             }
-            changed = faults.changed() => changed?,
+            changed = changes.changed() => changed?,
         }
         listener = Some(open);
+    }
+}
+
+impl Service {
+    /// Serves a connection in a task of its own.
+    pub fn connected(self: &Arc<Self>, stream: TcpStream) {
+        tokio::spawn(connection(self.clone(), stream));
     }
 }
 
@@ -134,7 +149,7 @@ async fn connection(service: Arc<Service>, stream: TcpStream) {
 }
 
 /// Makes the coming close of the socket a reset.
-fn reset(socket: &OwnedFd) {
+pub fn reset(socket: &OwnedFd) {
     let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     let _ = setsockopt(socket, sockopt::Linger, &at_once);
 }
@@ -178,7 +193,7 @@ async fn cut(line: &Line) {
 }
 
 /// Waits until no fault makes the server dead.
-async fn revival(faults: &Faults) {
+pub async fn revival(faults: &Faults) {
     let mut changed = faults.follow();
     while faults.current().iter().any(|fault| fault.kind == Kind::Dead) && changed.changed().await.is_ok() {}
 }

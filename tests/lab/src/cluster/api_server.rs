@@ -44,6 +44,9 @@ impl ApiServer {
         ] {
             arguments.extend([flag.to_owned(), value]);
         }
+        if let Some(assets) = &options.assets {
+            arguments.extend(["--assets".to_owned(), assets.display().to_string()]);
+        }
         arguments.extend(options.api_arguments.iter().cloned());
         let pki = Pki::open_or_create(&folder.join("pki"))?;
         let server = ApiServer { folder, arguments, binary: options.binary.clone(), pki, process: Mutex::new(None) };
@@ -69,14 +72,15 @@ impl ApiServer {
             .stderr(log)
             .spawn()
             .context("the API server could not be started")?;
-        let until = Instant::now() + Duration::from_secs(20);
+        // A real one takes five seconds on a machine with nothing else to do.
+        let until = Instant::now() + Duration::from_secs(120);
         while !ports.exists() {
             if let Ok(Some(status)) = child.try_wait() {
                 bail!("the API server ended with {status}; its log says: {}", self.log());
             }
             if Instant::now() > until {
                 let _ = child.kill();
-                bail!("the API server did not answer within 20 s; its log says: {}", self.log());
+                bail!("the API server did not answer within two minutes; its log says: {}", self.log());
             }
             std::thread::sleep(Duration::from_millis(5));
         }

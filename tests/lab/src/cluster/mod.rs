@@ -20,10 +20,10 @@ use crate::node::{Kind, LightNode, Node, Spec};
 use crate::objects::{self, Manifest};
 
 pub use api_server::ApiServer;
-pub use options::{Network, Options, cache};
+pub use options::{Network, Options, assets, cache};
 pub use readiness::{is_ready, until};
 use workspace::Workspace;
-pub use workspace::guard;
+pub use workspace::{guard, scratch};
 
 /// The plugins that every node's /opt/cni/bin has from the start; flannel's comes with flannel.
 const PLUGINS: [&str; 6] = ["bridge", "host-local", "portmap", "bandwidth", "loopback", "tuning"];

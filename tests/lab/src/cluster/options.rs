@@ -39,6 +39,8 @@ pub struct Options {
     pub files: Vec<(String, String)>,
     /// Run an API server, register nodes with it.
     pub api: bool,
+    /// Folder with a real kube-apiserver and etcd that take the stand-in's place.
+    pub assets: Option<PathBuf>,
     /// More arguments for the API server, such as --regime 1.20.
     pub api_arguments: Vec<String>,
     /// What the pods' network is from the start.
@@ -60,6 +62,7 @@ impl Default for Options {
             plugin_folders: plugin_folders(),
             files: Vec::new(),
             api: true,
+            assets: assets(),
             api_arguments: Vec::new(),
             network: Network::Flannel(Flannel::default()),
             programs: given_programs(),
@@ -112,6 +115,11 @@ fn built(variable: &str, name: &str) -> Option<PathBuf> {
     }
     let here = std::env::current_exe().ok()?;
     here.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// The folder with a real kube-apiserver and etcd that the environment names.
+pub fn assets() -> Option<PathBuf> {
+    std::env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty()).map(PathBuf::from)
 }
 
 /// Real programs that the environment names.

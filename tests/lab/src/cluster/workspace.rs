@@ -36,14 +36,7 @@ impl Workspace {
     /// Makes the folder and starts the guard, after sweeping what dead labs left.
     pub fn new(binary: &Path) -> Result<Workspace> {
         sweep();
-        let owner = std::process::id();
-        let prefix = format!("lab{owner}-{}", COUNTER.fetch_add(1, Ordering::Relaxed));
-        let folder = Path::new(ROOT).join(&prefix);
-        fs::create_dir_all(&folder).with_context(|| {
-            format!("the lab's folder {} could not be made. To fix it: run as root", folder.display())
-        })?;
-        let started = start_time(owner).unwrap_or_default();
-        fs::write(folder.join("owner"), format!("{owner} {started}")).context("the lab's owner could not be noted")?;
+        let (prefix, folder) = owned_folder("lab")?;
         let guard = Command::new(binary)
             .args(["guard".as_ref(), folder.as_os_str()])
             .stdin(Stdio::piped())
@@ -87,6 +80,23 @@ impl Drop for Workspace {
         drop(guard.stdin.take());
         let _ = guard.wait();
     }
+}
+
+/// A folder on a tmpfs for one who is no cluster; the next lab removes it if its owner is killed.
+pub fn scratch(kind: &str) -> Result<PathBuf> {
+    owned_folder(kind).map(|(_, folder)| folder)
+}
+
+/// Makes a folder KIND + PID + NUMBER that says who owns it; its name, and its path.
+fn owned_folder(kind: &str) -> Result<(String, PathBuf)> {
+    let owner = std::process::id();
+    let name = format!("{kind}{owner}-{}", COUNTER.fetch_add(1, Ordering::Relaxed));
+    let folder = Path::new(ROOT).join(&name);
+    fs::create_dir_all(&folder)
+        .with_context(|| format!("the lab's folder {} could not be made. To fix it: run as root", folder.display()))?;
+    let started = start_time(owner).unwrap_or_default();
+    fs::write(folder.join("owner"), format!("{owner} {started}")).context("the lab's owner could not be noted")?;
+    Ok((name, folder))
 }
 
 /// The program `guard FOLDER`: waits for the owner's end, then removes the cluster.

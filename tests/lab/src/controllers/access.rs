@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::apiserver::Regime;
 use crate::apiserver::api::{Api, Target};
 use crate::apiserver::delete::DeleteOptions;
 use crate::apiserver::error::ApiError;
@@ -11,14 +12,14 @@ use crate::apiserver::identity::User;
 use crate::apiserver::modify::PatchRequest;
 use crate::apiserver::patch::PatchKind;
 use crate::apiserver::value::text;
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, ClientResult};
 
 /// Where the objects are.
 pub enum Access {
     /// In this process.
     Local(Arc<Api>),
-    /// Behind an API server.
-    Remote(Client),
+    /// Behind an API server of this regime.
+    Remote(Client, Regime),
 }
 
 /// Built-in resources that controllers use, with the path of their group and version.
@@ -26,29 +27,33 @@ const PATHS: &[(&str, &str)] = &[
     ("daemonsets.apps", "/apis/apps/v1"),
     ("deployments.apps", "/apis/apps/v1"),
     ("replicasets.apps", "/apis/apps/v1"),
-    ("poddisruptionbudgets.policy", "/apis/policy/v1"),
     ("leases.coordination.k8s.io", "/apis/coordination.k8s.io/v1"),
 ];
 
 impl Access {
-    /// Changes with every write, if that can be known without asking.
+    /// Changes with every write; `None` while the API server does not answer.
     pub fn revision(&self) -> Option<u64> {
         match self {
             Self::Local(api) => Some(api.store.transaction(|store| store.revision())),
-            Self::Remote(_) => None,
+            // The newest change to anything, which every list tells; this one is as good as empty.
+            Self::Remote(client, _) => {
+                let newest = client.get("/api/v1/namespaces/kube-public/secrets?limit=1").ok()?;
+                text(&newest["metadata"]["resourceVersion"]).parse().ok()
+            }
         }
     }
 
-    /// All objects of "pods", "daemonsets.apps", ...; none if there is no such resource.
-    pub fn list(&self, resource: &str) -> Vec<Arc<Value>> {
+    /// All objects of "pods", "daemonsets.apps", ...; none if there is no such resource. A server that does not answer is
+    /// an error: what cannot be seen must not be taken for gone.
+    pub fn list(&self, resource: &str) -> ClientResult<Vec<Arc<Value>>> {
         match self {
-            Self::Local(api) => {
-                api.store.transaction(|store| store.list(resource, None).map(|(_, object)| object.clone()).collect())
-            }
-            Self::Remote(client) => {
-                let listed = client.list(&path(resource, "", ""));
-                listed.unwrap_or_default().into_iter().map(Arc::new).collect()
-            }
+            Self::Local(api) => Ok(api
+                .store
+                .transaction(|store| store.list(resource, None).map(|(_, object)| object.clone()).collect())),
+            Self::Remote(client, regime) => match client.list(&path(*regime, resource, "", "")) {
+                Err(error) if error.code == 404 => Ok(Vec::new()),
+                listed => Ok(listed?.into_iter().map(Arc::new).collect()),
+            },
         }
     }
 
@@ -59,7 +64,9 @@ impl Access {
             Self::Local(api) => target(api, resource, namespace, "")
                 .and_then(|target| api.create(&User::controller(), &target, object.clone(), false))
                 .map_err(|error| (error.code, error.message)),
-            Self::Remote(client) => client.create(&path(resource, namespace, ""), object).map_err(remote),
+            Self::Remote(client, regime) => {
+                client.create(&path(*regime, resource, namespace, ""), object).map_err(remote)
+            }
         };
         report("create", resource, text(&object["metadata"]["name"]), outcome);
     }
@@ -75,8 +82,8 @@ impl Access {
                     api.patch(&User::controller(), &target, &request, false).map(|written| written.object)
                 })
                 .map_err(|error| (error.code, error.message)),
-            Self::Remote(client) => {
-                let mut path = path(resource, namespace, name);
+            Self::Remote(client, regime) => {
+                let mut path = path(*regime, resource, namespace, name);
                 if !subresource.is_empty() {
                     path = format!("{path}/{subresource}");
                 }
@@ -96,8 +103,8 @@ impl Access {
                     api.update(&User::controller(), &target, namespace.clone(), false)
                 })
                 .map_err(|error| (error.code, error.message)),
-            Self::Remote(client) => {
-                client.update(&format!("{}/finalize", path("namespaces", "", name)), namespace).map_err(remote)
+            Self::Remote(client, regime) => {
+                client.update(&format!("{}/finalize", path(*regime, "namespaces", "", name)), namespace).map_err(remote)
             }
         };
         report("finalize", "namespaces", name, outcome);
@@ -114,12 +121,12 @@ impl Access {
                     .and_then(|target| api.delete(&User::controller(), &target, &options))
                     .map_err(|error| (error.code, error.message))
             }
-            Self::Remote(client) => {
+            Self::Remote(client, regime) => {
                 let mut options = json!({"preconditions": {"uid": uid}});
                 if let Some(grace) = grace {
                     options["gracePeriodSeconds"] = json!(grace);
                 }
-                client.delete_with(&path(resource, namespace, name), &options).map_err(remote)
+                client.delete_with(&path(*regime, resource, namespace, name), &options).map_err(remote)
             }
         };
         report("delete", resource, name, outcome);
@@ -134,8 +141,8 @@ impl Access {
             Self::Local(api) => target(api, "pods", namespace, name)
                 .and_then(|target| api.bind(&target, &binding))
                 .map_err(|error| (error.code, error.message)),
-            Self::Remote(client) => {
-                client.create(&format!("{}/binding", path("pods", namespace, name)), &binding).map_err(remote)
+            Self::Remote(client, regime) => {
+                client.create(&format!("{}/binding", path(*regime, "pods", namespace, name)), &binding).map_err(remote)
             }
         };
         report("bind", "pods", name, outcome);
@@ -150,10 +157,11 @@ fn remote(error: ClientError) -> (u16, String) {
     (error.code, error.message)
 }
 
-fn path(resource: &str, namespace: &str, name: &str) -> String {
+fn path(regime: Regime, resource: &str, namespace: &str, name: &str) -> String {
     let base = match PATHS.iter().find(|(known, _)| *known == resource) {
         Some((_, base)) => (*base).to_string(),
         None => match resource.split_once('.') {
+            Some(("poddisruptionbudgets", group)) => format!("/apis/{group}/{}", regime.policy()),
             Some((_, group)) => format!("/apis/{group}/v1"),
             None => "/api/v1".into(),
         },

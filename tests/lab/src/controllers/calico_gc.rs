@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::access::Access;
 use crate::apiserver::value::{items, text};
+use crate::client::ClientResult;
 
 const BLOCKS: &str = "ipamblocks.crd.projectcalico.org";
 const AFFINITIES: &str = "blockaffinities.crd.projectcalico.org";
@@ -46,16 +47,18 @@ impl CalicoGc {
     }
 
     /// One full scan.
-    pub fn run(&mut self, access: &Access) {
-        let cluster = Cluster { nodes: access.list("nodes"), pods: access.list("pods"), blocks: access.list(BLOCKS) };
+    pub fn run(&mut self, access: &Access) -> ClientResult<()> {
+        let cluster =
+            Cluster { nodes: access.list("nodes")?, pods: access.list("pods")?, blocks: access.list(BLOCKS)? };
         if cluster.blocks.is_empty() {
-            return;
+            return Ok(());
         }
         let mut suspected = Vec::new();
-        self.release_leaks(access, &cluster, &mut suspected);
-        let cluster = Cluster { blocks: access.list(BLOCKS), ..cluster };
-        self.release_blocks(access, &cluster, &mut suspected);
+        self.release_leaks(access, &cluster, &mut suspected)?;
+        let cluster = Cluster { blocks: access.list(BLOCKS)?, ..cluster };
+        self.release_blocks(access, &cluster, &mut suspected)?;
         self.suspects.retain(|key, _| suspected.contains(key));
+        Ok(())
     }
 
     /// Whether `key` has looked leaked for the whole grace period.
@@ -65,7 +68,7 @@ impl CalicoGc {
     }
 
     /// A handle is released only if all of its addresses are leaks.
-    fn release_leaks(&mut self, access: &Access, cluster: &Cluster, suspected: &mut Vec<String>) {
+    fn release_leaks(&mut self, access: &Access, cluster: &Cluster, suspected: &mut Vec<String>) -> ClientResult<()> {
         let mut by_handle: BTreeMap<String, Vec<Allocation>> = BTreeMap::new();
         for allocation in cluster.allocations() {
             by_handle.entry(allocation.handle.clone()).or_default().push(allocation);
@@ -80,15 +83,16 @@ impl CalicoGc {
                 for allocation in allocations {
                     ordinals.entry(allocation.block).or_default().push(allocation.ordinal);
                 }
-                drop_handle(access, handle);
+                drop_handle(access, handle)?;
             }
         }
         for (block, ordinals) in ordinals {
             free(access, &cluster.blocks[block], &ordinals);
         }
+        Ok(())
     }
 
-    fn release_blocks(&mut self, access: &Access, cluster: &Cluster, suspected: &mut Vec<String>) {
+    fn release_blocks(&mut self, access: &Access, cluster: &Cluster, suspected: &mut Vec<String>) -> ClientResult<()> {
         let mut left: HashMap<String, usize> = HashMap::new();
         for block in &cluster.blocks {
             *left.entry(host_of(block).to_string()).or_default() += 1;
@@ -102,10 +106,11 @@ impl CalicoGc {
             }
             let key = format!("block {}", text(&block["spec"]["cidr"]));
             if self.confirmed(key, suspected) || node.is_none() {
-                give_back(access, block);
+                give_back(access, block)?;
                 left.entry(host.to_string()).and_modify(|count| *count -= 1);
             }
         }
+        Ok(())
     }
 }
 
@@ -216,19 +221,21 @@ fn free(access: &Access, block: &Value, ordinals: &[usize]) {
     access.patch(BLOCKS, block, "", &patch);
 }
 
-fn drop_handle(access: &Access, id: &str) {
+fn drop_handle(access: &Access, id: &str) -> ClientResult<()> {
     let named = |handle: &&Arc<Value>| text(&handle["spec"]["handleID"]).eq_ignore_ascii_case(id);
-    if let Some(handle) = access.list(HANDLES).iter().find(named) {
+    if let Some(handle) = access.list(HANDLES)?.iter().find(named) {
         access.delete(HANDLES, handle, None);
     }
+    Ok(())
 }
 
 /// The node loses a block: first its claim, then the block.
-fn give_back(access: &Access, block: &Value) {
-    for affinity in access.list(AFFINITIES) {
+fn give_back(access: &Access, block: &Value) -> ClientResult<()> {
+    for affinity in access.list(AFFINITIES)? {
         if affinity["spec"]["cidr"] == block["spec"]["cidr"] && affinity["spec"]["node"] == host_of(block) {
             access.delete(AFFINITIES, &affinity, None);
         }
     }
     access.delete(BLOCKS, block, None);
+    Ok(())
 }

@@ -8,18 +8,20 @@ use super::access::Access;
 use super::placement::{selects, tolerates};
 use super::pods::{controlled_by, from_template, is_active, is_finished, is_ready, scaled, template_hash};
 use crate::apiserver::value::{items, text};
+use crate::client::ClientResult;
 
 const HASH: &str = "controller-revision-hash";
 
 /// Brings every DaemonSet's Pods in line.
-pub fn run(access: &Access) {
-    let nodes = access.list("nodes");
-    let pods = access.list("pods");
-    for set in access.list("daemonsets.apps") {
+pub fn run(access: &Access) -> ClientResult<()> {
+    let nodes = access.list("nodes")?;
+    let pods = access.list("pods")?;
+    for set in access.list("daemonsets.apps")? {
         if set["metadata"]["deletionTimestamp"].is_null() {
             DaemonSet::new(&set, &nodes, &pods).reconcile(access);
         }
     }
+    Ok(())
 }
 
 /// One node and what the set has there.

@@ -8,17 +8,18 @@ use super::access::Access;
 use super::pods::{is_active, is_ready, scaled};
 use crate::apiserver::budget_selects;
 use crate::apiserver::value::{controller_of, parse_time, text, unix_now};
+use crate::client::ClientResult;
 
 const BUDGETS: &str = "poddisruptionbudgets.policy";
 
 /// Counts anew for every budget.
-pub fn run(access: &Access) {
-    let budgets = access.list(BUDGETS);
+pub fn run(access: &Access) -> ClientResult<()> {
+    let budgets = access.list(BUDGETS)?;
     if budgets.is_empty() {
-        return;
+        return Ok(());
     }
-    let pods = access.list("pods");
-    let sets = access.list("replicasets.apps");
+    let pods = access.list("pods")?;
+    let sets = access.list("replicasets.apps")?;
     for budget in budgets {
         let status = status(&budget, &pods, &sets);
         if budget["status"] != status {
@@ -33,6 +34,7 @@ pub fn run(access: &Access) {
             access.patch(BUDGETS, &budget, "status", &patch);
         }
     }
+    Ok(())
 }
 
 fn status(budget: &Value, pods: &[Arc<Value>], sets: &[Arc<Value>]) -> Value {

@@ -8,16 +8,17 @@ use super::access::Access;
 use super::pods::is_ready;
 use crate::apiserver::selector::Labels;
 use crate::apiserver::value::{items, text};
+use crate::client::ClientResult;
 
 /// Writes the addresses of the Pods that serve.
-pub fn run(access: &Access) {
-    let services = access.list("services");
+pub fn run(access: &Access) -> ClientResult<()> {
+    let services = access.list("services")?;
     let selecting = |service: &&Arc<Value>| service["spec"]["selector"].as_object().is_some_and(|map| !map.is_empty());
     if !services.iter().any(|service| selecting(&service)) {
-        return;
+        return Ok(());
     }
-    let pods = access.list("pods");
-    let existing = access.list("endpoints");
+    let pods = access.list("pods")?;
+    let existing = access.list("endpoints")?;
     for service in services.iter().filter(selecting) {
         let subsets = subsets(service, &pods);
         let same = |object: &&Arc<Value>| {
@@ -35,6 +36,7 @@ pub fn run(access: &Access) {
             Some(_) => {}
         }
     }
+    Ok(())
 }
 
 fn subsets(service: &Value, pods: &[Arc<Value>]) -> Value {

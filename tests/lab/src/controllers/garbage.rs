@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::access::Access;
 use crate::apiserver::value::{items, text};
+use crate::client::ClientResult;
 
 /// Kinds that have owners here, or live in namespaces that tests delete.
 const KINDS: &[&str] = &[
@@ -27,10 +28,12 @@ const KINDS: &[&str] = &[
 ];
 
 /// Deletes orphans and the contents of namespaces that are going.
-pub fn run(access: &Access) {
-    let objects: Vec<(&str, Arc<Value>)> =
-        KINDS.iter().flat_map(|kind| access.list(kind).into_iter().map(move |object| (*kind, object))).collect();
-    let nodes = access.list("nodes");
+pub fn run(access: &Access) -> ClientResult<()> {
+    let mut objects: Vec<(&str, Arc<Value>)> = Vec::new();
+    for kind in KINDS {
+        objects.extend(access.list(kind)?.into_iter().map(|object| (*kind, object)));
+    }
+    let nodes = access.list("nodes")?;
     let alive: HashSet<&str> =
         objects.iter().map(|(_, object)| object).chain(&nodes).map(|object| text(&object["metadata"]["uid"])).collect();
     for (kind, object) in &objects {
@@ -40,11 +43,12 @@ pub fn run(access: &Access) {
             access.delete(kind, object, None);
         }
     }
-    for namespace in access.list("namespaces") {
+    for namespace in access.list("namespaces")? {
         if !namespace["metadata"]["deletionTimestamp"].is_null() {
             empty(access, &namespace, &objects);
         }
     }
+    Ok(())
 }
 
 /// Deletes what is left in a namespace; when nothing is, lets the namespace go.

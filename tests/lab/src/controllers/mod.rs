@@ -21,10 +21,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::Parser;
 
-use crate::apiserver::ControllerOptions;
 use crate::apiserver::api::Api;
+use crate::apiserver::{ControllerOptions, Regime};
 use crate::client::Client;
 
 use access::Access;
@@ -50,7 +51,12 @@ impl Controllers {
 
     /// Starts them against another API server, which has no controllers of its own.
     pub fn start_remote(client: Client, options: &ControllerOptions) -> anyhow::Result<Self> {
-        Self::run(Access::Remote(client), options)
+        let version = client.get("/version").context("the API server does not say its version")?;
+        // Some distributions say "20+".
+        let minor: String =
+            version["minor"].as_str().unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
+        let minor = minor.parse().with_context(|| format!("the API server's version is none: {version}"))?;
+        Self::run(Access::Remote(client, Regime::of_minor(minor)), options)
     }
 
     fn run(access: Access, options: &ControllerOptions) -> anyhow::Result<Self> {
@@ -84,10 +90,8 @@ impl Shared {
         let mut last_ipam = Instant::now();
         while !self.stopped.load(Ordering::Relaxed) {
             let newest = self.access.revision();
-            let changed = newest != seen;
-            let period = if newest.is_some() { Duration::from_secs(1) } else { Duration::from_millis(200) };
-            if changed || last.elapsed() >= period {
-                if changed {
+            if newest.is_some() && (newest != seen || last.elapsed() >= Duration::from_secs(1)) {
+                if newest != seen {
                     std::thread::sleep(self.options.settle_ms);
                 }
                 seen = self.access.revision();
@@ -104,18 +108,27 @@ impl Shared {
 
     fn round(&self) {
         let access = &self.access;
-        node_lifecycle::run(access, &self.options);
-        replica_sets::run(access);
-        daemon_sets::run(access);
-        scheduler::run(access);
-        disruption::run(access);
-        endpoints::run(access);
-        service_accounts::run(access);
-        garbage::run(access);
+        for outcome in [
+            node_lifecycle::run(access, &self.options),
+            replica_sets::run(access),
+            daemon_sets::run(access),
+            scheduler::run(access),
+            disruption::run(access),
+            endpoints::run(access),
+            service_accounts::run(access),
+            garbage::run(access),
+        ] {
+            // What one could not see it looks at in the next round.
+            if let Err(error) = outcome {
+                eprintln!("controllers: {error}");
+            }
+        }
     }
 
     fn collect_ipam(&self) {
-        self.calico.lock().unwrap_or_else(PoisonError::into_inner).run(&self.access);
+        if let Err(error) = self.calico.lock().unwrap_or_else(PoisonError::into_inner).run(&self.access) {
+            eprintln!("controllers: Calico's garbage collector: {error}");
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::placement::covers;
 use super::pods::is_active;
 use crate::apiserver::ControllerOptions;
 use crate::apiserver::value::{condition, items, now, parse_time, text, unix_now};
+use crate::client::ClientResult;
 
 /// Taints that this controller sets and removes; all others are the administrator's.
 const OWN_TAINTS: &[&str] = &[
@@ -19,10 +20,10 @@ const OWN_TAINTS: &[&str] = &[
 ];
 
 /// Looks after every node.
-pub fn run(access: &Access, options: &ControllerOptions) {
-    let nodes = access.list("nodes");
-    let leases = access.list("leases.coordination.k8s.io");
-    let pods = access.list("pods");
+pub fn run(access: &Access, options: &ControllerOptions) -> ClientResult<()> {
+    let nodes = access.list("nodes")?;
+    let leases = access.list("leases.coordination.k8s.io")?;
+    let pods = access.list("pods")?;
     for node in &nodes {
         if text(&node["spec"]["podCIDR"]).is_empty() {
             allocate(access, options, node, &nodes);
@@ -46,6 +47,7 @@ pub fn run(access: &Access, options: &ControllerOptions) {
     for pod in pods.iter().filter(|pod| is_orphan(pod, &nodes)) {
         access.delete("pods", pod, Some(0));
     }
+    Ok(())
 }
 
 /// Node N of a name that ends in N gets the Nth /24, if it is free; others the lowest free one.

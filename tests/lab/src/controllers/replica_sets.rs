@@ -7,14 +7,15 @@ use serde_json::{Value, json};
 use super::access::Access;
 use super::pods::{controlled_by, from_template, is_active, is_ready, owned_by, template_hash};
 use crate::apiserver::value::{controller_of, text};
+use crate::client::ClientResult;
 
 const HASH: &str = "pod-template-hash";
 
 /// Brings every Deployment and ReplicaSet in line.
-pub fn run(access: &Access) {
-    let pods = access.list("pods");
-    let sets = access.list("replicasets.apps");
-    for deployment in access.list("deployments.apps") {
+pub fn run(access: &Access) -> ClientResult<()> {
+    let pods = access.list("pods")?;
+    let sets = access.list("replicasets.apps")?;
+    for deployment in access.list("deployments.apps")? {
         if deployment["metadata"]["deletionTimestamp"].is_null() {
             roll_out(access, &deployment, &sets);
         }
@@ -24,6 +25,7 @@ pub fn run(access: &Access) {
             scale(access, &set, &pods);
         }
     }
+    Ok(())
 }
 
 /// One ReplicaSet per template: the new one at full size, the old ones only while the new one does not serve.

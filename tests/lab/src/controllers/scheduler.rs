@@ -8,11 +8,12 @@ use super::access::Access;
 use super::placement::{host_ports, selects, tolerates};
 use super::pods::{is_active, is_finished};
 use crate::apiserver::value::{condition, controller_of, is_true, now, text};
+use crate::client::ClientResult;
 
 /// Binds every Pod that waits for a node.
-pub fn run(access: &Access) {
-    let nodes = access.list("nodes");
-    let pods = access.list("pods");
+pub fn run(access: &Access) -> ClientResult<()> {
+    let nodes = access.list("nodes")?;
+    let pods = access.list("pods")?;
     // Where Pods are, those of this round included.
     let mut placed: Vec<(String, Arc<Value>)> = pods
         .iter()
@@ -28,6 +29,7 @@ pub fn run(access: &Access) {
             None => mark_unschedulable(access, pod, nodes.len()),
         }
     }
+    Ok(())
 }
 
 /// The node with the fewest Pods of the same owner, then the fewest Pods.

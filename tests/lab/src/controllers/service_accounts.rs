@@ -3,11 +3,12 @@
 use serde_json::json;
 
 use super::access::Access;
+use crate::client::ClientResult;
 
 /// Creates those that are missing.
-pub fn run(access: &Access) {
-    let accounts = access.list("serviceaccounts");
-    for namespace in access.list("namespaces") {
+pub fn run(access: &Access) -> ClientResult<()> {
+    let accounts = access.list("serviceaccounts")?;
+    for namespace in access.list("namespaces")? {
         let name = &namespace["metadata"]["name"];
         let has = accounts
             .iter()
@@ -18,4 +19,5 @@ pub fn run(access: &Access) {
             access.create("serviceaccounts", &account);
         }
     }
+    Ok(())
 }

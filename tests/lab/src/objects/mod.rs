@@ -32,7 +32,15 @@ impl Manifest {
 
 /// Creates objects in order; those that are there already stay as they are.
 pub fn install(client: &Client, manifests: &[Manifest]) -> ClientResult<()> {
-    manifests.iter().try_for_each(|manifest| client.ensure(&manifest.collection, &manifest.object))
+    manifests.iter().try_for_each(|manifest| match client.ensure(&manifest.collection, &manifest.object) {
+        // Budgets came to policy/v1 with 1.21.
+        Err(error) if error.code == 404 && manifest.collection.starts_with("/apis/policy/v1/") => {
+            let mut older = manifest.object.clone();
+            older["apiVersion"] = json!("policy/v1beta1");
+            client.ensure(&manifest.collection.replace("/policy/v1/", "/policy/v1beta1/"), &older)
+        }
+        outcome => outcome,
+    })
 }
 
 /// The Service that a real API server makes for itself.
