@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use nodectl_lab::client::Patch;
 use nodectl_lab::cluster::until;
-use nodectl_lab::kubelet::Cri;
 use nodectl_lab::objects::workloads;
 use nodectl_lab::scenario::{Cni, Scenario};
 use nodectl_lab::traffic::Traffic;
@@ -99,7 +98,7 @@ fn agents_restart() {
 
 /// Stops an agent's container behind kubelet's back, and waits for the next one.
 fn kill_container(scenario: &Scenario, index: usize, name: &str) {
-    let cri = Cri::new(&scenario.node(index).unwrap().path("/run/containerd/containerd.sock").unwrap()).unwrap();
+    let cri = scenario.node(index).unwrap().cri().unwrap();
     let running = || {
         let all = cri.list_containers().unwrap();
         let mine =

@@ -1,18 +1,24 @@
 //! Full nodes: a booted systemd, containerd and runc of Debian 12; and that light nodes' stand-in for containerd behaves as the real one does.
 
+mod networks;
+mod waiting;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nodectl_lab::cluster::{Cluster, Network, Options, until};
+use networks::{conflist, network, network_name};
+use nodectl_lab::cluster::{Cluster, Network, Options};
 use nodectl_lab::cri;
-use nodectl_lab::kubelet::Cri;
 use nodectl_lab::node::{Kind, Node};
 use nodectl_lab::objects::workloads;
+use nodectl_lab::scenario::PATIENCE;
 use nodectl_lab::traffic::matrix;
+use waiting::soon;
 
-const LIMIT: Duration = Duration::from_secs(30);
+/// A subnet that no network of the lab has.
+const SUBNET: &str = "10.244.9.0/24";
 
 /// A cluster of nodes of these kinds.
 fn cluster(kinds: &[Kind], network: Network, api: bool) -> Cluster {
@@ -26,11 +32,6 @@ fn one_of_each(network: Network) -> Cluster {
     let cluster = cluster(&[Kind::Light, Kind::Full], network, false);
     cluster.nodes().for_each(|node| node.stop_unit("kubelet.service").expect("the kubelet stops"));
     cluster
-}
-
-/// A client of a node's CRI socket.
-fn cri_of(node: &dyn Node) -> Cri {
-    Cri::new(&node.path("/run/containerd/containerd.sock").unwrap()).unwrap()
 }
 
 /// A sandbox's configuration.
@@ -59,35 +60,6 @@ fn container(name: &str, command: &[&str]) -> cri::ContainerConfig {
         linux: Some(cri::LinuxContainerConfig::default()),
         ..Default::default()
     }
-}
-
-/// The network condition: true, or its message.
-fn network(cri: &Cri) -> Result<(), String> {
-    let conditions = cri.status().unwrap().status.unwrap().conditions;
-    let condition = conditions.into_iter().find(|condition| condition.r#type == "NetworkReady").unwrap();
-    if condition.status { Ok(()) } else { Err(condition.message) }
-}
-
-/// The network in use besides loopback; none while containerd, just restarted, says that its server is not initialized yet.
-fn network_name(cri: &Cri) -> String {
-    let Ok(cri::StatusResponse { info, .. }) = cri.status() else {
-        return String::new();
-    };
-    let config: serde_json::Value = serde_json::from_str(&info["cniconfig"]).unwrap();
-    config["Networks"][1]["Config"]["Name"].as_str().unwrap_or_default().to_owned()
-}
-
-/// Waits for what must come.
-fn soon(what: &str, is_so: impl Fn() -> bool) {
-    until(LIMIT, || Ok(if is_so() { None } else { Some(what.to_owned()) })).unwrap();
-}
-
-/// A conflist of a plugin with the subnet that the bridge network of node N has in the lab.
-fn conflist(name: &str, plugin: &str) -> String {
-    format!(
-        r#"{{"cniVersion":"0.4.0","name":"{name}","plugins":[{{"type":"{plugin}","bridge":"cni0","isDefaultGateway":true,
-        "ipam":{{"type":"host-local","ranges":[[{{"subnet":"10.244.9.0/24"}}]]}}}}]}}"#
-    )
 }
 
 /// Prints the nodes' journals and containers' logs when a test fails.
@@ -180,14 +152,14 @@ fn a_killed_owner_and_a_killed_launcher_leave_nothing() {
 fn full_and_light_nodes_share_a_flannel_network_through_restarts_and_reboots() {
     let begin = Instant::now();
     let cluster = cluster(&[Kind::Full, Kind::Light, Kind::Full], Options::default().network, true);
-    cluster.wait_nodes_ready(LIMIT).unwrap();
+    cluster.wait_nodes_ready(PATIENCE).unwrap();
     println!("three nodes Ready after {:?}", begin.elapsed());
     cluster.install(&[workloads::deployment("web", 3), workloads::daemon("each")]).unwrap();
     let is_whole = |when: &str| {
-        cluster.wait_nodes_ready(LIMIT).unwrap();
+        cluster.wait_nodes_ready(PATIENCE).unwrap();
         // The three pods of flannel, and six of users.
         let _journal = Journal(&cluster);
-        cluster.wait_pods_ready(9, LIMIT).unwrap_or_else(|error| panic!("{when}: {error:#}"));
+        cluster.wait_pods_ready(9, PATIENCE).unwrap_or_else(|error| panic!("{when}: {error:#}"));
         let broken: Vec<_> = matrix(&cluster).unwrap().into_iter().filter(|pair| !pair.is_whole()).collect();
         assert!(broken.is_empty(), "{when}: {broken:#?}");
         println!("{when}: whole after {:?}", begin.elapsed());
@@ -222,7 +194,7 @@ fn full_and_light_nodes_share_a_flannel_network_through_restarts_and_reboots() {
 fn the_conflist_is_read_again_the_same_way_on_both_kinds() {
     let cluster = one_of_each(Network::None);
     for node in cluster.nodes() {
-        let cri = cri_of(node);
+        let cri = node.cri().unwrap();
         let kind = node.kind();
         let file = |name: &str| node.path(&format!("/etc/cni/net.d/{name}")).unwrap();
         let stays = |name: &str, why: &str| {
@@ -230,9 +202,9 @@ fn the_conflist_is_read_again_the_same_way_on_both_kinds() {
             assert_eq!(network_name(&cri), name, "{kind:?}: {why}");
         };
         assert!(network(&cri).unwrap_err().contains("cni plugin not initialized"));
-        fs::write(file("20-b.conflist"), conflist("b", "bridge")).unwrap();
+        fs::write(file("20-b.conflist"), conflist("b", "bridge", SUBNET)).unwrap();
         soon("a write is seen", || network_name(&cri) == "b");
-        fs::write(node.path("/etc/cni/a").unwrap(), conflist("a", "bridge")).unwrap();
+        fs::write(node.path("/etc/cni/a").unwrap(), conflist("a", "bridge", SUBNET)).unwrap();
         node.sh("mv /etc/cni/a /etc/cni/net.d/10-a.conflist").unwrap();
         stays("b", "a file moved in from another folder was seen");
         node.sh("chmod 600 /etc/cni/net.d/10-a.conflist").unwrap();
@@ -242,17 +214,17 @@ fn the_conflist_is_read_again_the_same_way_on_both_kinds() {
         node.sh("rm /etc/cni/net.d/05-link.conflist").unwrap();
         soon("a removal is seen", || network_name(&cri) == "a");
         node.sh("cp /etc/cni/net.d/10-a.conflist /etc/cni/net.d/.t; sed -i s/a/a/ /etc/cni/net.d/.t").unwrap();
-        fs::write(file(".t"), conflist("c", "missing")).unwrap();
+        fs::write(file(".t"), conflist("c", "missing", SUBNET)).unwrap();
         node.sh("mv /etc/cni/net.d/.t /etc/cni/net.d/00-c.conflist").unwrap();
         soon("a rename in the folder is seen, its plugin not looked for", || network_name(&cri) == "c");
         fs::write(file("00-c.conflist"), "{").unwrap();
         soon("a bad first file leaves nothing", || network(&cri).is_err());
         node.sh("rm /etc/cni/net.d/00-c.conflist").unwrap();
         soon("the next file is used", || network_name(&cri) == "a");
-        fs::write(file("00-d.conflist"), conflist("d", "bridge")).unwrap();
+        fs::write(file("00-d.conflist"), conflist("d", "bridge", SUBNET)).unwrap();
         soon("a write is seen again", || network_name(&cri) == "d");
         node.restart_unit("containerd.service").unwrap();
-        soon("a restart reads the folder", || network_name(&cri_of(node)) == "d");
+        soon("a restart reads the folder", || network_name(&node.cri().unwrap()) == "d");
     }
 }
 
@@ -260,10 +232,10 @@ fn the_conflist_is_read_again_the_same_way_on_both_kinds() {
 fn sandboxes_end_and_fail_the_same_way_on_both_kinds() {
     let cluster = one_of_each(Network::None);
     for node in cluster.nodes() {
-        let (cri, kind) = (cri_of(node), node.kind());
+        let (cri, kind) = (node.cri().unwrap(), node.kind());
         let list = node.path("/etc/cni/net.d/10-lab.conflist").unwrap();
         let use_list = |name: &str, plugin: &str| {
-            fs::write(&list, conflist(name, plugin)).unwrap();
+            fs::write(&list, conflist(name, plugin, SUBNET)).unwrap();
             soon("the list is read", || network_name(&cri) == name);
         };
         use_list("first", "bridge");

@@ -1,13 +1,13 @@
 //! The switch on full nodes: a real containerd's sandboxes and reloads, and real systemd jobs at a boot in mid-switch.
 
+mod waiting;
+
 use std::process::Stdio;
-use std::time::Duration;
 
 use nodectl_lab::cluster::until;
 use nodectl_lab::node::{Kind, Node};
-use nodectl_lab::scenario::{Cni, Scenario};
-
-const LIMIT: Duration = Duration::from_secs(60);
+use nodectl_lab::scenario::{Cni, PATIENCE, Scenario};
+use waiting::soon;
 
 /// A full and a light node with flannel and pods, the cluster prepared.
 fn scenario() -> Scenario {
@@ -15,11 +15,6 @@ fn scenario() -> Scenario {
     scenario.settled().unwrap();
     scenario.prepare().unwrap();
     scenario
-}
-
-/// Waits for what must come.
-fn soon(what: &str, is_so: impl Fn() -> bool) {
-    until(LIMIT, || Ok(if is_so() { None } else { Some(what.to_owned()) })).unwrap();
 }
 
 /// A property of a unit.
@@ -62,7 +57,7 @@ fn a_power_cut_in_mid_switch_is_settled_by_the_boot_time_units() {
     soon("the run is closed", || !node.path("/var/lib/nodectl/open").unwrap().exists());
     let journal = node.sh("journalctl -b --no-pager -u nodectl-boot -u nodectl-settle").unwrap();
     let fault = || scenario.one_of_both(1).err().map(|error| format!("{error:#}"));
-    until(LIMIT, || Ok(fault())).unwrap_or_else(|error| panic!("{error:#}; the units said: {journal}"));
+    until(PATIENCE, || Ok(fault())).unwrap_or_else(|error| panic!("{error:#}; the units said: {journal}"));
     scenario.settled().unwrap();
     for unit in ["nodectl-boot.service", "nodectl-settle.service"] {
         assert_eq!(property(node, unit, "UnitFileState"), "disabled", "{unit}");

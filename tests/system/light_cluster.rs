@@ -1,29 +1,25 @@
 //! A cluster of light nodes with an API server and flannel: kubelet, pods, probes.
 
+mod waiting;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
 use nodectl_lab::client::Client;
-use nodectl_lab::cluster::{Cluster, Network, Options, is_ready, until};
-use nodectl_lab::kubelet::Cri;
+use nodectl_lab::cluster::{Cluster, Network, Options, is_ready};
 use nodectl_lab::node::Node;
 use nodectl_lab::objects::workloads;
+use nodectl_lab::scenario::PATIENCE;
 use nodectl_lab::traffic::{Endpoint, Traffic, matrix, matrix_of};
 use serde_json::{Value, json};
-
-const LIMIT: Duration = Duration::from_secs(30);
+use waiting::soon;
 
 /// A cluster whose nodes are Ready.
 fn ready(nodes: u8, network: Network) -> Cluster {
     let cluster = Cluster::start(Options { nodes, network, ..Options::default() }).expect("the cluster starts");
-    cluster.wait_nodes_ready(LIMIT).expect("the nodes are ready");
+    cluster.wait_nodes_ready(PATIENCE).expect("the nodes are ready");
     cluster
-}
-
-/// Waits for what must come.
-fn soon(what: &str, is_so: impl Fn() -> bool) {
-    until(LIMIT, || Ok(if is_so() { None } else { Some(what.to_owned()) })).unwrap();
 }
 
 /// A pod of the default namespace, null when it is not there.
@@ -33,7 +29,7 @@ fn pod(client: &Client, name: &str) -> Value {
 
 /// The id of a pod's ready sandbox.
 fn sandbox(node: &dyn Node, name: &str) -> Option<String> {
-    let cri = Cri::new(&node.path("/run/containerd/containerd.sock").unwrap()).unwrap();
+    let cri = node.cri().unwrap();
     let ready = cri.list_pod_sandbox().unwrap().into_iter().filter(|sandbox| sandbox.state == 0);
     let mut named = ready.filter(|sandbox| sandbox.metadata.as_ref().is_some_and(|metadata| metadata.name == name));
     named.next().map(|sandbox| sandbox.id)
@@ -44,7 +40,7 @@ fn pods_of_three_nodes_reach_each_other_through_restarts_and_a_power_cut() {
     let begin = Instant::now();
     let cluster = ready(3, Network::Flannel(Default::default()));
     cluster.install(&[workloads::deployment("web", 6), workloads::daemon("each")]).unwrap();
-    let pods = cluster.wait_pods_ready(12, LIMIT).unwrap();
+    let pods = cluster.wait_pods_ready(12, PATIENCE).unwrap();
     println!("3 nodes and 12 pods after {:?}", begin.elapsed());
     let pairs = matrix(&cluster).unwrap();
     assert_eq!(pairs.len(), 9 * 8);
@@ -80,7 +76,7 @@ fn pods_of_three_nodes_reach_each_other_through_restarts_and_a_power_cut() {
     let gaps = traffic.finish();
     assert!(gaps.iter().all(|flow| flow.longest_gap < Duration::from_secs(20)), "{gaps:#?}");
     assert!(gaps.iter().any(|flow| flow.lost > 0), "a power cut was not noticed: {gaps:#?}");
-    cluster.wait_pods_ready(12, LIMIT).unwrap();
+    cluster.wait_pods_ready(12, PATIENCE).unwrap();
 }
 
 #[test]
@@ -93,7 +89,7 @@ fn a_sandbox_that_was_stopped_is_built_again_with_another_address() {
     // A conflist that attaches nothing: the pod has no sandbox for a while, and no address.
     let conflist = node.path("/etc/cni/net.d/10-flannel.conflist").unwrap();
     let good = fs::read_to_string(&conflist).unwrap();
-    Cri::new(&node.path("/run/containerd/containerd.sock").unwrap()).unwrap().stop_pod_sandbox(&old).unwrap();
+    node.cri().unwrap().stop_pod_sandbox(&old).unwrap();
     fs::write(&conflist, good.replace("\"flannel\"", "\"missing\"")).unwrap();
     soon("the address is withdrawn or another", || pod(&client, "a")["status"]["podIP"] != ip);
     fs::write(&conflist, &good).unwrap();
@@ -127,7 +123,7 @@ fn a_pod_whose_del_fails_stays_until_it_ends_well() {
 fn without_an_api_server_pods_go_on_and_come_back() {
     let cluster = ready(2, Network::Flannel(Default::default()));
     cluster.install(&[workloads::daemon("each")]).unwrap();
-    cluster.wait_pods_ready(4, LIMIT).unwrap();
+    cluster.wait_pods_ready(4, PATIENCE).unwrap();
     let node = cluster.node(1).unwrap();
     cluster.api().unwrap().kill();
     let running = || node.sh("pgrep -fc '^pod' || true").unwrap().trim().to_owned();
@@ -139,7 +135,7 @@ fn without_an_api_server_pods_go_on_and_come_back() {
         let pods = client.list("/api/v1/namespaces/default/pods?fieldSelector=spec.nodeName%3Dnode1").unwrap();
         pods.first().is_some_and(|pod| is_ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1)
     });
-    cluster.wait_nodes_ready(LIMIT).unwrap();
+    cluster.wait_nodes_ready(PATIENCE).unwrap();
 }
 
 #[test]
@@ -149,16 +145,16 @@ fn static_pods_have_images_in_the_api_and_follow_their_files() {
     let file = node.path("/etc/kubernetes/manifests/fixed.yaml").unwrap();
     fs::write(&file, workloads::static_pod("fixed")).unwrap();
     let path = "/api/v1/namespaces/kube-system/pods/fixed-node1";
-    let image = client.wait_for(path, LIMIT, is_ready).unwrap();
+    let image = client.wait_for(path, PATIENCE, is_ready).unwrap();
     assert!(image["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string());
     // Deleting the image changes nothing for the pod: it comes back.
     let container = image["status"]["containerStatuses"][0]["containerID"].clone();
     client.delete_with(path, &json!({"gracePeriodSeconds": 0})).unwrap();
-    let again = client.wait_for(path, LIMIT, is_ready).unwrap();
+    let again = client.wait_for(path, PATIENCE, is_ready).unwrap();
     assert_ne!(again["metadata"]["uid"], image["metadata"]["uid"]);
     assert_eq!(again["status"]["containerStatuses"][0]["containerID"], container);
     fs::remove_file(&file).unwrap();
-    client.wait_for(path, LIMIT, Value::is_null).unwrap();
+    client.wait_for(path, PATIENCE, Value::is_null).unwrap();
     soon("its sandbox is gone", || sandbox(node, "fixed-node1").is_none());
 }
 
@@ -186,19 +182,19 @@ fn a_node_without_a_network_is_not_ready_and_starts_only_host_network_pods() {
         "ipam":{"type":"host-local","subnet":"10.244.1.0/24"}}]}"#;
     fs::write(cluster.node(1).unwrap().path("/etc/cni/net.d/10-late.conflist").unwrap(), conflist).unwrap();
     soon("the pod is ready", || is_ready(&pod(&client, "a")));
-    cluster.wait_nodes_ready(LIMIT).unwrap();
+    cluster.wait_nodes_ready(PATIENCE).unwrap();
 }
 
 #[test]
 fn a_node_can_join_and_hosts_and_host_ports_are_reached() {
     let mut cluster = ready(1, Network::Flannel(Default::default()));
     cluster.add_node().unwrap();
-    cluster.wait_nodes_ready(LIMIT).unwrap();
+    cluster.wait_nodes_ready(PATIENCE).unwrap();
     let mut port = workloads::bare("port", Some("node1"));
     port.object["spec"]["containers"][0]["ports"] =
         json!([{"containerPort": 7777, "hostPort": 9999, "protocol": "UDP"}]);
     cluster.install(&[port, workloads::bare("b", Some("node2"))]).unwrap();
-    cluster.wait_pods_ready(4, LIMIT).unwrap();
+    cluster.wait_pods_ready(4, PATIENCE).unwrap();
     let (a, b) = (Endpoint::parse("port"), Endpoint::parse("b"));
     let host = Endpoint::parse("host:node2");
     let host_port = Endpoint::parse("192.168.77.1:9999");

@@ -1,17 +1,22 @@
 //! Light nodes without an API server: boot, units, the runtime's manner of calling CNI.
 
+mod networks;
+mod waiting;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nodectl_lab::cluster::{Cluster, Network, Options, until};
+use networks::{conflist, network, network_name};
+use nodectl_lab::cluster::{Cluster, Network, Options};
 use nodectl_lab::cri;
-use nodectl_lab::kubelet::Cri;
 use nodectl_lab::node::Node;
 use nodectl_lab::snapshot::Snapshot;
+use waiting::soon;
 
-const LIMIT: Duration = Duration::from_secs(10);
+/// The pod network of node 1.
+const SUBNET: &str = "10.244.1.0/24";
 
 /// Nodes without an API server and without kubelets that meddle.
 fn bare(nodes: u8, network: Network) -> Cluster {
@@ -19,11 +24,6 @@ fn bare(nodes: u8, network: Network) -> Cluster {
         Cluster::start(Options { nodes, api: false, network, ..Options::default() }).expect("the cluster starts");
     cluster.nodes().for_each(|node| node.stop_unit("kubelet.service").expect("the kubelet stops"));
     cluster
-}
-
-/// A client of a node's CRI socket.
-fn cri_of(node: &dyn Node) -> Cri {
-    Cri::new(&node.path("/run/containerd/containerd.sock").unwrap()).unwrap()
 }
 
 /// A sandbox's configuration.
@@ -49,33 +49,6 @@ fn container(image: &str) -> cri::ContainerConfig {
         log_path: "c/0.log".into(),
         ..Default::default()
     }
-}
-
-/// The network condition: true, or its message.
-fn network(cri: &Cri) -> Result<(), String> {
-    let conditions = cri.status().unwrap().status.unwrap().conditions;
-    let condition = conditions.into_iter().find(|condition| condition.r#type == "NetworkReady").unwrap();
-    if condition.status { Ok(()) } else { Err(condition.message) }
-}
-
-/// The network in use besides loopback.
-fn network_name(cri: &Cri) -> String {
-    let info = cri.status().unwrap().info;
-    let config: serde_json::Value = serde_json::from_str(&info["cniconfig"]).unwrap();
-    config["Networks"][1]["Config"]["Name"].as_str().unwrap_or_default().to_owned()
-}
-
-/// Waits for what must come.
-fn soon(what: &str, is_so: impl Fn() -> bool) {
-    until(LIMIT, || Ok(if is_so() { None } else { Some(what.to_owned()) })).unwrap();
-}
-
-/// A conflist of the bridge plugin.
-fn conflist(name: &str) -> String {
-    format!(
-        r#"{{"cniVersion":"0.4.0","name":"{name}","plugins":[{{"type":"bridge","bridge":"cni0","isDefaultGateway":true,
-        "ipam":{{"type":"host-local","ranges":[[{{"subnet":"10.244.1.0/24"}}]]}}}}]}}"#
-    )
 }
 
 #[test]
@@ -122,7 +95,7 @@ fn a_power_cut_keeps_the_disk_and_nothing_else() {
     let cluster = bare(1, Network::Bridge);
     let node = cluster.node(1).unwrap();
     let boot = node.sh("cat /proc/sys/kernel/random/boot_id").unwrap();
-    let cri = cri_of(node);
+    let cri = node.cri().unwrap();
     let id = cri.run_pod_sandbox(pod("a", 0)).unwrap();
     node.sh("echo kept > /etc/kept; echo lost > /run/lost; ip link add lost type bridge").unwrap();
     node.power_cut().unwrap();
@@ -134,7 +107,7 @@ fn a_power_cut_keeps_the_disk_and_nothing_else() {
         !node.exec(&["ls", "/run/lost"]).unwrap().ok() && !node.exec(&["ip", "link", "show", "lost"]).unwrap().ok()
     );
     // The sandbox of the last boot is not ready, and its DEL finds no namespace.
-    let cri = cri_of(node);
+    let cri = node.cri().unwrap();
     let status = cri.pod_sandbox_status(&id).unwrap();
     assert_eq!(status.state(), cri::PodSandboxState::SandboxNotready);
     assert_eq!(status.network.unwrap().ip, "");
@@ -162,7 +135,7 @@ fn units_start_stop_and_come_back() {
     });
     soon("the kubelet runs again", || node.unit_state("kubelet.service").is_ok_and(|unit| unit.active == "active"));
     node.must(&["systemctl", "restart", "containerd"]).unwrap();
-    assert!(cri_of(node).version().is_ok());
+    assert!(node.cri().unwrap().version().is_ok());
 }
 
 #[test]
@@ -209,7 +182,7 @@ fn a_oneshot_before_the_kubelet_that_restarts_it_hangs() {
 fn a_sandbox_is_attached_and_detached() {
     let cluster = bare(1, Network::Bridge);
     let node = cluster.node(1).unwrap();
-    let cri = cri_of(node);
+    let cri = node.cri().unwrap();
     // The bridge and portmap's own chains stay when the last pod has gone.
     let id = cri.run_pod_sandbox(pod("warm-up", 8080)).unwrap();
     cri.stop_pod_sandbox(&id).unwrap();
@@ -244,7 +217,7 @@ fn a_sandbox_is_attached_and_detached() {
 fn containers_survive_the_runtime_and_their_ends_are_seen() {
     let cluster = bare(1, Network::Bridge);
     let node = cluster.node(1).unwrap();
-    let cri = cri_of(node);
+    let cri = node.cri().unwrap();
     let id = cri.run_pod_sandbox(pod("a", 0)).unwrap();
     let running = cri.create_container(&id, container("lab/pod"), pod("a", 0)).unwrap();
     cri.start_container(&running).unwrap();
@@ -255,7 +228,7 @@ fn containers_survive_the_runtime_and_their_ends_are_seen() {
     cri.start_container(&failing).unwrap();
     soon("the end is seen", || cri.container_status(&failing).is_ok_and(|status| status.exit_code == 7));
     node.restart_unit("containerd.service").unwrap();
-    let cri = cri_of(node);
+    let cri = node.cri().unwrap();
     assert_eq!(cri.container_status(&running).unwrap().state(), cri::ContainerState::ContainerRunning);
     assert_eq!(cri.pod_sandbox_status(&id).unwrap().state(), cri::PodSandboxState::SandboxReady);
     cri.exec_sync(&running, &["true".to_owned()], Duration::from_secs(1)).unwrap();
@@ -268,14 +241,14 @@ fn containers_survive_the_runtime_and_their_ends_are_seen() {
 fn the_conflist_is_read_again_as_containerd_does() {
     let cluster = bare(1, Network::None);
     let node = cluster.node(1).unwrap();
-    let cri = cri_of(node);
+    let cri = node.cri().unwrap();
     let file = |name: &str| node.path(&format!("/etc/cni/net.d/{name}")).unwrap();
     let settled = || std::thread::sleep(Duration::from_millis(300));
     assert!(network(&cri).unwrap_err().contains("cni plugin not initialized"));
-    fs::write(file("20-b.conflist"), conflist("b")).unwrap();
+    fs::write(file("20-b.conflist"), conflist("b", "bridge", SUBNET)).unwrap();
     soon("a write is seen", || network_name(&cri) == "b");
     // Moved in from another folder: not seen.
-    fs::write(node.path("/etc/a").unwrap(), conflist("a")).unwrap();
+    fs::write(node.path("/etc/a").unwrap(), conflist("a", "bridge", SUBNET)).unwrap();
     fs::rename(node.path("/etc/a").unwrap(), file("10-a.conflist")).unwrap();
     settled();
     assert_eq!(network_name(&cri), "b");
@@ -286,7 +259,7 @@ fn the_conflist_is_read_again_as_containerd_does() {
     node.sh("touch /etc/cni/net.d/x; rm /etc/cni/net.d/x").unwrap();
     soon("a removal is seen", || network_name(&cri) == "a");
     // Renamed within the folder: seen, by the event of the old name.
-    fs::write(file(".tmp"), conflist("c")).unwrap();
+    fs::write(file(".tmp"), conflist("c", "bridge", SUBNET)).unwrap();
     fs::rename(file(".tmp"), file("00-c.conflist")).unwrap();
     soon("a rename is seen", || network_name(&cri) == "c");
     // A bad first file leaves nothing, and the next one is not used.
@@ -301,10 +274,10 @@ fn the_conflist_is_read_again_as_containerd_does() {
 fn del_is_run_with_the_present_list_and_failures_keep_the_sandbox() {
     let cluster = bare(1, Network::Bridge);
     let node = cluster.node(1).unwrap();
-    let cri = cri_of(node);
+    let cri = node.cri().unwrap();
     let id = cri.run_pod_sandbox(pod("a", 0)).unwrap();
     // Another list, whose plugin is not there: ADD and DEL both fail.
-    let other = conflist("other").replace("\"bridge\",\"bridge\"", "\"missing\",\"bridge\"");
+    let other = conflist("other", "missing", SUBNET);
     fs::write(node.path("/etc/cni/net.d/10-lab.conflist").unwrap(), other).unwrap();
     soon("the list is read", || network_name(&cri) == "other");
     let error = format!("{:#}", cri.stop_pod_sandbox(&id).unwrap_err());
@@ -319,7 +292,7 @@ fn del_is_run_with_the_present_list_and_failures_keep_the_sandbox() {
     assert_eq!(left.state(), cri::PodSandboxState::SandboxNotready);
     cri.stop_pod_sandbox(&left.id).unwrap();
     // With the list of another network the DEL ends well and the lease is left behind.
-    fs::write(node.path("/etc/cni/net.d/10-lab.conflist").unwrap(), conflist("other")).unwrap();
+    fs::write(node.path("/etc/cni/net.d/10-lab.conflist").unwrap(), conflist("other", "bridge", SUBNET)).unwrap();
     soon("the plugin is there", || cri.stop_pod_sandbox(&id).is_ok());
     assert!(node.sh("ls /var/lib/cni/networks/lab").unwrap().contains("10.244.1.2"));
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -50,6 +51,11 @@ pub fn output(command: &mut Command, stdin: &str) -> Result<Output> {
         stdout: String::from_utf8_lossy(&result.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&result.stderr).into_owned(),
     })
+}
+
+/// What to say where the lab's own binary does not start.
+pub fn lab_not_started(binary: &Path) -> String {
+    format!("the lab's binary {} could not be started. To fix it: cargo build -p nodectl-lab", binary.display())
 }
 
 /// Runs a program that must succeed; answers its standard output.

@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::command;
+use crate::runtime::process::{is_alive, start_ticks};
 
 /// All labs of this machine live here: on a tmpfs, as hundreds of node disks are written and thrown away.
 const ROOT: &str = "/dev/shm/nodectl-lab";
@@ -43,12 +44,7 @@ impl Workspace {
             .stdout(Stdio::null())
             .process_group(0)
             .spawn()
-            .with_context(|| {
-                format!(
-                    "the lab's binary {} could not be started. To fix it: cargo build -p nodectl-lab",
-                    binary.display()
-                )
-            })?;
+            .with_context(|| command::lab_not_started(binary))?;
         Ok(Workspace { prefix, folder, guard: Some(guard) })
     }
 
@@ -66,7 +62,7 @@ impl Workspace {
     pub fn note(folder: &Path, pid: u32) -> Result<()> {
         let list = folder.join("processes");
         fs::create_dir_all(&list).context("the list of processes could not be made")?;
-        let started = start_time(pid).unwrap_or_default().to_string();
+        let started = start_ticks(pid.cast_signed()).unwrap_or_default().to_string();
         fs::write(list.join(pid.to_string()), started).context("a process could not be noted")
     }
 }
@@ -94,7 +90,7 @@ fn owned_folder(kind: &str) -> Result<(String, PathBuf)> {
     let folder = Path::new(ROOT).join(&name);
     fs::create_dir_all(&folder)
         .with_context(|| format!("the lab's folder {} could not be made. To fix it: run as root", folder.display()))?;
-    let started = start_time(owner).unwrap_or_default();
+    let started = start_ticks(owner.cast_signed()).unwrap_or_default();
     fs::write(folder.join("owner"), format!("{owner} {started}")).context("the lab's owner could not be noted")?;
     Ok((name, folder))
 }
@@ -117,7 +113,7 @@ fn sweep() {
         let alive = owner
             .split_once(' ')
             .and_then(|(pid, started)| Some((pid.parse().ok()?, started.parse::<u64>().ok()?)))
-            .is_some_and(|(pid, started)| start_time(pid) == Some(started));
+            .is_some_and(|(pid, started)| is_alive(pid, started));
         // A folder without an owner was made this instant by another lab.
         if !alive && !owner.is_empty() {
             remove(&entry.path());
@@ -145,7 +141,7 @@ fn remove(folder: &Path) {
 
 /// Kills the processes noted in a cluster's folder, and waits until they are gone.
 fn end_processes(folder: &Path) {
-    let noted: Vec<(u32, u64)> = fs::read_dir(folder.join("processes"))
+    let noted: Vec<(i32, u64)> = fs::read_dir(folder.join("processes"))
         .into_iter()
         .flatten()
         .flatten()
@@ -155,25 +151,12 @@ fn end_processes(folder: &Path) {
         })
         .collect();
     // A number may have been given to another process since: the start time tells.
-    let alive = |(pid, started): &&(u32, u64)| start_time(*pid) == Some(*started);
+    let alive = |(pid, started): &&(i32, u64)| is_alive(*pid, *started);
     for (pid, _) in noted.iter().filter(alive) {
-        if let Ok(pid) = i32::try_from(*pid) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
     }
     let until = Instant::now() + Duration::from_secs(5);
     while noted.iter().any(|process| alive(&process)) && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// When a process started, in clock ticks since boot; nothing when there is none, or only its zombie.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in brackets may hold spaces: count from the last bracket, whose next field is number 3.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }

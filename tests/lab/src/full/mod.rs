@@ -27,92 +27,43 @@ mod layer;
 pub mod root;
 pub mod runc;
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::command;
-use crate::node::power::Power;
-use crate::node::{Kind, Node, Spec, exec};
+use crate::node::{Kind, Node, Power, Spec, exec};
 
 /// A full node, as the process that owns it sees it.
 #[derive(Debug)]
-pub struct FullNode {
-    spec: Spec,
-    power: Power,
-}
+pub struct FullNode(Power);
 
 impl FullNode {
     /// Describes a node that `binary`, the lab's own, will launch; it is off until started. The first one of a machine takes a minute.
     pub fn new(spec: Spec, binary: PathBuf) -> Result<FullNode> {
         root::folder()?;
-        spec.write()?;
-        layer::of(&spec)?;
-        Ok(FullNode { spec, power: Power::new(binary, "launch-full") })
-    }
-
-    /// What the node is made from.
-    pub fn spec(&self) -> &Spec {
-        &self.spec
-    }
-
-    /// What the node's launcher and nspawn have written so far; units write to the node's journal.
-    pub fn console(&self) -> String {
-        self.spec.console()
+        let power = Power::new(spec, binary, "launch-full")?;
+        layer::of(power.spec())?;
+        Ok(FullNode(power))
     }
 }
 
 impl Node for FullNode {
-    fn name(&self) -> &str {
-        &self.spec.name
-    }
-
-    fn index(&self) -> u8 {
-        self.spec.index
-    }
-
-    fn address(&self) -> Ipv4Addr {
-        self.spec.address
-    }
-
     fn kind(&self) -> Kind {
         Kind::Full
     }
 
-    fn pid(&self) -> Result<i32> {
-        self.power.pid(&self.spec)
-    }
-
-    fn start(&self) -> Result<()> {
-        self.power.start(&self.spec)
-    }
-
-    fn power_cut(&self) -> Result<()> {
-        self.power.end(&self.spec, true, |pid| {
-            // SIGKILL from outside its namespace is the one signal that PID 1 cannot ignore; the kernel kills all others with it.
-            // ESRCH: it is off already.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            Ok(())
-        })
+    fn power(&self) -> &Power {
+        &self.0
     }
 
     fn shutdown(&self) -> Result<()> {
-        self.power.end(&self.spec, false, |pid| {
+        self.0.shut_down(|pid| {
             let result = command::output(&mut exec::enter(pid, &["systemctl", "--no-block", "poweroff"]), "")?;
             if !result.ok() {
-                bail!("{} would not shut down: {}", self.spec.name, result.stderr.trim());
+                bail!("{} would not shut down: {}", self.name(), result.stderr.trim());
             }
             Ok(())
         })
-    }
-}
-
-impl Drop for FullNode {
-    fn drop(&mut self) {
-        // Nobody can be told of a failure here; the cluster's guard looks after what is left.
-        let _ = self.power_cut();
     }
 }

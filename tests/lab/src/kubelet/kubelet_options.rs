@@ -16,7 +16,7 @@ struct Flags {
     #[arg(long, default_value = "/etc/kubernetes/kubelet.conf")]
     kubeconfig: PathBuf,
     /// The runtime's socket
-    #[arg(long, default_value = "/run/containerd/containerd.sock")]
+    #[arg(long, default_value = crate::runtime::SOCKET)]
     container_runtime_endpoint: PathBuf,
     /// Folder with static pods
     #[arg(long, default_value = "/etc/kubernetes/manifests")]

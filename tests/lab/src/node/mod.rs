@@ -3,7 +3,7 @@
 pub(crate) mod exec;
 pub mod launch;
 mod light;
-pub(crate) mod power;
+mod power;
 mod spec;
 pub(crate) mod units;
 
@@ -14,9 +14,11 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::command::{self, Output};
+use crate::kubelet::Cri;
 
 pub use exec::Running;
 pub use light::LightNode;
+pub use power::Power;
 pub use spec::Spec;
 pub use units::UnitState;
 
@@ -31,29 +33,44 @@ pub enum Kind {
 
 /// A node of the lab. All kinds have real kernel objects, a CRI socket, a D-Bus with systemd's interface and a kubelet.
 pub trait Node: Send + Sync {
-    /// The node's name, which is its Node object's too.
-    fn name(&self) -> &str;
-
-    /// Its number in the cluster, from 1.
-    fn index(&self) -> u8;
-
-    /// Its address on the underlay.
-    fn address(&self) -> Ipv4Addr;
-
     /// How it is made.
     fn kind(&self) -> Kind;
 
-    /// Its PID 1 as the machine sees it; an error while it is off.
-    fn pid(&self) -> Result<i32>;
-
-    /// Switches the node on: boots, and answers when its units were started. The kubelet may need longer to be ready.
-    fn start(&self) -> Result<()>;
-
-    /// A power cut: everything is killed at once; the disk stays, /run and all namespaces are gone.
-    fn power_cut(&self) -> Result<()>;
+    /// What it is made from, and its switch.
+    fn power(&self) -> &Power;
 
     /// An orderly shutdown: services are stopped, processes get SIGTERM, then the node is off.
     fn shutdown(&self) -> Result<()>;
+
+    /// The node's name, which is its Node object's too.
+    fn name(&self) -> &str {
+        &self.power().spec().name
+    }
+
+    /// Its number in the cluster, from 1.
+    fn index(&self) -> u8 {
+        self.power().spec().index
+    }
+
+    /// Its address on the underlay.
+    fn address(&self) -> Ipv4Addr {
+        self.power().spec().address
+    }
+
+    /// Its PID 1 as the machine sees it; an error while it is off.
+    fn pid(&self) -> Result<i32> {
+        self.power().pid()
+    }
+
+    /// Switches the node on: boots, and answers when its units were started. The kubelet may need longer to be ready.
+    fn start(&self) -> Result<()> {
+        self.power().start()
+    }
+
+    /// A power cut: everything is killed at once; the disk stays, /run and all namespaces are gone.
+    fn power_cut(&self) -> Result<()> {
+        self.power().cut()
+    }
 
     /// An orderly reboot.
     fn reboot(&self) -> Result<()> {
@@ -112,6 +129,11 @@ pub trait Node: Send + Sync {
     /// Where the machine sees a file of the node, for reading and writing without a process.
     fn path(&self, inside: &str) -> Result<PathBuf> {
         Ok(Path::new("/proc").join(self.pid()?.to_string()).join("root").join(inside.trim_start_matches('/')))
+    }
+
+    /// A client of its container runtime.
+    fn cri(&self) -> Result<Cri> {
+        Cri::new(&self.path(crate::runtime::SOCKET)?)
     }
 
     /// Starts a unit and waits for its job; an error unless the job's result is "done".

@@ -11,13 +11,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::Spec;
 use crate::command;
 
-/// The switch of one node.
+/// The switch of one node. Dropping it is a power cut.
 #[derive(Debug)]
 pub struct Power {
+    spec: Spec,
     binary: PathBuf,
     launcher: &'static str,
     on: Mutex<Option<On>>,
@@ -32,29 +35,51 @@ struct On {
 
 impl Power {
     /// A node that is off; `launcher` is the program of the lab's `binary` that will start it.
-    pub fn new(binary: PathBuf, launcher: &'static str) -> Power {
-        Power { binary, launcher, on: Mutex::new(None) }
+    pub fn new(spec: Spec, binary: PathBuf, launcher: &'static str) -> Result<Power> {
+        spec.write()?;
+        Ok(Power { spec, binary, launcher, on: Mutex::new(None) })
+    }
+
+    /// What the node is made from.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
     }
 
     /// The node's PID 1; an error while it is off.
-    pub fn pid(&self, spec: &Spec) -> Result<i32> {
+    pub fn pid(&self) -> Result<i32> {
         match &*self.on.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(on) => Ok(on.pid),
-            None => bail!("{} is off. To fix it: start it first", spec.name),
+            None => bail!("{} is off. To fix it: start it first", self.spec.name),
         }
     }
 
     /// Switches the node on, unless it is.
-    pub fn start(&self, spec: &Spec) -> Result<()> {
+    pub fn start(&self) -> Result<()> {
         let mut on = self.on.lock().unwrap_or_else(PoisonError::into_inner);
         if on.is_none() {
-            *on = Some(self.launch(spec)?);
+            *on = Some(self.launch()?);
         }
         Ok(())
     }
 
+    /// Kills the node at once.
+    pub fn cut(&self) -> Result<()> {
+        self.end(true, |pid| {
+            // SIGKILL from outside its namespace is the one signal that PID 1 cannot ignore; the kernel kills all others with it.
+            // ESRCH: it is off already.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            Ok(())
+        })
+    }
+
+    /// Lets the node shut down: `ask` gets its PID 1.
+    pub fn shut_down(&self, ask: impl FnOnce(i32) -> Result<()>) -> Result<()> {
+        self.end(false, ask)
+    }
+
     /// Switches the node off: `how` gets its PID 1; `cut` also ends the launcher's input. Waits until nothing of the node runs.
-    pub fn end(&self, spec: &Spec, cut: bool, how: impl FnOnce(i32) -> Result<()>) -> Result<()> {
+    fn end(&self, cut: bool, how: impl FnOnce(i32) -> Result<()>) -> Result<()> {
+        let spec = &self.spec;
         // Off from the first moment: whoever asks meanwhile is told so, and does not wait for the end.
         let Some(mut on) = self.on.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
@@ -71,7 +96,8 @@ impl Power {
     }
 
     /// Starts the launcher and reads its answers until the node is ready.
-    fn launch(&self, spec: &Spec) -> Result<On> {
+    fn launch(&self) -> Result<On> {
+        let spec = &self.spec;
         let console = spec.console_file();
         let log = OpenOptions::new()
             .create(true)
@@ -86,12 +112,7 @@ impl Power {
             // Its own process group: Ctrl-C goes to the owner, whose end closes the pipe.
             .process_group(0)
             .spawn()
-            .with_context(|| {
-                format!(
-                    "the lab's binary {} could not be started. To fix it: cargo build -p nodectl-lab",
-                    self.binary.display()
-                )
-            })?;
+            .with_context(|| command::lab_not_started(&self.binary))?;
         match read_answers(&mut launcher) {
             Ok(pid) => Ok(On { launcher, pid }),
             Err(error) => {
@@ -101,6 +122,13 @@ impl Power {
                 Err(error.context(format!("{} did not boot; its console says: {console}", spec.name)))
             }
         }
+    }
+}
+
+impl Drop for Power {
+    fn drop(&mut self) {
+        // Nobody can be told of a failure here; the cluster's guard looks after what is left.
+        let _ = self.cut();
     }
 }
 

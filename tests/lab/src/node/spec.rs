@@ -1,4 +1,4 @@
-//! What a light node is made from: written by the cluster, read by its launcher and its PID 1.
+//! What a node is made from: written by the cluster, read by its launcher and, on a light node, its PID 1.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// The description of a light node.
+/// The description of a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
     /// The node's name.

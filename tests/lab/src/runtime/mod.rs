@@ -6,7 +6,7 @@ pub mod enter;
 mod images;
 mod netns;
 mod network;
-mod process;
+pub mod process;
 mod records;
 mod runtime_service;
 mod sandboxes;

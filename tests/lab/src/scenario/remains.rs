@@ -9,7 +9,6 @@ use serde_json::Value;
 use super::{PATIENCE, Scenario};
 use crate::cluster::until;
 use crate::cri::PodSandboxState;
-use crate::kubelet::Cri;
 use crate::node::Node;
 use crate::objects::calico::GROUP;
 
@@ -92,7 +91,7 @@ impl Scenario {
 
 /// Ids of the ready sandboxes with a network namespace of their own.
 fn live_sandboxes(node: &dyn Node) -> Result<BTreeSet<String>> {
-    let cri = Cri::new(&node.path("/run/containerd/containerd.sock")?)?;
+    let cri = node.cri()?;
     let mut ids = BTreeSet::new();
     for sandbox in cri.list_pod_sandbox()?.into_iter().filter(|s| s.state() == PodSandboxState::SandboxReady) {
         if cri.sandbox_netns(&sandbox.id)?.is_some() {

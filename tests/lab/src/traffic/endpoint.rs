@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::kubelet::Cri;
 use crate::node::Node;
 use crate::pod::PORT;
 
@@ -73,7 +72,7 @@ pub fn netns(node: &dyn Node, pod: &Value) -> Result<String> {
     // A static pod's sandbox bears the pod's own uid; what the API server shows is its mirror, which has another.
     let own = &pod["metadata"]["annotations"]["kubernetes.io/config.mirror"];
     let uid = own.as_str().or(pod["metadata"]["uid"].as_str()).unwrap_or_default();
-    let cri = Cri::new(&node.path("/run/containerd/containerd.sock")?)?;
+    let cri = node.cri()?;
     for sandbox in cri.list_pod_sandbox()? {
         let is_it = sandbox.labels.get("io.kubernetes.pod.uid").is_some_and(|label| label == uid);
         if is_it && sandbox.state() == crate::cri::PodSandboxState::SandboxReady {
