@@ -9,14 +9,10 @@ use nodectl_lab::scenario::{Cni, Scenario, sample, touches};
 use nodectl_lab::snapshot::Snapshot;
 use nodectl_lab::traffic::{Endpoint, Flow, Traffic};
 
-/// Two Deployments, one pod with a port of its node, three behind a budget, a DaemonSet with pod network; the static pods
-/// come from [`with_static_pods`].
+/// The usual workloads and one more Deployment; the static pods come from [`with_static_pods`].
 fn thirty_pods() -> Vec<Manifest> {
-    let mut all = workloads::web(14);
+    let mut all = Scenario::workloads(14);
     all.push(workloads::deployment("api", 6));
-    all.extend(workloads::guarded("guarded", 3, 2));
-    all.push(workloads::host_port("front", 8080));
-    all.push(workloads::daemon("probe"));
     all
 }
 

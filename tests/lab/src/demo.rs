@@ -49,13 +49,10 @@ pub fn main(_arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Thirty pods: two Deployments, one with a port of its node, one behind a budget, and one pod a node for the probes.
+/// Thirty pods: the usual workloads and one more Deployment.
 fn pods() -> Vec<Manifest> {
-    let mut all = workloads::web(15);
+    let mut all = Scenario::workloads(15);
     all.push(workloads::deployment("api", 8));
-    all.extend(workloads::guarded("guarded", 3, 2));
-    all.push(workloads::host_port("front", 8080));
-    all.push(workloads::daemon("probe"));
     all
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::agent::{self, env, env_number};
+use crate::objects::calico::CONFLIST;
 
 use super::token;
 
@@ -23,40 +24,6 @@ pub const MARKER: &[u8] = b"\n#lab: calico's build of a CNI plugin\n";
 
 /// What Calico brings along apart from its own two plugins.
 const BUNDLED: [&str; 6] = ["host-local", "portmap", "loopback", "tuning", "flannel", "bandwidth"];
-
-const CONFLIST: &str = r#"{
-  "name": "k8s-pod-network",
-  "cniVersion": "0.3.1",
-  "plugins": [
-    {
-      "type": "calico",
-      "log_level": "info",
-      "log_file_path": "/var/log/calico/cni/cni.log",
-      "datastore_type": "kubernetes",
-      "nodename": "__KUBERNETES_NODE_NAME__",
-      "mtu": __CNI_MTU__,
-      "ipam": {
-          "type": "calico-ipam"
-      },
-      "policy": {
-          "type": "k8s"
-      },
-      "kubernetes": {
-          "kubeconfig": "__KUBECONFIG_FILEPATH__"
-      }
-    },
-    {
-      "type": "portmap",
-      "snat": true,
-      "capabilities": {"portMappings": true}
-    },
-    {
-      "type": "bandwidth",
-      "capabilities": {"bandwidth": true}
-    }
-  ]
-}
-"#;
 
 fn log(text: &str) {
     agent::log("install-cni", text);

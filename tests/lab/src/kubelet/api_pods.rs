@@ -41,7 +41,7 @@ fn follow(kubelet: &Kubelet, client: &Client) -> ClientResult<()> {
         let event = event?;
         match event.kind.as_str() {
             "ADDED" | "MODIFIED" => put(kubelet, event.object),
-            "DELETED" => remove(kubelet, pod::uid(&event.object)),
+            "DELETED" => kubelet.forget(pod::uid(&event.object)),
             _ => {}
         }
     }
@@ -51,15 +51,7 @@ fn follow(kubelet: &Kubelet, client: &Client) -> ClientResult<()> {
 /// Takes a whole list: what is not in it is not wanted any more.
 fn replace(kubelet: &Kubelet, pods: Vec<Value>) {
     let listed: Vec<String> = pods.iter().map(|pod| pod::uid(pod).to_owned()).collect();
-    let gone: Vec<String> = {
-        let desired = kubelet.desired();
-        desired
-            .iter()
-            .filter(|(uid, pod)| !pod::is_static(pod) && !listed.contains(uid))
-            .map(|(uid, _)| uid.clone())
-            .collect()
-    };
-    gone.iter().for_each(|uid| remove(kubelet, uid));
+    kubelet.forget_unshown(|pod| !pod::is_static(pod), |uid| listed.contains(uid));
     pods.into_iter().for_each(|pod| put(kubelet, pod));
 }
 
@@ -78,12 +70,6 @@ fn put(kubelet: &Kubelet, pod: Value) {
     if changed {
         kubelet.wake(&uid);
     }
-}
-
-/// Forgets one pod: its worker ends it.
-fn remove(kubelet: &Kubelet, uid: &str) {
-    kubelet.desired().remove(uid);
-    kubelet.wake(uid);
 }
 
 /// A pod as far as the kubelet does not write it itself.

@@ -92,6 +92,19 @@ impl Kubelet {
         self.desired().get(uid).cloned()
     }
 
+    /// Forgets the pods of one source, the API server or the files, that it does not show any more: their workers end them.
+    pub fn forget_unshown(&self, is_of_source: impl Fn(&Value) -> bool, is_shown: impl Fn(&String) -> bool) {
+        let gone = |(uid, pod): &(&String, &Value)| is_of_source(pod) && !is_shown(uid);
+        let gone: Vec<String> = self.desired().iter().filter(gone).map(|(uid, _)| uid.clone()).collect();
+        gone.iter().for_each(|uid| self.forget(uid));
+    }
+
+    /// Forgets one pod: its worker ends it.
+    pub fn forget(&self, uid: &str) {
+        self.desired().remove(uid);
+        self.wake(uid);
+    }
+
     /// Reads an object with the node's credentials; the last known one while the API server does not answer.
     pub fn read(&self, path: &str) -> Result<Value> {
         let client = self.client.as_ref().with_context(|| format!("{path} cannot be read without an API server"))?;

@@ -33,18 +33,7 @@ pub fn start(kubelet: &Arc<Kubelet>) {
 /// Makes the files' pods the wanted ones.
 fn refresh(kubelet: &Kubelet) {
     let found = read_folder(&kubelet.options.manifests, &kubelet.options.node);
-    let gone: Vec<String> = {
-        let desired = kubelet.desired();
-        desired
-            .iter()
-            .filter(|(uid, pod)| pod::is_static(pod) && !found.contains_key(*uid))
-            .map(|(uid, _)| uid.clone())
-            .collect()
-    };
-    for uid in gone {
-        kubelet.desired().remove(&uid);
-        kubelet.wake(&uid);
-    }
+    kubelet.forget_unshown(pod::is_static, |uid| found.contains_key(uid));
     for (uid, pod) in found {
         kubelet.desired().entry(uid).or_insert(pod);
     }

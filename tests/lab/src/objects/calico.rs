@@ -56,7 +56,7 @@ fn config_map(calico: &Calico) -> Value {
 }
 
 /// The template that install-cni fills in.
-const CONFLIST: &str = r#"{
+pub const CONFLIST: &str = r#"{
   "name": "k8s-pod-network",
   "cniVersion": "0.3.1",
   "plugins": [

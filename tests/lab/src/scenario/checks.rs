@@ -24,8 +24,9 @@ impl Scenario {
         need(!has(other), format!("{other} is there"));
         let processes = node.sh("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' || true")?;
         let runs = |name: &str| processes.lines().any(|l| l == name || l.ends_with(&format!("/{name}")));
-        need(runs(agent(cni)), format!("{} does not run", agent(cni)));
-        need(!runs(agent(cni.other())), format!("{} runs", agent(cni.other())));
+        let (wanted, unwanted) = (cni.process(), cni.other().process());
+        need(runs(wanted), format!("{wanted} does not run"));
+        need(!runs(unwanted), format!("{unwanted} runs"));
         let object = self.node_object(index)?;
         let label = object["metadata"]["labels"]["nodectl.io/cni"].as_str().unwrap_or_default();
         need(label == cni.name(), format!("the label is {label:?}"));
@@ -68,12 +69,5 @@ impl Scenario {
             }
         }
         bail!("node{index} is on neither CNI: {:?}", self.faults(index, Cni::Flannel)?)
-    }
-}
-
-fn agent(cni: Cni) -> &'static str {
-    match cni {
-        Cni::Flannel => "flanneld",
-        Cni::Calico => "calico-node",
     }
 }

@@ -16,8 +16,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+pub use self::nodectl::Done;
+pub use ::nodectl::cni::Cni;
 pub use drive::Driven;
-pub use nodectl::{Cni, Done};
 pub use plans::SavedPlan;
 pub use sample::{full, sample, seed};
 pub use wholeness::touches;

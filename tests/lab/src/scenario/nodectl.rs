@@ -5,35 +5,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::Scenario;
+use super::{Cni, Scenario};
 use crate::command::{self, Output};
-
-/// One of the two CNIs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cni {
-    /// flannel.
-    Flannel,
-    /// Calico.
-    Calico,
-}
-
-impl Cni {
-    /// The name in labels and flags.
-    pub fn name(self) -> &'static str {
-        match self {
-            Cni::Flannel => "flannel",
-            Cni::Calico => "calico",
-        }
-    }
-
-    /// The other.
-    pub fn other(self) -> Cni {
-        match self {
-            Cni::Flannel => Cni::Calico,
-            Cni::Calico => Cni::Flannel,
-        }
-    }
-}
 
 /// How a call of nodectl ended.
 #[derive(Debug)]
