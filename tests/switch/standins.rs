@@ -12,7 +12,5 @@ mod host;
 mod light;
 #[path = "standins/prepared.rs"]
 mod prepared;
-#[path = "standins/wait.rs"]
-mod wait;
 #[path = "standins/world.rs"]
 mod world;

@@ -1,7 +1,6 @@
 //! Full nodes: a booted systemd, containerd and runc of Debian 12; and that light nodes' stand-in for containerd behaves as the real one does.
 
 mod networks;
-mod waiting;
 
 use std::fs;
 use std::path::Path;
@@ -11,11 +10,10 @@ use std::time::{Duration, Instant};
 use networks::{conflist, network, network_name};
 use nodectl_lab::cluster::{Cluster, Network, Options};
 use nodectl_lab::cri;
-use nodectl_lab::node::{Kind, Node};
+use nodectl_lab::node::Kind;
 use nodectl_lab::objects::workloads;
-use nodectl_lab::scenario::PATIENCE;
 use nodectl_lab::traffic::matrix;
-use waiting::soon;
+use nodectl_lab::wait::{PATIENCE, eventually};
 
 /// A subnet that no network of the lab has.
 const SUBNET: &str = "10.244.9.0/24";
@@ -134,7 +132,7 @@ fn a_killed_owner_and_a_killed_launcher_leave_nothing() {
         .unwrap();
     let name = format!("lab{}-0", up.id());
     let is_up = || cgroups().iter().any(|path| path.contains(&name));
-    soon("the lab is up", is_up);
+    eventually("the lab is up", is_up);
     std::thread::sleep(Duration::from_secs(1));
     // Without its launcher nothing hears of the owner's end but the guard.
     let launcher =
@@ -144,7 +142,7 @@ fn a_killed_owner_and_a_killed_launcher_leave_nothing() {
     up.kill().unwrap();
     up.wait().unwrap();
     let folder = format!("/dev/shm/nodectl-lab/{name}");
-    soon("the lab is gone", || !is_up() && !Path::new(&folder).exists());
+    eventually("the lab is gone", || !is_up() && !Path::new(&folder).exists());
     assert!(!Path::new(&format!("/run/netns/{name}-ul")).exists());
 }
 
@@ -176,7 +174,7 @@ fn full_and_light_nodes_share_a_flannel_network_through_restarts_and_reboots() {
     assert_eq!(node.sh(processes).unwrap(), before, "containers were started again");
     node.reboot().unwrap();
     println!("rebooted: {:?}", begin.elapsed());
-    soon("the node's pods are looked at again", || node.sh(processes).is_ok_and(|now| now.lines().count() >= 2));
+    eventually("the node's pods are looked at again", || node.sh(processes).is_ok_and(|now| now.lines().count() >= 2));
     println!("pods run: {:?}", begin.elapsed());
     is_whole("after a reboot");
     let leases = node.sh("ls /var/lib/cni/networks/cbr0 | grep -c ^10").unwrap();
@@ -203,7 +201,7 @@ fn the_conflist_is_read_again_the_same_way_on_both_kinds() {
         };
         assert!(network(&cri).unwrap_err().contains("cni plugin not initialized"));
         fs::write(file("20-b.conflist"), conflist("b", "bridge", SUBNET)).unwrap();
-        soon("a write is seen", || network_name(&cri) == "b");
+        eventually("a write is seen", || network_name(&cri) == "b");
         fs::write(node.path("/etc/cni/a").unwrap(), conflist("a", "bridge", SUBNET)).unwrap();
         node.sh("mv /etc/cni/a /etc/cni/net.d/10-a.conflist").unwrap();
         stays("b", "a file moved in from another folder was seen");
@@ -212,19 +210,19 @@ fn the_conflist_is_read_again_the_same_way_on_both_kinds() {
         node.sh("ln /etc/cni/net.d/20-b.conflist /etc/cni/net.d/05-link.conflist").unwrap();
         stays("b", "a hard link was seen");
         node.sh("rm /etc/cni/net.d/05-link.conflist").unwrap();
-        soon("a removal is seen", || network_name(&cri) == "a");
+        eventually("a removal is seen", || network_name(&cri) == "a");
         node.sh("cp /etc/cni/net.d/10-a.conflist /etc/cni/net.d/.t; sed -i s/a/a/ /etc/cni/net.d/.t").unwrap();
         fs::write(file(".t"), conflist("c", "missing", SUBNET)).unwrap();
         node.sh("mv /etc/cni/net.d/.t /etc/cni/net.d/00-c.conflist").unwrap();
-        soon("a rename in the folder is seen, its plugin not looked for", || network_name(&cri) == "c");
+        eventually("a rename in the folder is seen, its plugin not looked for", || network_name(&cri) == "c");
         fs::write(file("00-c.conflist"), "{").unwrap();
-        soon("a bad first file leaves nothing", || network(&cri).is_err());
+        eventually("a bad first file leaves nothing", || network(&cri).is_err());
         node.sh("rm /etc/cni/net.d/00-c.conflist").unwrap();
-        soon("the next file is used", || network_name(&cri) == "a");
+        eventually("the next file is used", || network_name(&cri) == "a");
         fs::write(file("00-d.conflist"), conflist("d", "bridge", SUBNET)).unwrap();
-        soon("a write is seen again", || network_name(&cri) == "d");
+        eventually("a write is seen again", || network_name(&cri) == "d");
         node.restart_unit("containerd.service").unwrap();
-        soon("a restart reads the folder", || network_name(&node.cri().unwrap()) == "d");
+        eventually("a restart reads the folder", || network_name(&node.cri().unwrap()) == "d");
     }
 }
 
@@ -236,7 +234,7 @@ fn sandboxes_end_and_fail_the_same_way_on_both_kinds() {
         let list = node.path("/etc/cni/net.d/10-lab.conflist").unwrap();
         let use_list = |name: &str, plugin: &str| {
             fs::write(&list, conflist(name, plugin, SUBNET)).unwrap();
-            soon("the list is read", || network_name(&cri) == name);
+            eventually("the list is read", || network_name(&cri) == name);
         };
         use_list("first", "bridge");
         let id = cri.run_pod_sandbox(pod("a")).unwrap();
@@ -247,8 +245,8 @@ fn sandboxes_end_and_fail_the_same_way_on_both_kinds() {
         let fails =
             cri.create_container(&id, container("fails", &["sh", "-c", "echo words; exit 7"]), pod("a")).unwrap();
         cri.start_container(&fails).unwrap();
-        soon("the end is seen", || cri.container_status(&fails).is_ok_and(|status| status.exit_code == 7));
-        soon("the pod answers", || {
+        eventually("the end is seen", || cri.container_status(&fails).is_ok_and(|status| status.exit_code == 7));
+        eventually("the pod answers", || {
             let ask = format!("exec 3<>/dev/tcp/{ip}/7777; head -n1 <&3");
             node.exec(&["timeout", "1", "bash", "-c", &ask]).is_ok_and(|answer| answer.stdout == "10.244.9.1\n")
         });

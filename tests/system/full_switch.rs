@@ -1,13 +1,11 @@
 //! The switch on full nodes: a real containerd's sandboxes and reloads, and real systemd jobs at a boot in mid-switch.
 
-mod waiting;
-
 use std::process::Stdio;
 
 use nodectl_lab::cluster::until;
 use nodectl_lab::node::{Kind, Node};
-use nodectl_lab::scenario::{Cni, PATIENCE, Scenario};
-use waiting::soon;
+use nodectl_lab::scenario::{Cni, Scenario};
+use nodectl_lab::wait::{PATIENCE, eventually};
 
 /// A full and a light node with flannel and pods, the cluster prepared.
 fn scenario() -> Scenario {
@@ -45,7 +43,9 @@ fn a_power_cut_in_mid_switch_is_settled_by_the_boot_time_units() {
     let node = scenario.node(1).unwrap();
     let mut migrate = scenario.nodectl_command(1, &["migrate", "--to", "calico", "--yes"], &[]).unwrap();
     let mut migrate = migrate.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    soon("the device is renamed", || node.exec(&["ip", "link", "show", "vxlan.calico"]).is_ok_and(|link| link.ok()));
+    eventually("the device is renamed", || {
+        node.exec(&["ip", "link", "show", "vxlan.calico"]).is_ok_and(|link| link.ok())
+    });
     node.power_cut().unwrap();
     migrate.wait().unwrap();
     node.start().unwrap();
@@ -54,7 +54,7 @@ fn a_power_cut_in_mid_switch_is_settled_by_the_boot_time_units() {
     let ended = time("nodectl-boot.service", "ExecMainExitTimestampMonotonic");
     assert_eq!(property(node, "nodectl-boot.service", "Result"), "success");
     assert!(ended > 0 && ended <= time("containerd.service", "ExecMainStartTimestampMonotonic"));
-    soon("the run is closed", || !node.path("/var/lib/nodectl/open").unwrap().exists());
+    eventually("the run is closed", || !node.path("/var/lib/nodectl/open").unwrap().exists());
     let journal = node.sh("journalctl -b --no-pager -u nodectl-boot -u nodectl-settle").unwrap();
     let fault = || scenario.one_of_both(1).err().map(|error| format!("{error:#}"));
     until(PATIENCE, || Ok(fault())).unwrap_or_else(|error| panic!("{error:#}; the units said: {journal}"));

@@ -1,7 +1,5 @@
 //! A cluster of light nodes with an API server and flannel: kubelet, pods, probes.
 
-mod waiting;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
@@ -10,10 +8,9 @@ use nodectl_lab::client::Client;
 use nodectl_lab::cluster::{Cluster, Network, Options, is_ready};
 use nodectl_lab::node::Node;
 use nodectl_lab::objects::workloads;
-use nodectl_lab::scenario::PATIENCE;
 use nodectl_lab::traffic::{Endpoint, Traffic, matrix, matrix_of};
+use nodectl_lab::wait::{PATIENCE, eventually};
 use serde_json::{Value, json};
-use waiting::soon;
 
 /// A cluster whose nodes are Ready.
 fn ready(nodes: u8, network: Network) -> Cluster {
@@ -68,7 +65,7 @@ fn pods_of_three_nodes_reach_each_other_through_restarts_and_a_power_cut() {
     let traffic = Traffic::start(&cluster, &flows, 100).unwrap();
     cluster.node(2).unwrap().power_cut().unwrap();
     cluster.node(2).unwrap().start().unwrap();
-    soon("all probes get through again", || {
+    eventually("all probes get through again", || {
         let before = traffic.flows();
         std::thread::sleep(Duration::from_millis(500));
         traffic.flows().iter().zip(&before).all(|(now, then)| now.sent - now.lost > then.sent - then.lost)
@@ -84,16 +81,18 @@ fn a_sandbox_that_was_stopped_is_built_again_with_another_address() {
     let cluster = ready(1, Network::Flannel(Default::default()));
     let (client, node) = (cluster.client().unwrap(), cluster.node(1).unwrap());
     cluster.install(&[workloads::bare("a", Some("node1"))]).unwrap();
-    soon("the pod is ready", || is_ready(&pod(&client, "a")));
+    eventually("the pod is ready", || is_ready(&pod(&client, "a")));
     let (old, ip) = (sandbox(node, "a").unwrap(), pod(&client, "a")["status"]["podIP"].clone());
     // A conflist that attaches nothing: the pod has no sandbox for a while, and no address.
     let conflist = node.path("/etc/cni/net.d/10-flannel.conflist").unwrap();
     let good = fs::read_to_string(&conflist).unwrap();
     node.cri().unwrap().stop_pod_sandbox(&old).unwrap();
     fs::write(&conflist, good.replace("\"flannel\"", "\"missing\"")).unwrap();
-    soon("the address is withdrawn or another", || pod(&client, "a")["status"]["podIP"] != ip);
+    eventually("the address is withdrawn or another", || pod(&client, "a")["status"]["podIP"] != ip);
     fs::write(&conflist, &good).unwrap();
-    soon("the pod is ready again", || is_ready(&pod(&client, "a")) && sandbox(node, "a").is_some_and(|new| new != old));
+    eventually("the pod is ready again", || {
+        is_ready(&pod(&client, "a")) && sandbox(node, "a").is_some_and(|new| new != old)
+    });
     let now = pod(&client, "a");
     assert_ne!(now["status"]["podIP"], ip);
     // Two, where the kubelet saw the container end before it saw the sandbox stop.
@@ -107,14 +106,14 @@ fn a_pod_whose_del_fails_stays_until_it_ends_well() {
     let cluster = ready(1, Network::Flannel(Default::default()));
     let (client, node) = (cluster.client().unwrap(), cluster.node(1).unwrap());
     cluster.install(&[workloads::bare("a", Some("node1"))]).unwrap();
-    soon("the pod is ready", || is_ready(&pod(&client, "a")));
+    eventually("the pod is ready", || is_ready(&pod(&client, "a")));
     let plugin = "/opt/cni/bin/flannel";
     node.must(&["mv", plugin, "/opt/flannel"]).unwrap();
     client.delete("/api/v1/namespaces/default/pods/a").unwrap();
     std::thread::sleep(Duration::from_secs(3));
     assert!(!pod(&client, "a")["metadata"]["deletionTimestamp"].is_null(), "{}", pod(&client, "a"));
     node.must(&["mv", "/opt/flannel", plugin]).unwrap();
-    soon("the pod is gone", || pod(&client, "a").is_null());
+    eventually("the pod is gone", || pod(&client, "a").is_null());
     let leases = node.sh("ls /var/lib/cni/networks/cbr0").unwrap();
     assert!(!leases.contains("10.244."), "{leases}");
 }
@@ -128,10 +127,10 @@ fn without_an_api_server_pods_go_on_and_come_back() {
     cluster.api().unwrap().kill();
     let running = || node.sh("pgrep -fc '^pod' || true").unwrap().trim().to_owned();
     node.sh("pkill -f '^pod'").unwrap();
-    soon("the container is started again", || running() == "1");
+    eventually("the container is started again", || running() == "1");
     cluster.restart_api().unwrap();
     let client = cluster.client().unwrap();
-    soon("the restart is reported", || {
+    eventually("the restart is reported", || {
         let pods = client.list("/api/v1/namespaces/default/pods?fieldSelector=spec.nodeName%3Dnode1").unwrap();
         pods.first().is_some_and(|pod| is_ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1)
     });
@@ -155,7 +154,7 @@ fn static_pods_have_images_in_the_api_and_follow_their_files() {
     assert_eq!(again["status"]["containerStatuses"][0]["containerID"], container);
     fs::remove_file(&file).unwrap();
     client.wait_for(path, PATIENCE, Value::is_null).unwrap();
-    soon("its sandbox is gone", || sandbox(node, "fixed-node1").is_none());
+    eventually("its sandbox is gone", || sandbox(node, "fixed-node1").is_none());
 }
 
 #[test]
@@ -165,7 +164,7 @@ fn a_node_without_a_network_is_not_ready_and_starts_only_host_network_pods() {
     let mut host = workloads::bare("host", Some("node1"));
     host.object["spec"]["hostNetwork"] = json!(true);
     cluster.install(&[host, workloads::bare("a", Some("node1"))]).unwrap();
-    soon("the host's pod is ready", || is_ready(&pod(&client, "host")));
+    eventually("the host's pod is ready", || is_ready(&pod(&client, "host")));
     assert_eq!(pod(&client, "host")["status"]["podIP"], "192.168.77.1");
     let node = client.get("/api/v1/nodes/node1").unwrap();
     let ready = node["status"]["conditions"]
@@ -181,7 +180,7 @@ fn a_node_without_a_network_is_not_ready_and_starts_only_host_network_pods() {
     let conflist = r#"{"cniVersion":"0.4.0","name":"late","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,
         "ipam":{"type":"host-local","subnet":"10.244.1.0/24"}}]}"#;
     fs::write(cluster.node(1).unwrap().path("/etc/cni/net.d/10-late.conflist").unwrap(), conflist).unwrap();
-    soon("the pod is ready", || is_ready(&pod(&client, "a")));
+    eventually("the pod is ready", || is_ready(&pod(&client, "a")));
     cluster.wait_nodes_ready(PATIENCE).unwrap();
 }
 

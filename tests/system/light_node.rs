@@ -1,7 +1,6 @@
 //! Light nodes without an API server: boot, units, the runtime's manner of calling CNI.
 
 mod networks;
-mod waiting;
 
 use std::fs;
 use std::path::Path;
@@ -11,9 +10,8 @@ use std::time::{Duration, Instant};
 use networks::{conflist, network, network_name};
 use nodectl_lab::cluster::{Cluster, Network, Options};
 use nodectl_lab::cri;
-use nodectl_lab::node::Node;
 use nodectl_lab::snapshot::Snapshot;
-use waiting::soon;
+use nodectl_lab::wait::eventually;
 
 /// The pod network of node 1.
 const SUBNET: &str = "10.244.1.0/24";
@@ -82,12 +80,12 @@ fn a_killed_owner_leaves_nothing() {
     let mut up =
         Command::new(binary).args(["up", "2", "--bare"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let folder = format!("/dev/shm/nodectl-lab/lab{}-0", up.id());
-    soon("the lab is up", || Path::new(&folder).join("node2/console.log").exists());
+    eventually("the lab is up", || Path::new(&folder).join("node2/console.log").exists());
     std::thread::sleep(Duration::from_millis(300));
     up.kill().unwrap();
     up.wait().unwrap();
     let underlay = format!("/run/netns/lab{}-0-ul", up.id());
-    soon("the lab is gone", || !Path::new(&folder).exists() && !Path::new(&underlay).exists());
+    eventually("the lab is gone", || !Path::new(&folder).exists() && !Path::new(&underlay).exists());
 }
 
 #[test]
@@ -130,10 +128,12 @@ fn units_start_stop_and_come_back() {
     node.sh("kill -9 $(busctl get-property org.freedesktop.systemd1 /org/freedesktop/systemd1/unit/kubelet_2eservice \
              org.freedesktop.systemd1.Service MainPID | cut -d' ' -f2)")
         .unwrap();
-    soon("the kubelet is started again", || {
+    eventually("the kubelet is started again", || {
         node.unit_state("kubelet.service").is_ok_and(|unit| unit.sub == "auto-restart")
     });
-    soon("the kubelet runs again", || node.unit_state("kubelet.service").is_ok_and(|unit| unit.active == "active"));
+    eventually("the kubelet runs again", || {
+        node.unit_state("kubelet.service").is_ok_and(|unit| unit.active == "active")
+    });
     node.must(&["systemctl", "restart", "containerd"]).unwrap();
     assert!(node.cri().unwrap().version().is_ok());
 }
@@ -161,10 +161,12 @@ fn enabled_units_run_at_boot_in_their_order() {
     );
     unit("broken", "After=kubelet.service", "exit 3");
     node.reboot().unwrap();
-    soon("the last unit has run", || node.exec(&["test", "-e", "/run/last"]).is_ok_and(|result| result.ok()));
+    eventually("the last unit has run", || node.exec(&["test", "-e", "/run/last"]).is_ok_and(|result| result.ok()));
     assert_eq!(node.sh("cat /run/first").unwrap(), "early\n");
     assert_eq!(node.unit_state("first.service").unwrap().sub, "exited");
-    soon("the broken unit has failed", || node.unit_state("broken.service").is_ok_and(|unit| unit.active == "failed"));
+    eventually("the broken unit has failed", || {
+        node.unit_state("broken.service").is_ok_and(|unit| unit.active == "failed")
+    });
     node.must(&["systemctl", "disable", "first"]).unwrap();
     assert_eq!(node.unit_state("first.service").unwrap().file, "disabled");
 }
@@ -193,7 +195,7 @@ fn a_sandbox_is_attached_and_detached() {
     let container = cri.create_container(&id, container("lab/pod"), pod("a", 8080)).unwrap();
     cri.start_container(&container).unwrap();
     let ask = "exec 3<>/dev/tcp/192.168.77.1/8080; head -n1 <&3";
-    soon("the pod answers on its host port", || {
+    eventually("the pod answers on its host port", || {
         node.exec(&["timeout", "1", "bash", "-c", ask]).is_ok_and(|answer| answer.ok())
     });
     let during = before.diff(&Snapshot::take(node).unwrap());
@@ -226,7 +228,7 @@ fn containers_survive_the_runtime_and_their_ends_are_seen() {
     failing.command = ["sh", "-c", "exit 7"].map(str::to_owned).into();
     let failing = cri.create_container(&id, failing, pod("a", 0)).unwrap();
     cri.start_container(&failing).unwrap();
-    soon("the end is seen", || cri.container_status(&failing).is_ok_and(|status| status.exit_code == 7));
+    eventually("the end is seen", || cri.container_status(&failing).is_ok_and(|status| status.exit_code == 7));
     node.restart_unit("containerd.service").unwrap();
     let cri = node.cri().unwrap();
     assert_eq!(cri.container_status(&running).unwrap().state(), cri::ContainerState::ContainerRunning);
@@ -246,7 +248,7 @@ fn the_conflist_is_read_again_as_containerd_does() {
     let settled = || std::thread::sleep(Duration::from_millis(300));
     assert!(network(&cri).unwrap_err().contains("cni plugin not initialized"));
     fs::write(file("20-b.conflist"), conflist("b", "bridge", SUBNET)).unwrap();
-    soon("a write is seen", || network_name(&cri) == "b");
+    eventually("a write is seen", || network_name(&cri) == "b");
     // Moved in from another folder: not seen.
     fs::write(node.path("/etc/a").unwrap(), conflist("a", "bridge", SUBNET)).unwrap();
     fs::rename(node.path("/etc/a").unwrap(), file("10-a.conflist")).unwrap();
@@ -257,17 +259,17 @@ fn the_conflist_is_read_again_as_containerd_does() {
     settled();
     assert_eq!(network_name(&cri), "b");
     node.sh("touch /etc/cni/net.d/x; rm /etc/cni/net.d/x").unwrap();
-    soon("a removal is seen", || network_name(&cri) == "a");
+    eventually("a removal is seen", || network_name(&cri) == "a");
     // Renamed within the folder: seen, by the event of the old name.
     fs::write(file(".tmp"), conflist("c", "bridge", SUBNET)).unwrap();
     fs::rename(file(".tmp"), file("00-c.conflist")).unwrap();
-    soon("a rename is seen", || network_name(&cri) == "c");
+    eventually("a rename is seen", || network_name(&cri) == "c");
     // A bad first file leaves nothing, and the next one is not used.
     fs::write(file("00-c.conflist"), "{").unwrap();
-    soon("a bad file is seen", || network(&cri).is_err());
+    eventually("a bad file is seen", || network(&cri).is_err());
     assert_ne!(cri.status().unwrap().info["lastCNILoadStatus"], "OK");
     fs::remove_file(file("00-c.conflist")).unwrap();
-    soon("the next file is used", || network_name(&cri) == "a");
+    eventually("the next file is used", || network_name(&cri) == "a");
 }
 
 #[test]
@@ -279,7 +281,7 @@ fn del_is_run_with_the_present_list_and_failures_keep_the_sandbox() {
     // Another list, whose plugin is not there: ADD and DEL both fail.
     let other = conflist("other", "missing", SUBNET);
     fs::write(node.path("/etc/cni/net.d/10-lab.conflist").unwrap(), other).unwrap();
-    soon("the list is read", || network_name(&cri) == "other");
+    eventually("the list is read", || network_name(&cri) == "other");
     let error = format!("{:#}", cri.stop_pod_sandbox(&id).unwrap_err());
     assert!(
         error.contains("failed to destroy network for sandbox") && error.contains("failed to find plugin \"missing\""),
@@ -293,6 +295,6 @@ fn del_is_run_with_the_present_list_and_failures_keep_the_sandbox() {
     cri.stop_pod_sandbox(&left.id).unwrap();
     // With the list of another network the DEL ends well and the lease is left behind.
     fs::write(node.path("/etc/cni/net.d/10-lab.conflist").unwrap(), conflist("other", "bridge", SUBNET)).unwrap();
-    soon("the plugin is there", || cri.stop_pod_sandbox(&id).is_ok());
+    eventually("the plugin is there", || cri.stop_pod_sandbox(&id).is_ok());
     assert!(node.sh("ls /var/lib/cni/networks/lab").unwrap().contains("10.244.1.2"));
 }

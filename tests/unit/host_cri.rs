@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -11,6 +10,9 @@ use nodectl::host::cri::{Cri, Ending};
 
 #[path = "support/namespace.rs"]
 mod namespace;
+#[path = "support/wait.rs"]
+mod wait;
+use wait::wait_for;
 
 const FLANNEL: &str = r#"{"cniVersion":"0.3.1","name":"cbr0","plugins":[
  {"type":"flannel","delegate":{"hairpinMode":true}},{"type":"portmap","capabilities":{"portMappings":true}}]}"#;
@@ -80,14 +82,6 @@ bin_dir = "{0}/bin"
         // Connected with the first call, and again with each until the runtime is there.
         wait_for(|| cri.version().is_ok());
         cri
-    }
-}
-
-fn wait_for(done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(20));
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

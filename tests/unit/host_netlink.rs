@@ -199,11 +199,7 @@ fn ports_are_taken_in_and_out_of_a_bridge() {
 #[test]
 fn a_veth_pair_reaches_into_another_namespace() {
     namespace::enter();
-    let pod = std::thread::spawn(|| {
-        namespace::enter();
-        std::fs::File::open("/proc/thread-self/ns/net").unwrap()
-    });
-    let pod = pod.join().unwrap();
+    let pod = namespace::another();
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&pod));
     let pair = VethPair { name: "cali1", peer: "eth0", peer_netns: Some(path.as_ref()), ..VethPair::default() };
     netlink::add_veth(&pair).unwrap();

@@ -19,11 +19,7 @@ fn ip(text: &str) -> IpAddr {
 #[test]
 fn both_families_answer_and_the_silent_are_counted_lost() {
     namespace::enter();
-    let far = std::thread::spawn(|| {
-        namespace::enter();
-        std::fs::File::open("/proc/thread-self/ns/net").unwrap()
-    });
-    let far = far.join().unwrap();
+    let far = namespace::another();
     let pid = std::process::id();
     let fd = std::os::fd::AsRawFd::as_raw_fd(&far);
     sh(&format!("ip link add eth0 type veth peer name eth0 netns /proc/{pid}/fd/{fd}"));

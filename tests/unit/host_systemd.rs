@@ -15,6 +15,10 @@ use nodectl::host::systemd;
 use zbus::object_server::SignalEmitter;
 use zbus::{ObjectPath, OwnedObjectPath, fdo, interface};
 
+#[path = "support/wait.rs"]
+mod wait;
+use wait::wait_for;
+
 const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
@@ -167,14 +171,6 @@ fn serve(states: &States) {
             std::future::pending::<()>().await;
         });
     });
-}
-
-fn wait_for(done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(10));
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// One test: a process has one /run as far as the bus's address goes.

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use nodectl_lab::client::{Client, Patch};
 use nodectl_lab::objects::{self, Manifest, workloads};
+use nodectl_lab::wait::{eventually, within};
 use serde_json::{Value, json};
 
-use super::support::{Fixture, eventually, make_ready, play_kubelet, pods, within};
+use super::support::{Fixture, make_ready, play_kubelet, pods};
 
 fn cluster(nodes: usize) -> Fixture {
     let fixture = Fixture::with(|options| options.controllers.node_grace_ms = Duration::from_secs(3600));

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use nodectl_lab::apiserver::{Listen, Regime, control};
 use nodectl_lab::client::Patch;
+use nodectl_lab::wait::eventually;
 use serde_json::json;
 
-use super::support::{Fixture, code, eventually};
+use super::support::{Fixture, code};
 
 const MAP: &str = "/api/v1/namespaces/default/configmaps/a";
 

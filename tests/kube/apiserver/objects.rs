@@ -5,9 +5,10 @@ use std::time::Duration;
 use nodectl_lab::apiserver::{Regime, Server};
 use nodectl_lab::client::{Client, Patch};
 use nodectl_lab::objects;
+use nodectl_lab::wait::{eventually, within};
 use serde_json::{Value, json};
 
-use super::support::{Fixture, code, eventually, make_ready, play_kubelet, pod, pods, within};
+use super::support::{Fixture, code, make_ready, play_kubelet, pod, pods};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 

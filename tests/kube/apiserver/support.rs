@@ -1,7 +1,7 @@
 //! A server of its own for every test, and clients with every identity.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nodectl_lab::apiserver::{Options, Regime, Server};
 use nodectl_lab::client::{Client, ClientError};
@@ -76,19 +76,6 @@ impl Fixture {
 
     pub fn path(&self, name: &str) -> std::path::PathBuf {
         Path::new(self.folder.path()).join(name)
-    }
-}
-
-/// Polls until `wanted` holds; a test that waits longer has failed.
-pub fn eventually(what: &str, wanted: impl FnMut() -> bool) {
-    within(Duration::from_secs(10), what, wanted);
-}
-
-pub fn within(limit: Duration, what: &str, mut wanted: impl FnMut() -> bool) {
-    let end = Instant::now() + limit;
-    while !wanted() {
-        assert!(Instant::now() < end, "did not come true: {what}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -10,9 +10,10 @@ use std::time::Duration;
 use nodectl_lab::apiserver::Options;
 use nodectl_lab::client::{Client, Patch};
 use nodectl_lab::objects::{calico, calico_crds, flannel, install};
+use nodectl_lab::wait::eventually;
 use serde_json::{Value, json};
 
-use super::support::{Fixture, eventually, play_kubelet};
+use super::support::{Fixture, play_kubelet};
 
 pub struct Cluster {
     pub fixture: Fixture,

@@ -3,6 +3,8 @@
 //! The backup passes two fault points, the first write the third one; killed at the fourth, a run has written once. So a
 //! chain of such runs is broken off after every single write.
 
+use nodectl_lab::wait::eventually;
+
 use super::fixture::{Cluster, Done, finished, same, timeless};
 
 /// Runs the command, killed after each write, until a run has nothing left to write; returns how many were killed.
@@ -53,7 +55,7 @@ fn finish_killed_after_each_write() {
         cluster.switch(1, "calico");
         cluster.switch(2, "calico");
         finish(&cluster);
-        super::support::eventually("flannel's namespace is gone", || {
+        eventually("flannel's namespace is gone", || {
             cluster.admin().find("/api/v1/namespaces/kube-flannel").unwrap().is_none()
         });
         cluster.settle();

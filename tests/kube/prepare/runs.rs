@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use nodectl::prepared::Prepared;
+use nodectl_lab::wait::eventually;
 use serde_json::json;
 
 use super::fixture::{Cluster, same};
@@ -200,7 +201,7 @@ fn finish_ends_flannel_when_no_node_needs_it() {
     cluster.run(&["finish", "--dry-run"]).exits(0);
     same(&cluster.dump(), &kept);
     cluster.run(&["finish"]).exits(0);
-    super::support::eventually("flannel's namespace is gone", || {
+    eventually("flannel's namespace is gone", || {
         cluster.admin().find("/api/v1/namespaces/kube-flannel").unwrap().is_none()
     });
     let dump = cluster.dump();
@@ -211,9 +212,9 @@ fn finish_ends_flannel_when_no_node_needs_it() {
     assert_eq!(cluster.run(&["finish"]).exits(0).json()["changed"], false);
     // A node that joins now runs Calico without anybody's help.
     cluster.join(3);
-    super::support::eventually("calico-node starts on the new node", || {
+    eventually("calico-node starts on the new node", || {
         let pods = cluster.admin().list("/api/v1/namespaces/kube-system/pods").unwrap();
         pods.iter().any(|p| p["spec"]["nodeName"] == "node3" && p["metadata"]["labels"]["k8s-app"] == "calico-node")
     });
-    super::support::eventually("the new node is on Calico", || cluster.run(&["status"]).json()["on"] == "calico");
+    eventually("the new node is on Calico", || cluster.run(&["status"]).json()["on"] == "calico");
 }

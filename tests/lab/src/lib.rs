@@ -22,12 +22,13 @@ pub mod objects;
 pub mod pki;
 pub mod pod;
 pub mod runtime;
+pub mod scenario;
 pub mod snapshot;
 pub mod traffic;
+pub mod wait;
 
 /// The container runtime interface, generated from the definition that nodectl uses.
 #[allow(missing_docs, clippy::all)]
 pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
-pub mod scenario;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use nodectl_lab::calico::endpoint::interface_name;
 use nodectl_lab::client::Patch;
+use nodectl_lab::wait::{eventually, within};
 use serde_json::{Value, json};
 
-use crate::wait::{eventually, within};
 use crate::world::{World, args};
 
 const GROUP: &str = "/apis/crd.projectcalico.org/v1";

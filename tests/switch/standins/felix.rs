@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use nodectl_lab::apiserver::faults::{Fault, Kind};
 use nodectl_lab::calico::endpoint::interface_name;
+use nodectl_lab::wait::{eventually, stays};
 use serde_json::json;
 
-use crate::wait::{eventually, stays};
 use crate::world::World;
 
 const READY: &str = "the node becomes ready";

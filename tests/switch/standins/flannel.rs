@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use nodectl_lab::wait::{eventually, stays};
 use serde_json::{Value, json};
 
-use crate::wait::{eventually, stays};
 use crate::world::World;
 
 const DATA: &str = "flannel.alpha.coreos.com/backend-data";

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nodectl_lab::command;
+use nodectl_lab::wait::eventually;
 use serde_json::Value;
-
-use crate::wait::eventually;
 
 /// The lab's binary.
 pub const LAB: &str = env!("CARGO_BIN_EXE_nodectl-lab");

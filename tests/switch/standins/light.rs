@@ -1,17 +1,13 @@
 //! The stand-ins where they belong: as containers of DaemonSets on light nodes, one node switched by hand.
 
-use std::time::Duration;
-
 use nodectl_lab::client::{Client, Patch};
 use nodectl_lab::cluster::{Cluster, Options, until};
 use nodectl_lab::objects::{self, workloads};
 use nodectl_lab::traffic::matrix;
+use nodectl_lab::wait::{PATIENCE, eventually};
 use serde_json::{Value, json};
 
 use crate::prepared::prepare;
-use crate::wait::eventually;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn label(client: &Client, node: &str, cni: &str) {
     let patch = json!({"metadata": {"labels": {"nodectl.io/cni": cni}}});

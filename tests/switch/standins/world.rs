@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use nodectl_lab::apiserver::{Listen, Options, Server};
 use nodectl_lab::client::{Client, Patch};
 use nodectl_lab::objects;
+use nodectl_lab::wait::eventually;
 use serde_json::{Value, json};
 
 use crate::host::{Daemon, Host, LAB};
 use crate::prepared::prepare;
-use crate::wait::eventually;
 
 /// A bridge, an API server on it, hosts around it.
 pub struct World {

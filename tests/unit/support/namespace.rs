@@ -1,5 +1,6 @@
 //! A network namespace for the calling test thread, and iproute2's view of it.
 
+use std::fs::File;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
@@ -8,6 +9,16 @@ use nix::sched::{CloneFlags, unshare};
 pub fn enter() {
     unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
     sh("ip link set lo up");
+}
+
+/// A second namespace, which lives as long as the file that stands for it.
+#[allow(dead_code)]
+pub fn another() -> File {
+    let thread = std::thread::spawn(|| {
+        enter();
+        File::open("/proc/thread-self/ns/net").unwrap()
+    });
+    thread.join().unwrap()
 }
 
 /// Runs a shell line in this thread's namespace and returns its output.

@@ -11,8 +11,6 @@ mod remains;
 mod sample;
 mod wholeness;
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use serde_json::Value;
 
@@ -27,9 +25,7 @@ use crate::client::Client;
 use crate::cluster::{Cluster, Network, Options};
 use crate::node::Node;
 use crate::objects::{self, Manifest, workloads};
-
-/// How long a part of the lab may take to be as it should; generous, since the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use crate::wait::PATIENCE;
 
 /// A cluster that is being switched.
 pub struct Scenario {
