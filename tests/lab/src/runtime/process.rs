@@ -7,13 +7,7 @@ use nix::unistd::Pid;
 
 /// When a process started, in clock ticks since boot; nothing when it has ended, be it as a zombie.
 pub fn start_ticks(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in brackets may hold spaces: count from the last bracket, whose next field is number 3.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    cni_shim::file::process_start(pid.cast_unsigned())
 }
 
 /// True while this very process runs.
