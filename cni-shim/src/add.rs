@@ -1,6 +1,5 @@
 //! ADD: wait out a hold, write down what is going to happen, run the backend's chain, and undo it if it fails.
 
-use crate::request::Request;
 use cni_shim::chain::{self, Failure};
 use cni_shim::conflist::List;
 use cni_shim::delete::{self, Terms};
@@ -8,6 +7,7 @@ use cni_shim::holds::Hold;
 use cni_shim::lock::{self, Lock};
 use cni_shim::pending::Pending;
 use cni_shim::record::{FORMAT, Phase, Pod, Record};
+use cni_shim::request::Request;
 use cni_shim::state::{Backend, Route, State};
 use cni_shim::{Error, convert, error, file, scratch};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -115,7 +115,7 @@ fn begin(request: &Request, last_read: bool) -> Result<Begin, Error> {
         crate::watch::subnet_file(request, &list)?;
     }
     let mut run = list.resolve(&request.invocation.cni_path)?;
-    run.runtime_config.clone_from(&request.runtime_config);
+    run.runtime_config = list.declared(&request.runtime_config);
     run.args.clone_from(&request.invocation.args);
     let mut record = Record::new(&request.invocation.container_id, &request.invocation.ifname, backend, vec![run]);
     record.netns.clone_from(&request.invocation.netns);

@@ -1,5 +1,6 @@
 //! A list's plugins, called as libcni calls them (libcni/api.go).
 
+use crate::conflist::declares;
 use crate::error::{self, Error};
 use crate::record::{DelList, PluginCall};
 use crate::{convert, exec, file};
@@ -53,10 +54,8 @@ fn input(list: &DelList, call: &PluginCall, more: Map<String, Value>) -> Vec<u8>
     config.insert("name".to_owned(), list.network.as_str().into());
     config.insert("cniVersion".to_owned(), list.cni_version.as_str().into());
     config.extend(more);
-    let declares =
-        |key: &String| call.config.get("capabilities").and_then(|all| all.get(key)) == Some(&Value::Bool(true));
-    let given: Map<_, _> =
-        list.runtime_config.iter().filter(|(key, _)| declares(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut given = list.runtime_config.clone();
+    given.retain(|key, _| declares(&call.config, key));
     if !given.is_empty() {
         config.insert("runtimeConfig".to_owned(), given.into());
     }
@@ -94,12 +93,13 @@ pub fn add(list: &DelList, invocation: &Invocation, first: Option<&Value>, deadl
     let mut result = first.cloned();
     for plugin in &list.plugins {
         let output = call("ADD", list, plugin, invocation, previous(result.as_ref()), deadline)?;
-        result = Some(read_result(&output, list, plugin)?);
+        result = Some(parse_result(&output, list, plugin)?);
     }
     result.ok_or_else(|| Error::new(error::CONFIG, format!("network \"{}\" has no plugins", list.network), ""))
 }
 
-fn read_result(output: &[u8], list: &DelList, plugin: &PluginCall) -> Result<Value, Error> {
+/// What a plugin of the list wrote to standard output, as a result; code 6 if it is none.
+pub fn parse_result(output: &[u8], list: &DelList, plugin: &PluginCall) -> Result<Value, Error> {
     let unusable = |why: String| {
         let start = exec::beginning(output, 200);
         let details = format!("{why}; its output begins {start:?}");

@@ -11,6 +11,21 @@ use std::path::{Path, PathBuf};
 /// The shim's plugin type, and the name of its binary.
 pub const TYPE: &str = "cni-shim";
 
+/// The capabilities of the CNI project's CONVENTIONS.md, and containerd's own.
+const CAPABILITIES: [&str; 11] = [
+    "portMappings",
+    "bandwidth",
+    "dns",
+    "ipRanges",
+    "ips",
+    "mac",
+    "aliases",
+    "cgroupPath",
+    "deviceID",
+    "infinibandGUID",
+    "io.kubernetes.cri.pod-annotations",
+];
+
 /// Where the two backends' conflists are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backends {
@@ -150,10 +165,22 @@ impl List {
         })
     }
 
+    /// Of a runtime's capability arguments those that one of the plugins declares.
+    pub fn declared(&self, arguments: &Map<String, Value>) -> Map<String, Value> {
+        let mut declared = arguments.clone();
+        declared.retain(|key, _| self.plugins.iter().any(|plugin| declares(plugin, key)));
+        declared
+    }
+
     /// Whether the list has a plugin of this type.
     pub fn runs(&self, kind: &str) -> bool {
         self.plugins.iter().any(|plugin| plugin.get("type").and_then(Value::as_str) == Some(kind))
     }
+}
+
+/// Whether a plugin's entry declares a capability.
+pub fn declares(plugin: &Map<String, Value>, capability: &str) -> bool {
+    plugin.get("capabilities").and_then(|all| all.get(capability)) == Some(&Value::Bool(true))
 }
 
 fn plugin(entry: Value) -> Result<Map<String, Value>, Error> {
@@ -198,10 +225,11 @@ pub fn find_in_path(cni_path: &str, kind: &str) -> Option<PathBuf> {
     candidates.find(|file| file.is_file())
 }
 
-/// The union of the capabilities of conflists, as the shim must declare them to be given the arguments; always with
-/// portMappings and bandwidth.
+/// The union of the capabilities of conflists, as the shim must declare them to be given the arguments; always with the ones
+/// that runtimes are known to have, since the other backend's conflist may not be on the node yet. Each delegate is given
+/// those that it declares, as without the shim.
 pub fn union_of_capabilities<'a>(lists: impl IntoIterator<Item = &'a List>) -> Map<String, Value> {
-    let mut union = Map::from_iter([("portMappings".to_owned(), true.into()), ("bandwidth".to_owned(), true.into())]);
+    let mut union: Map<_, _> = CAPABILITIES.iter().map(|name| ((*name).to_owned(), true.into())).collect();
     for plugin in lists.into_iter().flat_map(|list| &list.plugins) {
         let declared = plugin.get("capabilities").and_then(Value::as_object);
         union.extend(

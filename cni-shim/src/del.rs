@@ -1,11 +1,11 @@
 //! DEL: what was recorded, or what the evidence tells; whatever the state is now.
 
-use crate::request::Request;
 use cni_shim::delete::{self, Terms};
 use cni_shim::evidence::{self, Sought};
 use cni_shim::holds::Hold;
 use cni_shim::pending::Pending;
 use cni_shim::record::Record;
+use cni_shim::request::Request;
 use cni_shim::state::State;
 use cni_shim::{Error, chain, error, file, lock};
 use std::time::{Duration, Instant};

@@ -18,6 +18,7 @@ pub mod lock;
 pub mod paths;
 pub mod pending;
 pub mod record;
+pub mod request;
 pub mod scratch;
 pub mod state;
 

@@ -44,21 +44,23 @@ pub fn attachment(paths: &Paths, container_id: &str, ifname: &str, wait: Duratio
     take(&path, true, wait)
 }
 
-/// Removes the lock files of attachments that have neither a record nor a pending DEL: a killed ADD leaves one.
-pub fn sweep(paths: &Paths) -> Result<(), Error> {
+/// Removes the lock files of attachments that have neither a record nor a pending DEL: a killed ADD leaves one. Says whether
+/// all were free: no call, and no plugin that one has left behind, is at work.
+pub fn sweep(paths: &Paths) -> Result<bool, Error> {
     let dir = paths.state_lock().parent().map(Path::to_owned).unwrap_or_default();
-    let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(()) };
+    let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(true) };
+    let mut all_free = true;
     for path in entries.flatten().map(|entry| entry.path()) {
         let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".lock")) else { continue };
         let file = format!("{name}.json");
-        if let Some(lock) = take(&path, true, Duration::ZERO)?
-            && !paths.attachments().join(&file).exists()
-            && !paths.pendings().join(&file).exists()
-        {
-            lock.remove();
+        match take(&path, true, Duration::ZERO)? {
+            Some(lock) if !paths.attachments().join(&file).exists() && !paths.pendings().join(&file).exists() => {
+                lock.remove();
+            }
+            lock => all_free &= lock.is_some(),
         }
     }
-    Ok(())
+    Ok(all_free)
 }
 
 /// Takes the lock of the routing state; code 11 if it is still taken after `wait`.

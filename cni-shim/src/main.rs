@@ -2,11 +2,10 @@
 
 mod add;
 mod del;
-mod request;
 mod watch;
 
+use cni_shim::request::{self, Request, Verb};
 use cni_shim::{Error, convert, error};
-use request::{Request, Verb};
 use serde_json::Value;
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use crate::error::{self, Error};
 use crate::record::Record;
 use crate::{Paths, delete, evidence, file, lock};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// One pending DEL. While it exists, an ADD of the same attachment that ends late undoes itself.
@@ -77,16 +78,21 @@ impl Pending {
         file::remove(&paths.pending(container_id, ifname))
     }
 
-    /// All of them; those that cannot be read are left out and logged.
+    /// All that can be read.
     pub fn list(paths: &Paths) -> Result<Vec<Self>, Error> {
-        let mut found = Vec::new();
+        Self::list_all(paths).map(|(found, _)| found)
+    }
+
+    /// All of them, and the files that should be pending DELs but cannot be read.
+    pub fn list_all(paths: &Paths) -> Result<(Vec<Self>, Vec<PathBuf>), Error> {
+        let (mut found, mut torn) = (Vec::new(), Vec::new());
         for path in file::list(&paths.pendings())? {
             match file::read_json(&path) {
                 Ok(pending) => found.extend(pending),
-                Err(cause) => file::log(&cause.to_string()),
+                Err(_) => torn.push(path),
             }
         }
-        Ok(found)
+        Ok((found, torn))
     }
 
     /// Tries one again, within a time. The attachment's record, if there still is one, is newer than the one noted here.
@@ -109,6 +115,8 @@ impl Pending {
             }
         };
         let Some(record) = record else {
+            // Nothing can be run for a torn record when neither backend has a conflist: then nothing of it is left either.
+            file::remove(&paths.record(container_id, ifname))?;
             Self::remove(paths, container_id, ifname)?;
             lock.remove();
             return Ok(Outcome::Done);

@@ -1,11 +1,12 @@
 //! What the runtime asks: environment and standard input, checked as libcni's skel checks them (pkg/skel/skel.go).
 
-use cni_shim::chain::Invocation;
-use cni_shim::conflist::Backends;
-use cni_shim::state::Backend;
-use cni_shim::{Error, Paths, convert, error, record};
+use crate::chain::Invocation;
+use crate::conflist::Backends;
+use crate::state::Backend;
+use crate::{Error, Paths, convert, error, record};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::env::VarError;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,11 +49,15 @@ impl Default for Limits {
 }
 
 macro_rules! limits {
-    ($($name:ident)*) => { $(pub fn $name(&self) -> Duration { Duration::from_millis(self.$name) })* };
+    ($($name:ident $what:literal)*) => {
+        impl Limits { $(#[doc = $what] pub fn $name(&self) -> Duration { Duration::from_millis(self.$name) })* }
+    };
 }
 
-impl Limits {
-    limits!(hold add undo lock del check gc status);
+limits! {
+    hold "How long an ADD waits in a hold." add "How long an ADD's delegates may take." undo "The DEL of a failed ADD."
+    lock "How long another call for the same attachment is waited for." del "A DEL." check "A CHECK." gc "A GC."
+    status "A STATUS."
 }
 
 /// A checked request.
@@ -119,8 +124,13 @@ fn stdin() -> Result<Vec<u8>, Error> {
 impl Request {
     /// Reads and checks the request. `version` becomes the configuration's as soon as it is known to be supported.
     pub fn read(verb: Verb, version: &mut String) -> Result<Self, Error> {
-        let invocation = environment(verb)?;
-        let config: Map<String, Value> = serde_json::from_slice(&stdin()?)
+        let invocation = environment(verb, |name| std::env::var(name))?;
+        Self::parse(verb, invocation, &stdin()?, version)
+    }
+
+    /// Checks the request: what came on standard input, and the environment as [`environment`] gives it.
+    pub fn parse(verb: Verb, invocation: Invocation, stdin: &[u8], version: &mut String) -> Result<Self, Error> {
+        let config: Map<String, Value> = serde_json::from_slice(stdin)
             .map_err(|cause| Error::new(error::DECODE, "error unmarshall network config", cause.to_string()))?;
         let name = config.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         check(verb, &config, &name, version)?;
@@ -155,10 +165,11 @@ impl Request {
     }
 }
 
-fn environment(verb: Verb) -> Result<Invocation, Error> {
+/// The checked environment of a call; `variable` reads one of its variables.
+pub fn environment(verb: Verb, variable: impl Fn(&str) -> Result<String, VarError>) -> Result<Invocation, Error> {
     let invalid = |msg: String, why: &str| Error::new(error::ENVIRONMENT, msg, why);
-    let read = |name: &str| match std::env::var(name) {
-        Err(std::env::VarError::NotUnicode(_)) => Err(invalid(format!("{name} is not UTF-8"), "")),
+    let read = |name: &str| match variable(name) {
+        Err(VarError::NotUnicode(_)) => Err(invalid(format!("{name} is not UTF-8"), "")),
         value => Ok(value.unwrap_or_default()),
     };
     let invocation = Invocation {

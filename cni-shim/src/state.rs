@@ -3,10 +3,14 @@
 use crate::error::{self, Error};
 use crate::{Paths, file, lock};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::time::Duration;
 
 /// The version of `state.json` that this code writes.
 pub const FORMAT: u32 = 1;
+
+/// The field of the file that is over all others.
+const CHECKSUM: &str = "checksum";
 
 /// How long a writer waits for the ADDs that are reading.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -186,18 +190,36 @@ impl State {
     }
 
     fn read(path: &std::path::Path) -> Result<Option<Self>, Error> {
-        let state: Option<Self> = file::read_json(path)?;
-        match &state {
-            Some(state) if state.format == 0 || state.format > FORMAT => Err(Error::new(
-                error::DECODE,
-                format!("{} has format {}", path.display(), state.format),
-                format!("this cni-shim reads up to {FORMAT}"),
-            )),
-            Some(state) if state.mode == Mode::Hold && state.before.is_none() => {
-                Err(Error::new(error::DECODE, format!("{} is a hold without \"before\"", path.display()), ""))
-            }
-            _ => Ok(state),
+        let Some(fields) = file::read_json(path)? else { return Ok(None) };
+        let unusable = |why: String| Error::new(error::DECODE, format!("{} cannot be used", path.display()), why);
+        Self::parse(fields).map(Some).map_err(unusable)
+    }
+
+    /// A state from the fields of its file; says why it cannot be one. Without a checksum, it was written by hand.
+    pub fn parse(mut fields: Map<String, Value>) -> Result<Self, String> {
+        let sum = fields.shift_remove(CHECKSUM);
+        if sum.is_some_and(|sum| sum.as_str() != Some(&checksum(&fields))) {
+            return Err("its checksum is wrong".to_owned());
         }
+        let state: Self = serde_json::from_value(Value::Object(fields)).map_err(|cause| cause.to_string())?;
+        match state {
+            Self { format, .. } if format == 0 || format > FORMAT => {
+                Err(format!("it has format {format}; this cni-shim reads up to {FORMAT}"))
+            }
+            Self { mode: Mode::Hold, before: None, .. } => Err("it is a hold without \"before\"".to_owned()),
+            state => Ok(state),
+        }
+    }
+
+    /// The fields of its file, with their checksum.
+    fn fields(&self, path: &std::path::Path) -> Result<Map<String, Value>, Error> {
+        let mut fields = match serde_json::to_value(self).map_err(Error::io("encode", path))? {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        };
+        let sum = checksum(&fields);
+        fields.insert(CHECKSUM.to_owned(), sum.into());
+        Ok(fields)
     }
 
     /// Makes this the node's state, durably; returns when every ADD that read an older one has written its intent.
@@ -213,8 +235,18 @@ impl State {
         let generation = current.as_ref().map_or(0, |state| state.generation);
         let mut state = change(current)?;
         state.generation = generation.saturating_add(1);
-        file::write_json(&paths.state(), &state, true)?;
-        file::write_json(&paths.state_copy(), &state, true)?;
+        let fields = state.fields(&paths.state())?;
+        file::write_json(&paths.state(), &fields, true)?;
+        file::write_json(&paths.state_copy(), &fields, true)?;
         Ok(state)
     }
+}
+
+/// FNV-1a of the fields as they are written: tells a file that a failing disk has changed, and protects from nobody.
+fn checksum(fields: &Map<String, Value>) -> String {
+    let text = serde_json::to_string(fields).unwrap_or_default();
+    let sum = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{sum:016x}")
 }

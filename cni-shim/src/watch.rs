@@ -1,10 +1,10 @@
 //! CHECK, GC and STATUS.
 
-use crate::request::Request;
 use cni_shim::chain::Failure;
 use cni_shim::conflist::{List, TYPE};
 use cni_shim::delete::{self, Terms};
 use cni_shim::record::{Phase, Record};
+use cni_shim::request::Request;
 use cni_shim::state::{Backend, Mode, State};
 use cni_shim::{Error, chain, convert, error, lock};
 use serde_json::{Map, Value, json};

@@ -15,6 +15,7 @@ mod cordon;
 mod debts;
 mod evict;
 mod overlay;
+mod retire;
 mod rules;
 mod sandboxes;
 mod shim;
@@ -52,8 +53,12 @@ pub fn before(step: &Step, cx: &mut Context) -> Result<Before> {
     match step {
         Step::PreserveBinaries { dir, names } => binaries::before(cx, dir, names),
         Step::EnableBootUnits { units } | Step::DisableBootUnits { units } => units::before(cx, units),
-        Step::InstallShimBinary { to, .. } => shim_files::binary_before(cx, to),
-        Step::InstallShimConflist { path, .. } => shim_files::conflist_before(cx, path),
+        Step::InstallShimBinary { to: path, .. } | Step::RemoveShimBinary { path } => {
+            shim_files::binary_before(cx, path)
+        }
+        Step::InstallShimConflist { path, .. } | Step::RemoveShimConflist { path } => {
+            shim_files::conflist_before(cx, path)
+        }
         Step::SetShimState { .. } | Step::Hold { .. } | Step::Release { .. } => shim::before(cx),
         Step::Cordon | Step::Uncordon => cordon::before(cx),
         Step::StopAgent(_) | Step::StartAgent(_) => agent::before(cx),
@@ -66,6 +71,8 @@ pub fn before(step: &Step, cx: &mut Context) -> Result<Before> {
         | Step::KeepFlannelRules { .. }
         | Step::StopSandboxes { .. }
         | Step::Probe { .. }
+        | Step::HandOverAttachments { .. }
+        | Step::RemoveShimState { .. }
         | Step::AwaitPods { .. } => Ok(Before::Nothing),
     }
 }
@@ -96,6 +103,10 @@ pub fn apply(step: &Step, before: &Before, cx: &mut Context) -> Result<Value> {
         Step::Probe { via, targets } => baseline::verify(cx, *via, targets),
         Step::AwaitPods { made_by, pods, timeout_s } => await_pods::apply(cx, *made_by, pods, *timeout_s),
         Step::Clean { .. } => clean::apply(cx, before),
+        Step::RemoveShimConflist { path } => shim_files::remove_conflist(cx, path),
+        Step::HandOverAttachments { conflist, .. } => retire::hand_over(cx, conflist),
+        Step::RemoveShimBinary { path } => shim_files::remove_binary(cx, path),
+        Step::RemoveShimState { .. } => retire::remove_state(cx),
     }
 }
 
@@ -104,8 +115,13 @@ pub fn undo(step: &Step, before: &Before, cx: &mut Context) -> Result<()> {
     match step {
         Step::PreserveBinaries { dir, .. } => binaries::undo(cx, dir, before),
         Step::EnableBootUnits { units } | Step::DisableBootUnits { units } => units::undo(cx, units, before),
-        Step::InstallShimBinary { to, .. } => shim_files::undo(cx, to, before),
+        Step::InstallShimBinary { to: path, .. } | Step::RemoveShimBinary { path } => {
+            shim_files::undo(cx, path, before)
+        }
         Step::InstallShimConflist { path, .. } => shim_files::undo(cx, path, before),
+        Step::RemoveShimConflist { path } => shim_files::undo_remove_conflist(cx, path, before),
+        Step::HandOverAttachments { conflist, .. } => retire::undo_hand_over(cx, conflist),
+        Step::RemoveShimState { .. } => retire::undo_remove_state(cx),
         Step::SetShimState { .. } | Step::Hold { .. } => shim::undo(cx, before),
         Step::Release { to } => sandboxes::undo_release(cx, *to),
         Step::Cordon | Step::Uncordon => cordon::undo(cx, before),

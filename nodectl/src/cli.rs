@@ -62,6 +62,8 @@ pub enum Command {
     Status,
     /// List the runs on this node.
     History,
+    /// The CNI plugin in front of both CNIs: what it remembers, the DELs it still has to do, its removal.
+    Shim(ShimArgs),
     /// The cluster's side; needs an admin kubeconfig.
     Cluster(crate::cluster::ClusterArgs),
 }
@@ -188,6 +190,41 @@ pub struct ResumeArgs {
     /// At boot: `files` before kubelet starts (edits files only), `settle` once the network is up.
     #[arg(long, value_enum, value_name = "PHASE", hide = true)]
     pub at_boot: Option<BootPhase>,
+}
+
+/// Arguments of `shim`.
+#[derive(Debug, Args)]
+pub struct ShimArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ShimCommand,
+}
+
+/// The commands about the shim.
+#[derive(Debug, Subcommand)]
+pub enum ShimCommand {
+    /// Show where new pods go, what the shim remembers, what it still has to do and what still needs it.
+    Status,
+    /// Finish the DELs that failed, and those of sandboxes that the runtime has forgotten.
+    Reap {
+        /// Leave the records of forgotten sandboxes alone that are younger than this: a runtime lists a sandbox only when
+        /// all of it has started.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        older_than: u64,
+    },
+    /// Take the shim away, where nothing needs it any more.
+    Retire(RetireArgs),
+}
+
+/// Arguments of `shim retire`.
+#[derive(Debug, Args)]
+pub struct RetireArgs {
+    /// The run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Show the plan and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// The two boot-time units' work.

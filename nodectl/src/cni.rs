@@ -47,6 +47,15 @@ impl Cni {
     }
 }
 
+impl From<cni_shim::state::Backend> for Cni {
+    fn from(backend: cni_shim::state::Backend) -> Cni {
+        match backend {
+            cni_shim::state::Backend::Flannel => Cni::Flannel,
+            cni_shim::state::Backend::Calico => Cni::Calico,
+        }
+    }
+}
+
 impl std::fmt::Display for Cni {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

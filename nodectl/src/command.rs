@@ -8,6 +8,7 @@ mod preflight;
 mod resume;
 mod revert;
 mod settings;
+mod shim;
 mod status;
 
 use anyhow::Result;
@@ -27,6 +28,7 @@ pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
         Command::Resume(args) => resume::run(&host, args, settings),
         Command::Status => status::run(&host, settings),
         Command::History => history::run(&host, settings),
+        Command::Shim(args) => shim::run(&host, args, settings),
         Command::Cluster(args) => crate::cluster::run(args, settings.output),
     }
 }

@@ -16,8 +16,10 @@ use crate::host::kube::Kube;
 use crate::host::{Host, files, ipset, iptables, machine, netlink, nft, process, sysctl, systemd};
 
 mod cni;
+mod shim;
 
 pub use cni::{CniDirectories, directories};
+pub use shim::{backends, shim_view};
 
 /// Units whose state matters here.
 const UNITS: [&str; 5] =

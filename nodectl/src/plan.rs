@@ -3,6 +3,7 @@
 
 mod basis;
 mod parts;
+mod retire;
 mod to_calico;
 mod to_flannel;
 
@@ -13,6 +14,7 @@ pub use parts::{
     BOOT_UNITS, PACKAGED_SHIM, SHIM_CONFLIST, SHIM_STATE_DIR, agent, moves, overlay_name, peers, scope, shim_backend,
     stays,
 };
+pub use retire::retire;
 
 use crate::cni::Cni;
 use crate::facts::Facts;
@@ -46,6 +48,13 @@ pub struct Plan {
     pub bin_dir: String,
     /// What the plan rests on; a saved plan is refused where this has changed.
     pub basis: Basis,
+}
+
+impl Plan {
+    /// Whether the run takes the shim away and leaves the node on its CNI, instead of switching it.
+    pub fn is_retirement(&self) -> bool {
+        self.from == self.request.to
+    }
 }
 
 /// Why no plan can be made. Each is a sentence with its remedy.

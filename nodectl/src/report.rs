@@ -4,6 +4,7 @@ mod plan_text;
 mod preflight_text;
 mod progress;
 mod run_text;
+mod shim_text;
 mod status_text;
 
 use std::io::{IsTerminal, Write};
@@ -19,6 +20,7 @@ pub use plan_text::plan_text;
 pub use preflight_text::preflight_text;
 pub use progress::{Progress, ProgressFormat};
 pub use run_text::{RunSummary, history_text, run_text};
+pub use shim_text::{reaped_text, shim_text};
 pub use status_text::status_text;
 
 /// Version of every JSON document on stdout.

@@ -142,6 +142,30 @@ pub enum Step {
         /// Its network, to tell its objects from others'.
         scope: CleanScope,
     },
+    /// Takes the shim's network configuration away and waits until the runtime uses the CNI's own.
+    RemoveShimConflist {
+        /// Path of the file.
+        path: String,
+    },
+    /// Gives the cached results of the pods that the shim attached the name and configuration of the CNI's own network.
+    HandOverAttachments {
+        /// Pods at the time of planning, as `namespace/name`.
+        pods: Vec<String>,
+        /// The network's name.
+        network: String,
+        /// Its conflist, full path.
+        conflist: String,
+    },
+    /// Removes the shim's binary from where the runtime looks for plugins.
+    RemoveShimBinary {
+        /// Its path.
+        path: String,
+    },
+    /// Moves the shim's state and records aside.
+    RemoveShimState {
+        /// Their folder.
+        folder: String,
+    },
     /// Removes the enablement of the boot-time units.
     DisableBootUnits {
         /// Unit names.
@@ -334,6 +358,10 @@ impl Step {
             Step::AwaitPods { .. } => "await-pods",
             Step::Uncordon => "uncordon",
             Step::Clean { .. } => "clean",
+            Step::RemoveShimConflist { .. } => "remove-shim-conflist",
+            Step::HandOverAttachments { .. } => "hand-over-attachments",
+            Step::RemoveShimBinary { .. } => "remove-shim-binary",
+            Step::RemoveShimState { .. } => "remove-shim-state",
             Step::DisableBootUnits { .. } => "disable-boot-units",
         }
     }

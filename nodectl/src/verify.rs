@@ -1,9 +1,11 @@
 //! Proving the end: what must be true of a node that is on a CNI, compared with what it looks like. Pure.
 
+use cni_shim::conflist::TYPE;
+
 use crate::cni::{Cni, NODE_LABEL};
 use crate::facts::{Facts, RouteKind};
 use crate::ownership;
-use crate::plan::{Plan, SHIM_CONFLIST, scope};
+use crate::plan::{Plan, SHIM_CONFLIST, current_cni, scope};
 use crate::prepared::Prepared;
 use crate::step::Step;
 
@@ -43,6 +45,52 @@ pub fn findings(facts: &Facts, prepared: &Prepared, cni: Cni, plan: &Plan) -> Ve
         let hole =
             facts.network.routes.iter().any(|r| r.kind == RouteKind::Blackhole && prepared.pod_cidr.contains(&r.dst));
         expect(!hole, "a blackhole route covers this node's pods".into());
+    }
+    findings
+}
+
+/// What is not as it must be on a node whose shim was retired; empty where it is as if there had never been one.
+pub fn retired(facts: &Facts, plan: &Plan) -> Vec<String> {
+    let mut findings = without_shim(facts);
+    let unseen = facts.unseen();
+    if !unseen.is_empty() {
+        findings.push(format!("could not be looked at: {}", unseen.join("; ")));
+    }
+    let cni = current_cni(facts);
+    if cni != Some(plan.from) {
+        findings.push(format!("the node's CNI is {cni:?} by its network configurations, not {}", plan.from));
+    }
+    match &facts.runtime {
+        None => findings.push("the container runtime does not answer".into()),
+        Some(runtime) if runtime.plugins.iter().any(|plugin| plugin == TYPE) => {
+            findings.push("the runtime still uses the shim".into());
+        }
+        Some(runtime) if !runtime.network_ready => findings.push("the runtime's network is not ready".into()),
+        Some(_) => {}
+    }
+    findings
+}
+
+fn without_shim(facts: &Facts) -> Vec<String> {
+    let mut left = Vec::new();
+    if facts.files.conf_names.iter().any(|name| name == SHIM_CONFLIST) {
+        left.push(format!("{SHIM_CONFLIST} is left"));
+    }
+    if facts.files.binaries.contains_key(TYPE) {
+        left.push(format!("the plugin {TYPE} is left"));
+    }
+    left
+}
+
+/// What differs on a node whose shim was to be retired and is back.
+pub fn not_retired(facts: &Facts, plan: &Plan) -> Vec<String> {
+    let mut findings = Vec::new();
+    if without_shim(facts).len() < 2 {
+        findings.push("the shim's binary or conflist is missing".to_owned());
+    }
+    let mode = facts.shim.mode.as_deref();
+    if mode != Some(plan.from.name()) {
+        findings.push(format!("the shim's mode is {mode:?}, not {}", plan.from.name()));
     }
     findings
 }

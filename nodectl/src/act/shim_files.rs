@@ -48,6 +48,24 @@ pub(super) fn install_conflist(cx: &mut Context, path: &str, content: &Value) ->
     Ok(json!({ "nudged": nudged }))
 }
 
+/// Takes the shim's conflist away and waits until the runtime uses what sorts first then.
+pub(super) fn remove_conflist(cx: &mut Context, path: &str) -> Result<Value> {
+    files::remove(&cx.host.path(path))?;
+    let nudged = await_loaded(cx, path, false)?;
+    Ok(json!({ "nudged": nudged }))
+}
+
+/// Puts the shim's conflist back and waits until the runtime uses it.
+pub(super) fn undo_remove_conflist(cx: &mut Context, path: &str, before: &Before) -> Result<()> {
+    undo(cx, path, before)?;
+    await_loaded(cx, path, true).map(drop)
+}
+
+pub(super) fn remove_binary(cx: &mut Context, path: &str) -> Result<Value> {
+    files::remove(&cx.host.path(path))?;
+    Ok(Value::Null)
+}
+
 /// Puts the file back as it was, or takes it away.
 pub(super) fn undo(cx: &mut Context, path: &str, before: &Before) -> Result<()> {
     let Before::File { text, backup, mode } = before else { return Ok(()) };

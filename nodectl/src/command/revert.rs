@@ -10,7 +10,7 @@ use super::settings::Settings;
 use crate::cli::RevertArgs;
 use crate::failure::code;
 use crate::host::Host;
-use crate::journal::Outcome;
+use crate::journal::{Log, Outcome};
 use crate::report;
 use crate::request::Request;
 use crate::run::{self, Folders, Lock};
@@ -29,7 +29,8 @@ pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result
         let stop = migrate::listen(&args.run)?;
         let summary = run::revert_open(host, &id, &stop, migrate::options(&args.run, settings))?;
         // A run that was killed after its last record is closed by this, and only then taken back like any closed one.
-        if folders.outcome(&id)? != Some(Outcome::Switched) {
+        let retired = folders.plan(&id)?.is_some_and(|plan| plan.is_retirement());
+        if retired || folders.outcome(&id)? != Some(Outcome::Switched) {
             report::result(settings.output, &report::run_text(&summary), &summary, true)?;
             return Ok(code::DONE);
         }
@@ -44,7 +45,9 @@ pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result
         report::result(settings.output, &text, &json!({"outcome": "put-back", "run": id}), true)?;
         return Ok(code::DONE);
     }
-    let last = runs.into_iter().rev().find(|(_, log)| log.outcome() == Some(Outcome::Switched));
+    let switched =
+        |log: &Log| log.outcome() == Some(Outcome::Switched) && log.plan().is_some_and(|p| !p.is_retirement());
+    let last = runs.into_iter().rev().find(|(_, log)| switched(log));
     let Some(plan) = last.as_ref().and_then(|(_, log)| log.plan()) else {
         let text = "Nothing to take back: no run has switched this node.\n";
         report::result(settings.output, text, &json!({"outcome": "nothing-to-do"}), false)?;

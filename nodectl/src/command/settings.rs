@@ -1,6 +1,6 @@
 //! Flags and configuration files, resolved: the one place that knows which of them wins.
 
-use crate::cli::{Cli, Command, Common, RevertArgs, Switch};
+use crate::cli::{Cli, Command, Common, RevertArgs, ShimArgs, ShimCommand, Switch};
 use crate::config::{Config, Problem};
 use crate::failure::Failure;
 use crate::host::Host;
@@ -36,7 +36,13 @@ impl Settings {
     /// the way of one that is to be taken back, finished or looked at: there, what is wrong is left out.
     pub(super) fn accept(&self, command: &Command) -> Result<(), Failure> {
         let Some(wrong) = &self.wrong else { return Ok(()) };
-        if matches!(command, Command::Revert(_) | Command::Resume(_) | Command::Status) {
+        let looks = |args: &ShimArgs| !matches!(args.command, ShimCommand::Retire(_));
+        let goes_on = match command {
+            Command::Revert(_) | Command::Resume(_) | Command::Status => true,
+            Command::Shim(args) => looks(args),
+            _ => false,
+        };
+        if goes_on {
             tracing::warn!("{wrong}. This command goes on without what is wrong there");
             return Ok(());
         }
@@ -156,16 +162,18 @@ mod tests {
     #[test]
     fn what_is_wrong_stops_a_switch_but_no_way_back() {
         let text = "forse = true\noutput = 'json'\n";
-        for words in [&["preflight"][..], &["plan"], &["migrate"], &["history"], &["cluster", "status"]] {
+        for words in
+            [&["preflight"][..], &["plan"], &["migrate"], &["history"], &["shim", "retire"], &["cluster", "status"]]
+        {
             let (cli, settings) = settings(text, words);
             let refused = settings.accept(&cli.command).expect_err("it is wrong");
             assert_eq!(refused.code(), 64, "{words:?}");
             let said = refused.to_string();
             assert!(said.contains(" line 1, forse: unknown field") && said.contains("To fix it: "), "{said}");
         }
-        for words in ["revert", "resume", "status"] {
-            let (cli, settings) = settings(text, &[words]);
-            assert!(settings.accept(&cli.command).is_ok(), "{words}");
+        for words in [&["revert"][..], &["resume"], &["status"], &["shim", "status"], &["shim", "reap"]] {
+            let (cli, settings) = settings(text, words);
+            assert!(settings.accept(&cli.command).is_ok(), "{words:?}");
             assert_eq!(settings.output, OutputFormat::Json, "what is right still holds");
         }
     }

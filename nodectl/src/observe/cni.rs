@@ -171,11 +171,8 @@ pub fn shim(host: &Host, dirs: &CniDirectories) -> Result<Shim> {
     let (records, torn) = cni_shim::record::Record::list(&paths)?;
     let mut attachments: BTreeMap<Cni, Vec<String>> = BTreeMap::new();
     for record in records {
-        let cni = match record.backend {
-            cni_shim::state::Backend::Flannel => Cni::Flannel,
-            cni_shim::state::Backend::Calico => Cni::Calico,
-        };
-        attachments.entry(cni).or_default().push(format!("{}-{}", record.container_id, record.ifname));
+        let id = format!("{}-{}", record.container_id, record.ifname);
+        attachments.entry(record.backend.into()).or_default().push(id);
     }
     let pending = cni_shim::pending::Pending::list(&paths)?;
     let mut pending: Vec<String> = pending.into_iter().map(|p| format!("{}-{}", p.container_id, p.ifname)).collect();

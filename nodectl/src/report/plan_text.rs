@@ -10,8 +10,13 @@ pub fn plan_text(plan: &Plan) -> String {
         text.push_str(&format!("Nothing to do: {}.\n", plan.notes.join("; ")));
         return text;
     }
-    text.push_str(&bold(&format!("{}: {} -> {}", plan.node, plan.from, plan.request.to)));
-    text.push_str(&format!(", strategy {}, {} steps\n\n", plan.request.strategy.name(), plan.steps.len()));
+    if plan.is_retirement() {
+        text.push_str(&bold(&format!("{}: {} without the shim", plan.node, plan.from)));
+        text.push_str(&format!(", {} steps\n\n", plan.steps.len()));
+    } else {
+        text.push_str(&bold(&format!("{}: {} -> {}", plan.node, plan.from, plan.request.to)));
+        text.push_str(&format!(", strategy {}, {} steps\n\n", plan.request.strategy.name(), plan.steps.len()));
+    }
     for (n, step) in plan.steps.iter().enumerate() {
         text.push_str(&format!("  {:>2}  {}\n", n + 1, wrap(&step.title(), 6)));
     }

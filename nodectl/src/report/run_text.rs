@@ -13,7 +13,7 @@ pub struct RunSummary {
     pub run: String,
     /// The node.
     pub node: String,
-    /// `switched`, `put-back`, `owes`, `open`.
+    /// `switched`, `retired`, `put-back`, `owes`, `open`.
     pub outcome: String,
     /// The same in a sentence.
     pub sentence: String,
@@ -53,10 +53,14 @@ pub fn history_text(runs: &[(String, Log)]) -> String {
     let mut text = format!("{:<28} {:<21} {:<22} {}\n", "RUN", "BEGUN", "SWITCH", "OUTCOME");
     for (id, log) in runs {
         let (at, switch) = match log.records.first() {
+            Some(Record::Open { at, plan, .. }) if plan.is_retirement() => {
+                (at.as_str(), format!("none, on {}", plan.from))
+            }
             Some(Record::Open { at, plan, .. }) => (at.as_str(), format!("{} -> {}", plan.from, plan.request.to)),
             _ => ("?", "?".into()),
         };
         let outcome = match log.outcome() {
+            Some(Outcome::Switched) if log.plan().is_some_and(|p| p.is_retirement()) => "shim retired".to_owned(),
             Some(Outcome::Switched) => "switched".to_owned(),
             Some(Outcome::PutBack) => "put back".to_owned(),
             None if log.reverting() => "open, on its way back".to_owned(),

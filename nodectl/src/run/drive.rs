@@ -66,7 +66,11 @@ pub fn start(host: &Host, plan: &Plan, facts: &Facts, stop: &Stop, options: Opti
         },
     )?;
     let mut run = Run::new(host, folders, &id, plan, journal, stop, options, API_PATIENCE)?;
-    run.announce("NetworkSwitchBegan", false, &format!("from {} to {}", plan.from, plan.request.to));
+    let what = match plan.is_retirement() {
+        true => format!("{} without the shim", plan.from),
+        false => format!("from {} to {}", plan.from, plan.request.to),
+    };
+    run.announce("NetworkSwitchBegan", false, &what);
     begun(run.go_forward())
 }
 
@@ -152,7 +156,10 @@ impl<'a> Run<'a> {
             let stay = if stopped { self.options.stay_open_on_stop } else { !self.options.auto_revert };
             return if stay { self.stays_open(&failed.to_string()) } else { self.failed(&failed.to_string()) };
         }
-        let findings = self.settled(|facts, plan| verify::findings(facts, &plan.prepared, plan.request.to, plan));
+        let findings = self.settled(|facts, plan| match plan.is_retirement() {
+            true => verify::retired(facts, plan),
+            false => verify::findings(facts, &plan.prepared, plan.request.to, plan),
+        });
         if findings.is_empty() {
             return self.finish(Outcome::Switched);
         }
@@ -165,10 +172,11 @@ impl<'a> Run<'a> {
         self.progress.say(&format!("{why}\nTaking it back:"));
         let summary = self.go_back(why)?;
         let (cni, report) = (self.plan.from, summary.report);
-        Err(Failure::PutBack(format!(
-            "{why}. The node is on {cni} as before; pods that were evicted stay where they went. Report: {report}"
-        ))
-        .into())
+        let state = match self.plan.is_retirement() {
+            true => "The shim serves as before.".to_owned(),
+            false => format!("The node is on {cni} as before; pods that were evicted stay where they went."),
+        };
+        Err(Failure::PutBack(format!("{why}. {state} Report: {report}")).into())
     }
 
     fn stays_open(&mut self, why: &str) -> Result<RunSummary> {
@@ -206,7 +214,10 @@ impl<'a> Run<'a> {
         }
         // kubelet may have started the agent once more before it heard of the label: what that left goes as well.
         act::clean_again(self.plan, &self.log()?, &mut self.cx)?;
-        let findings = self.settled(|facts, plan| verify::put_back(facts, &plan.prepared, plan, false));
+        let findings = self.settled(|facts, plan| match plan.is_retirement() {
+            true => verify::not_retired(facts, plan),
+            false => verify::put_back(facts, &plan.prepared, plan, false),
+        });
         if !findings.is_empty() {
             return Err(Failure::NeedsHands(format!(
                 "everything was undone, but the node is not as it was: {}. To fix it: mend that; `nodectl revert` then looks again and closes the run",
@@ -233,9 +244,12 @@ impl<'a> Run<'a> {
         if self.log()?.outcome().is_none() {
             self.cx.journal.append(&Record::Close { outcome, at: crate::clock::now() })?;
         }
-        let (word, sentence) = match outcome {
-            Outcome::Switched => ("switched", format!("{} is on {} now.", self.plan.node, self.plan.request.to)),
-            Outcome::PutBack => ("put-back", format!("{} is on {} as before.", self.plan.node, self.plan.from)),
+        let (node, cni) = (&self.plan.node, self.plan.request.to);
+        let (word, sentence) = match (outcome, self.plan.is_retirement()) {
+            (Outcome::Switched, false) => ("switched", format!("{node} is on {cni} now.")),
+            (Outcome::PutBack, false) => ("put-back", format!("{node} is on {} as before.", self.plan.from)),
+            (Outcome::Switched, true) => ("retired", format!("{node} is on {cni} without the shim now.")),
+            (Outcome::PutBack, true) => ("put-back", format!("{node} is on {cni} through the shim as before.")),
         };
         self.announce("NetworkSwitchEnded", outcome == Outcome::PutBack, &sentence);
         let summary = self.summarise(word, &sentence, Vec::new())?;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::act::RunFolder;
 use crate::host::{Host, files};
 use crate::journal::{self, Journal, Log, Outcome, Record};
+use crate::plan::Plan;
 
 /// nodectl's own folder on a node.
 #[derive(Debug, Clone)]
@@ -48,6 +49,11 @@ impl Folders {
     /// How a run ended, where it has.
     pub fn outcome(&self, run: &str) -> Result<Option<Outcome>> {
         Ok(journal::read(&self.journal(run))?.outcome())
+    }
+
+    /// A run's plan.
+    pub fn plan(&self, run: &str) -> Result<Option<Plan>> {
+        Ok(journal::read(&self.journal(run))?.plan().cloned())
     }
 
     /// Creates a run's journal, then names the run as the open one: only from then on is there anything to undo.

@@ -37,6 +37,12 @@ impl Step {
             Step::AwaitPods { .. } => "wait for this node's pods, verify one".into(),
             Step::Uncordon => "uncordon the node".into(),
             Step::Clean { cni, .. } => format!("remove what {cni} left on this node"),
+            Step::RemoveShimConflist { path } => format!("take {path} away"),
+            Step::HandOverAttachments { pods, network, .. } => {
+                format!("hand the cached results of {} over to the network {network}", count(pods.len(), "pod"))
+            }
+            Step::RemoveShimBinary { path } => format!("remove {path}"),
+            Step::RemoveShimState { folder } => format!("move {folder} aside"),
             Step::DisableBootUnits { .. } => "disable the boot-time units".into(),
         }
     }
@@ -59,6 +65,10 @@ impl Step {
             Step::Release { to } => format!("hold new attachments, stop the sandboxes that {to} made"),
             Step::Clean { cni, .. } => format!("put back what {cni} had left"),
             Step::DisableBootUnits { .. } => "enable the boot-time units".into(),
+            Step::RemoveShimConflist { path } => format!("put {path} in front again"),
+            Step::HandOverAttachments { .. } => "give the cached results back to the shim".into(),
+            Step::RemoveShimBinary { path } => format!("install {path} again"),
+            Step::RemoveShimState { folder } => format!("put {folder} back"),
             Step::ImportAttachments { .. }
             | Step::Baseline { .. }
             | Step::Evict { .. }

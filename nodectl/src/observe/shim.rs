@@ -1,0 +1,138 @@
+//! The shim's own folder and what the runtime's cache says of it, in one [`ShimView`].
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::Result;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cni_shim::conflist::{Backends, List, TYPE};
+use cni_shim::pending::Pending;
+use cni_shim::record::{Pod, Record};
+use cni_shim::state::{Mode, State};
+use serde_json::Value;
+
+use crate::cni::Cni;
+use crate::facts::Facts;
+use crate::host::{Host, files};
+use crate::plan::SHIM_CONFLIST;
+use crate::shim::{Attachment, Native, PendingDel, ShimView, WaitingAdd};
+
+/// All that can be told of the shim, with what was observed of the rest of the node.
+pub fn shim_view(host: &Host, facts: &Facts) -> Result<ShimView> {
+    let paths = cni_shim::Paths::under(host.root());
+    let join = |dir: &str, name: &str| Path::new(dir).join(name).display().to_string();
+    let conflist = join(&facts.files.conf_dir, SHIM_CONFLIST);
+    let binary = join(&facts.files.bin_dir, TYPE);
+    let (state, mut unreadable) = match State::load(&paths) {
+        Ok(state) => (state, Vec::new()),
+        Err(error) => (None, vec![format!("{} ({error})", paths.state().display())]),
+    };
+    let (records, torn) = Record::list(&paths)?;
+    let (pending, torn_pending) = Pending::list_all(&paths)?;
+    unreadable.extend(torn.iter().chain(&torn_pending).map(|path| path.display().to_string()));
+    let cni = cni(facts, state.as_ref());
+    let native = cni.and_then(|cni| native(host, &backends(host, facts), cni));
+    let living: Option<BTreeSet<&str>> =
+        facts.runtime.as_ref().map(|runtime| runtime.sandboxes.iter().map(|s| s.id.as_str()).collect());
+    let alive = |id: &str| living.as_ref().map(|living| living.contains(id));
+    let recorded: BTreeSet<&str> = records.iter().map(|r| r.container_id.as_str()).collect();
+    let unrecorded = cached_through_the_shim(&paths)
+        .into_iter()
+        .filter(|id| !recorded.contains(id.as_str()) && alive(id) == Some(true))
+        .collect();
+    Ok(ShimView {
+        installed: facts.files.conf_names.iter().any(|name| name == SHIM_CONFLIST),
+        has_binary: files::exists(&host.path(&binary)),
+        ahead: facts.files.conf_names.iter().filter(|name| name.as_str() < SHIM_CONFLIST).cloned().collect(),
+        attachments: records.iter().map(|r| Attachment::new(r, native.as_ref(), alive(&r.container_id))).collect(),
+        pending: pending.iter().map(pending_del).collect(),
+        waiting: cni_shim::holds::list(&paths)?.into_iter().map(waiting_add).collect(),
+        runtime_answers: living.is_some(),
+        conflist,
+        binary,
+        state,
+        cni,
+        native,
+        unreadable,
+        unrecorded,
+    })
+}
+
+/// The two conflists behind the shim: as its own conflist names them, else by their usual names.
+pub fn backends(host: &Host, facts: &Facts) -> Backends {
+    let entry = facts.files.confs.get(SHIM_CONFLIST).map(|list| &list["plugins"][0]["backends"]);
+    let usual = Backends::default();
+    let path = |name: &str, usual: &Path| {
+        host.path(entry.and_then(|all| all[name].as_str()).map_or_else(|| usual.to_owned(), Into::into))
+    };
+    Backends { flannel: path("flannel", &usual.flannel), calico: path("calico", &usual.calico) }
+}
+
+/// The CNI that new pods get, or got before the hold; without a state, the one that the shim's conflist names.
+fn cni(facts: &Facts, state: Option<&State>) -> Option<Cni> {
+    match state.map(|state| (state.mode, state.before)) {
+        Some((Mode::Flannel, _)) => Some(Cni::Flannel),
+        Some((Mode::Calico, _)) => Some(Cni::Calico),
+        Some((Mode::Hold, before)) => before.map(Cni::from),
+        None => {
+            let default = &facts.files.confs.get(SHIM_CONFLIST)?["plugins"][0]["default"];
+            serde_json::from_value(default.clone()).ok()
+        }
+    }
+}
+
+/// The network that serves new pods of this CNI without the shim.
+fn native(host: &Host, backends: &Backends, cni: Cni) -> Option<Native> {
+    let path = backends.path(crate::plan::shim_backend(cni));
+    let (list, _) = List::read(path).ok()?;
+    let shown = path.strip_prefix(host.root()).map_or_else(|_| path.to_owned(), |inner| Path::new("/").join(inner));
+    let kind = |plugin: &serde_json::Map<String, Value>| plugin.get("type")?.as_str().map(str::to_owned);
+    Some(Native {
+        conflist: shown.display().to_string(),
+        plugins: list.plugins.iter().filter_map(kind).collect(),
+        network: list.name,
+    })
+}
+
+/// Sandboxes whose cached network configuration names the shim.
+fn cached_through_the_shim(paths: &cni_shim::Paths) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for folder in paths.results() {
+        for name in files::list(&folder).unwrap_or_default() {
+            let text = files::read_optional(&folder.join(name)).ok().flatten().unwrap_or_default();
+            let cache: Value = serde_json::from_slice(&text).unwrap_or_default();
+            let list = cache["config"].as_str().and_then(|config| STANDARD.decode(config).ok()).unwrap_or_default();
+            if List::parse(&list).is_ok_and(|list| list.runs(TYPE)) {
+                found.extend(cache["containerId"].as_str().map(str::to_owned));
+            }
+        }
+    }
+    found
+}
+
+fn full_name(pod: &Pod) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+fn pending_del(pending: &Pending) -> PendingDel {
+    PendingDel {
+        container: pending.container_id.clone(),
+        interface: pending.ifname.clone(),
+        pod: pending.record.as_ref().and_then(|record| record.pod.as_ref()).map(full_name),
+        attempts: pending.attempts,
+        error: pending.error.to_string(),
+        since_ms: pending.since_ms,
+        tried_ms: pending.tried_ms,
+    }
+}
+
+fn waiting_add(hold: cni_shim::holds::Hold) -> WaitingAdd {
+    WaitingAdd {
+        pod: hold.pod.as_ref().map(full_name),
+        container: hold.container_id,
+        interface: hold.ifname,
+        since_ms: hold.since_ms,
+        deadline_ms: hold.deadline_ms,
+    }
+}
