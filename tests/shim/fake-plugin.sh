@@ -15,6 +15,10 @@ echo "$kind $CNI_COMMAND $CNI_CONTAINERID $call" >> "$world/log"
 
 rest=${stdin#*\"cniVersion\":\"}
 version=${rest%%\"*}
+if [ "$CNI_COMMAND" = VERSION ]; then
+    echo '{"cniVersion":"1.1.0","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}'
+    exit 0
+fi
 scratch=$world/root/var/lib/cni/flannel/$CNI_CONTAINERID
 case $kind.$CNI_COMMAND in
 flannel.ADD) echo '{"name":"cbr0","type":"bridge","cniVersion":"0.3.1"}' > "$scratch" ;;

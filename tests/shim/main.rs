@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so")]
 
 mod common;
+mod crio;
 mod hold;
 mod hostile;
 mod matrix_add;

@@ -1,7 +1,7 @@
 //! The same conflist run as libcni runs it and through the shim: the delegates cannot tell the difference.
 
 use crate::common::libcni::Runtime;
-use crate::common::{ARGS, Logged, World, calico_list, flannel_list};
+use crate::common::{Logged, World, calico_list, flannel_list};
 use cni_shim::state::Backend;
 use serde_json::{Value, json};
 
@@ -22,13 +22,7 @@ fn compare(list: &Value, backend: Backend, runtime_config: &Value) {
     world.route(backend);
     world.conflist(backend, list);
     let version = list["cniVersion"].clone();
-    let native = Runtime {
-        world: &world,
-        list: list.clone(),
-        container_id: "c1",
-        args: ARGS,
-        capability_args: runtime_config.clone(),
-    };
+    let native = Runtime::new(&world, list.clone(), "c1", runtime_config.clone());
     let call =
         |verb| world.call(verb, "c1").with("cniVersion", version.clone()).with("runtimeConfig", runtime_config.clone());
 
@@ -46,7 +40,7 @@ fn compare(list: &Value, backend: Backend, runtime_config: &Value) {
     }
     let scratch = world.path("root/var/lib/cni/flannel/c1");
     let kept = std::fs::read(&scratch).ok();
-    native.del(&expected).unwrap();
+    native.del(Some(&expected)).unwrap();
     let natively = seen(&world);
     if let Some(kept) = kept {
         std::fs::write(&scratch, kept).unwrap();

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod crio;
 pub mod libcni;
 
 use cni_shim::Paths;
@@ -284,23 +285,9 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// libcni's cached result of a sandbox, as libcni writes it (api.go, cacheAdd).
+/// libcni's cached result of a sandbox, as libcni writes it.
 pub fn cache_file(world: &World, list: &Value, container_id: &str, result: &Value) {
-    let network = list["name"].as_str().unwrap();
-    let pairs: Vec<_> = ARGS.split(';').map(|pair| pair.split_once('=').unwrap()).collect();
-    let cache = json!({"kind": "cniCacheV1", "containerId": container_id, "config": base64(list.to_string().as_bytes()),
-        "ifName": "eth0", "networkName": network, "netns": format!("/var/run/netns/{container_id}"), "cniArgs": pairs,
-        "capabilityArgs": {"portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp"}]}, "result": result});
-    world.write(&format!("root/var/lib/cni/results/{network}-{container_id}-eth0"), &cache.to_string());
-}
-
-fn base64(bytes: &[u8]) -> String {
-    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let encode = |chunk: &[u8]| {
-        let word = chunk.iter().chain([0, 0].iter()).take(3).fold(0_u32, |word, byte| word << 8 | u32::from(*byte));
-        (0..4)
-            .map(|i| if i <= chunk.len() { alphabet[(word >> (18 - 6 * i) & 63) as usize] as char } else { '=' })
-            .collect::<String>()
-    };
-    bytes.chunks(3).map(encode).collect()
+    let capabilities = json!({"portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp"}]});
+    let runtime = libcni::Runtime::new(world, list.clone(), container_id, capabilities);
+    runtime.store(&world.path("root/var/lib/cni/results"), result);
 }

@@ -1,0 +1,136 @@
+//! `nodectl shim status` and `nodectl shim reap` on a node with a runtime, real plugins and the shim in front.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so")]
+
+#[path = "fixture.rs"]
+mod fixture;
+
+use cni_shim::pending::Pending;
+use cni_shim::record::{Phase, Record};
+use cni_shim::state::{Backend, Owner, State};
+use fixture::Bench;
+use nodectl_lab::node::Kind;
+use serde_json::json;
+use std::time::Duration;
+
+#[test]
+fn status_tells_what_the_shim_remembers_and_owes() {
+    let bench = Bench::new(Kind::Light);
+    let (a, _) = bench.run("a");
+    bench.route(Backend::Calico);
+    let (b, _) = bench.run("b");
+    let status = bench.json(&["shim", "status"], 0);
+    assert_eq!((&status["changed"], &status["problems"]), (&json!(false), &json!([])));
+    let shim = &status["shim"];
+    assert_eq!(
+        (&shim["installed"], &shim["cni"], &shim["state"]["mode"]),
+        (&json!(true), &json!("calico"), &json!("calico"))
+    );
+    let of = |id: &str| shim["attachments"].as_array().unwrap().iter().find(|x| x["container"] == id).unwrap().clone();
+    assert_eq!(
+        (&of(&a)["cni"], &of(&a)["pod"], &of(&a)["alive"]),
+        (&json!("flannel"), &json!("default/a"), &json!(true))
+    );
+    assert_eq!(
+        (&of(&b)["cni"], &of(&b)["native"], &of(&b)["networks"]),
+        (&json!("calico"), &json!(true), &json!(["k8s-pod-network"]))
+    );
+    let text = bench.nodectl(&["shim", "status"]).stdout;
+    assert!(
+        text.contains("1 by flannel, 1 by Calico") && text.contains("default/a") && text.contains("not yet:"),
+        "{text}"
+    );
+
+    // A DEL that fails is owed, and said to be.
+    bench.node().sh("mv /opt/cni/bin/portmap /opt/cni/bin/portmap.away").unwrap();
+    bench.cri().stop_pod_sandbox(&a).unwrap_err();
+    let status = bench.json(&["shim", "status"], 5);
+    assert_eq!(status["shim"]["pending"][0]["pod"], "default/a");
+    assert!(status["problems"][0].as_str().unwrap().contains("nodectl shim reap"), "{status}");
+    let reaped = bench.json(&["shim", "reap"], 5);
+    let why = reaped["left"][0]["why"].as_str().unwrap();
+    assert!(why.contains("\"portmap\" is missing"), "{reaped}");
+    assert_eq!(Pending::list(&bench.paths()).unwrap()[0].attempts, 2);
+    bench.node().sh("mv /opt/cni/bin/portmap.away /opt/cni/bin/portmap").unwrap();
+    let reaped = bench.json(&["shim", "reap"], 0);
+    assert_eq!((&reaped["finished"], &reaped["changed"]), (&json!([a]), &json!(true)));
+    // The runtime may ask again: there is nothing left to do, and that is a success.
+    bench.stop(&a);
+    bench.stop(&b);
+    let nothing = bench.nodectl(&["shim", "reap"]);
+    assert!(nothing.ok() && nothing.stdout.starts_with("Nothing to do"), "{nothing:?}");
+    assert!(bench.records().is_empty());
+}
+
+#[test]
+fn status_tells_who_waits_in_a_hold() {
+    let bench = Bench::new(Kind::Light);
+    // A process of the node: pids and the boot's id are the node's own.
+    let said =
+        bench.node().sh("sleep 600 >/dev/null 2>&1 </dev/null & echo $!; cat /proc/sys/kernel/random/boot_id").unwrap();
+    let (pid, boot) = said.split_once('\n').unwrap();
+    let owner = Owner { run: "run-7".into(), pid: pid.parse().unwrap(), boot_id: boot.trim().into(), started: None };
+    State::hold(Backend::Flannel, Backend::Calico, owner, Duration::from_secs(60)).store(&bench.paths()).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| bench.run("w"));
+        bench.wait_for("the ADD to wait", || {
+            bench.json(&["shim", "status"], 0)["shim"]["waiting"][0]["pod"] == "default/w"
+        });
+        let text = bench.nodectl(&["shim", "status"]).stdout;
+        assert!(text.contains("hold, since") && text.contains("run run-7"), "{text}");
+        bench.route(Backend::Calico);
+        waiting.join().unwrap();
+    });
+    assert_eq!(bench.records()[0].backend, Backend::Calico);
+}
+
+#[test]
+fn attachments_that_the_runtime_forgot_are_finished() {
+    let bench = Bench::new(Kind::Light);
+    let warm = bench.run("warm").0;
+    bench.stop(&warm);
+    let before = bench.leftovers();
+    let (kept, _) = bench.run("kept");
+    let paths = bench.paths();
+    let load = |id: &str| Record::load(&paths, id, "eth0").unwrap();
+    let mut dead = Vec::new();
+    for (name, phase) in [("forgotten", Phase::Added), ("half", Phase::Intent), ("torn", Phase::Added)] {
+        let (id, _) = bench.run(name);
+        let record = Record { phase, ..load(&id).unwrap() };
+        record.store(&paths, false).unwrap();
+        bench.node().sh(&format!("rm /var/lib/containerd/lab/sandboxes/{id}")).unwrap();
+        dead.push(id);
+    }
+    std::fs::write(paths.record(&dead[2], "eth0"), "{\"format\":1,").unwrap();
+    std::fs::create_dir_all(paths.pendings()).unwrap();
+    bench.node().restart_unit("containerd.service").unwrap();
+    bench.wait_for("the runtime to be back", || bench.plugins().contains(&"cni-shim".to_owned()));
+    let young = bench.json(&["shim", "reap"], 0);
+    assert_eq!(young["finished"], json!([]), "a sandbox that was just made may not be listed yet: {young}");
+    let mut finished: Vec<String> =
+        serde_json::from_value(bench.json(&["shim", "reap", "--older-than", "0"], 0)["finished"].clone()).unwrap();
+    finished.sort();
+    dead.sort();
+    assert_eq!(finished, dead);
+    assert!(load(&kept).is_some());
+    bench.stop(&kept);
+    // The cached results are the runtime's own; it has forgotten them with the sandboxes.
+    bench.node().sh("rm -f /var/lib/cni/results/*").unwrap();
+    assert_eq!(bench.leftovers(), before);
+}
+
+#[test]
+fn without_a_runtime_only_pending_dels_are_run() {
+    let bench = Bench::new(Kind::Light);
+    let (id, _) = bench.run("a");
+    bench.node().stop_unit("containerd.service").unwrap();
+    let reaped = bench.json(&["shim", "reap", "--older-than", "0"], 0);
+    assert_eq!((&reaped["runtime_silent"], &reaped["finished"]), (&json!(true), &json!([])), "{reaped}");
+    let record = Record::load(&bench.paths(), &id, "eth0").unwrap().unwrap();
+    let error = cni_shim::Error::new(11, "later", "");
+    Pending::note(&bench.paths(), &id, "eth0", Some(&record), &error).unwrap();
+    assert_eq!(bench.json(&["shim", "reap"], 0)["finished"], json!([id]));
+    assert!(bench.records().is_empty());
+    let status = bench.json(&["shim", "status"], 0);
+    assert!(status["needed_for"][0].as_str().unwrap().contains("which sandboxes live"), "{status}");
+}
