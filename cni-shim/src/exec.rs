@@ -1,9 +1,11 @@
 //! One delegate, run to its end or to its deadline.
 
 use crate::error::{self, Error};
+use crate::file;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use std::io::{ErrorKind, Read, Write as _};
 use std::os::fd::AsFd;
@@ -73,8 +75,10 @@ pub fn run(path: &Path, environment: &[(&str, &str)], input: &[u8], deadline: In
         }
     };
     let status = supervise(&mut child, &mut streams, deadline);
-    if status.is_none() {
-        kill_group(&mut child);
+    match status {
+        Some(status) if status.success() => {}
+        Some(_) => await_group(&child),
+        None => kill_group(&mut child),
     }
     Ok(Outcome { status, stdout: streams.out, stderr: streams.err })
 }
@@ -124,7 +128,7 @@ fn supervise(child: &mut Child, streams: &mut Streams<'_>, deadline: Instant) ->
         streams.pump(TICK.min(deadline - now));
         if looked.elapsed() >= TICK {
             looked = Instant::now();
-            if let Ok(Some(status)) = child.try_wait() {
+            if let Some(status) = ended(child) {
                 streams.pump(Duration::ZERO);
                 return Some(status);
             }
@@ -136,20 +140,44 @@ fn supervise(child: &mut Child, streams: &mut Streams<'_>, deadline: Instant) ->
 fn reap(child: &mut Child, until: Instant) -> Option<ExitStatus> {
     let mut nap = Duration::from_micros(50);
     loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < until => sleep(nap),
-            _ => return None,
+        match ended(child) {
+            Some(status) => return Some(status),
+            None if Instant::now() < until => sleep(nap),
+            None => return None,
         }
         nap = (nap * 2).min(Duration::from_millis(20));
     }
 }
 
-fn kill_group(child: &mut Child) {
-    if let Ok(pid) = i32::try_from(child.id()) {
-        let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+/// How the delegate ended, if it has. What a failed one leaves of its group is killed, while the group's id cannot be anyone
+/// else's yet: a delegate of its own (an IPAM plugin) that ended its ADD after the chain was undone would leak.
+fn ended(child: &mut Child) -> Option<ExitStatus> {
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(group(child)), peek) {
+        Ok(WaitStatus::StillAlive) => return None,
+        Ok(WaitStatus::Exited(_, 0)) | Err(_) => {}
+        Ok(_) => drop(killpg(group(child), Signal::SIGKILL)),
     }
+    child.try_wait().ok().flatten()
+}
+
+/// The delegate leads its group, so both have one id.
+fn group(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX))
+}
+
+fn kill_group(child: &mut Child) {
+    let _ = killpg(group(child), Signal::SIGKILL);
     reap(child, Instant::now() + DEATH);
+    await_group(child);
+}
+
+/// Waits until the last of a group that was killed is dead. It may stay a zombie: its parent by now is init.
+fn await_group(child: &Child) {
+    let until = Instant::now() + DEATH;
+    while killpg(group(child), None).is_ok() && file::group_lives(child.id()) && Instant::now() < until {
+        sleep(Duration::from_millis(1));
+    }
 }
 
 /// The three pipes, moved without blocking: a delegate may write before it reads, or not read at all.

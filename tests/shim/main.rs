@@ -11,7 +11,6 @@ mod matrix_chain;
 mod matrix_del;
 mod matrix_verbs;
 mod real;
-mod real_libcni;
 mod stress;
 mod transparency;
 mod verbs;

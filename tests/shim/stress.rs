@@ -132,7 +132,20 @@ fn killed_at_any_point_nothing_leaks() {
 }
 
 #[test]
-fn a_delegate_that_is_killed_is_undone() {
+fn row_06_what_a_killed_delegate_has_started_ends_before_the_undoing() {
+    let world = World::new();
+    // An IPAM plugin that would reserve its address after the DEL.
+    world.tell("portmap.ADD", "sh -c \"sleep 0.4; echo > $world/late\" & kill -9 $$");
+    world.tell("portmap.DEL", "[ ! -e $world/late ] || fail 9 late ''; echo > $world/undone");
+    world.add("c1").failed(999);
+    assert!(world.path("undone").exists());
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(!world.path("late").exists(), "it worked on after the chain was undone");
+    world.assert_clean();
+}
+
+#[test]
+fn row_06_a_delegate_that_is_killed_is_undone() {
     let world = World::new();
     with_leftovers(&world);
     for (round, whom) in ["flannel.ADD", "portmap.ADD"].iter().enumerate() {

@@ -49,13 +49,12 @@ impl<'a> Crio<'a> {
     /// GetPodNetworkStatus, as also `crictl inspectp` and the kubelet's questions come to it: CHECK by the cached list from
     /// 0.4.0 on, then the cached result.
     pub fn status(&self, id: &str) -> Result<Value, Value> {
-        for (runtime, result) in self.cached(id) {
-            if super::libcni::version(&runtime.list).as_str() >= "0.4.0" {
-                runtime.check(&result)?;
-            }
-            return Ok(result);
+        let first = self.cached(id).into_iter().next();
+        let (runtime, result) = first.ok_or_else(|| json!({"msg": "no cached network"}))?;
+        if super::libcni::version(&runtime.list).as_str() >= "0.4.0" {
+            runtime.check(&result)?;
         }
-        Err(json!({"msg": "no cached network"}))
+        Ok(result)
     }
 
     /// networkStop: DEL by the cached lists; the cached results go also if it fails, and it is never tried again.

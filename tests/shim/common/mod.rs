@@ -264,6 +264,16 @@ impl Call<'_> {
     }
 }
 
+/// Whether every case is to be run, however long it takes.
+pub fn is_full() -> bool {
+    std::env::var("NODECTL_TESTS_FULL").is_ok_and(|word| word == "1")
+}
+
+/// The seed of this run's samples.
+pub fn seed() -> u64 {
+    std::env::var("NODECTL_TESTS_SEED").ok().and_then(|word| word.parse().ok()).unwrap_or(1)
+}
+
 pub fn flannel_list() -> Value {
     json!({"name": "cbr0", "cniVersion": "0.3.1", "plugins": [
         {"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}},
