@@ -170,6 +170,8 @@ pub struct Runtime {
     pub plugins: Vec<String>,
     /// The CNI network is ready.
     pub network_ready: bool,
+    /// How many of the CNI configurations each pod is attached to (containerd's max_conf_num; 0 is all), where it tells.
+    pub max_conf_num: Option<u64>,
     /// Image references and digests it holds.
     pub images: Vec<String>,
     /// Pod sandboxes.

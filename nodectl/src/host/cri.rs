@@ -57,6 +57,8 @@ pub struct CniStatus {
     pub conf_dir: Option<String>,
     /// Directories that it looks for plugins in; empty where the runtime does not tell.
     pub bin_dirs: Vec<String>,
+    /// containerd's max_conf_num; `None` where the runtime does not tell.
+    pub max_conf_num: Option<u64>,
 }
 
 /// A container of a sandbox.
@@ -274,6 +276,7 @@ impl Cri {
             network: status.network.clone(),
             plugins: status.plugins.clone(),
             network_ready: status.ready,
+            max_conf_num: status.max_conf_num,
             images: self.images()?,
             sandboxes: self.sandboxes()?,
         };
@@ -324,6 +327,7 @@ fn loaded(config: &Value) -> CniStatus {
     let told = CniStatus {
         conf_dir: config["PluginConfDir"].as_str().filter(|d| !d.is_empty()).map(str::to_owned),
         bin_dirs: strings(&config["PluginDirs"]),
+        max_conf_num: config["PluginMaxConfNum"].as_u64(),
         ..CniStatus::default()
     };
     let networks = config["Networks"].as_array().cloned().unwrap_or_default();
@@ -380,7 +384,7 @@ mod tests {
 
     #[test]
     fn the_loaded_network_is_found_behind_the_loopback() {
-        let config = serde_json::json!({"PluginConfDir": "/etc/cni/net.d", "PluginDirs": ["/opt/cni/bin"], "Networks": [
+        let config = serde_json::json!({"PluginConfDir": "/etc/cni/net.d", "PluginDirs": ["/opt/cni/bin"], "PluginMaxConfNum": 1, "Networks": [
             {"Config": {"Name": "cni-loopback", "Plugins": [{"Network": {"type": "loopback"}}]}},
             {"Config": {"Name": "cbr0", "Plugins": [{"Network": {"type": "flannel"}}, {"Network": {"type": "portmap"}}]}},
         ]});

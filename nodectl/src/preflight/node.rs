@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::Check;
 use crate::cni::Cni;
-use crate::facts::{ClusterView, Facts};
+use crate::facts::{ClusterView, Facts, Runtime};
 use crate::ownership;
 use crate::plan::{self, current_cni};
 use crate::prepared::Prepared;
@@ -134,6 +134,12 @@ pub(super) fn runtime(facts: &Facts) -> Check {
             "the runtime says that its CNI network is not ready",
             "see the first file of the CNI configuration directory, and the runtime's log",
         ),
+        // The shim's conflist stands beside the agents' own: each pod would be attached to both.
+        Some(Runtime { max_conf_num: Some(number), .. }) if *number != 1 => Check::fail(
+            "runtime",
+            format!("the runtime attaches each pod to several CNI configurations (max_conf_num is {number})"),
+            "set max_conf_num = 1 in the [plugins.\"io.containerd.grpc.v1.cri\".cni] section of containerd's config.toml and restart it",
+        ),
         Some(r) => Check::pass("runtime", format!("{} {} answers, network ready", r.name, r.version)),
     }
 }
@@ -256,4 +262,24 @@ pub(super) fn leftovers(facts: &Facts, prepared: &Prepared, request: &Request) -
         format!("{} of an earlier {} left: {shown}", count(harmful.len(), "object"), request.to),
         "remove them (they may mislead the new agent), then try again",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preflight::Verdict;
+
+    #[test]
+    fn a_runtime_that_attaches_pods_twice_is_refused() {
+        let check = |max_conf_num| {
+            let told = Runtime { name: "containerd".into(), network_ready: true, max_conf_num, ..Runtime::default() };
+            runtime(&Facts { runtime: Some(told), ..Facts::default() })
+        };
+        for several in [0, 2] {
+            let refused = check(Some(several));
+            assert!(refused.verdict == Verdict::Fail && refused.found.contains("max_conf_num"), "{refused:?}");
+        }
+        assert_eq!(check(Some(1)).verdict, Verdict::Pass);
+        assert_eq!(check(None).verdict, Verdict::Pass);
+    }
 }
