@@ -6,7 +6,7 @@ use std::time::Duration;
 use nodectl_lab::client::Patch;
 use nodectl_lab::cluster::until;
 use nodectl_lab::objects::workloads;
-use nodectl_lab::scenario::{Cni, Scenario};
+use nodectl_lab::scenario::{Cni, Off, Scenario};
 use nodectl_lab::traffic::Traffic;
 use serde_json::json;
 
@@ -60,12 +60,9 @@ fn nodes_reboot() {
     let scenario = resting();
     let blocks = scenario.blocks().unwrap();
     for (index, word) in [(1, "switched"), (2, "unswitched")] {
-        scenario.node(index).unwrap().reboot().unwrap();
-        scenario.cluster.wait_nodes_ready(LIMIT).unwrap();
+        scenario.boot_anew(index, Off::Orderly).unwrap();
         at_rest(&scenario, &format!("the {word} node has rebooted"));
-        scenario.node(index).unwrap().power_cut().unwrap();
-        scenario.node(index).unwrap().start().unwrap();
-        scenario.cluster.wait_nodes_ready(LIMIT).unwrap();
+        scenario.boot_anew(index, Off::PowerCut).unwrap();
         at_rest(&scenario, &format!("the {word} node's power was cut"));
         assert_eq!(scenario.blocks().unwrap(), blocks);
     }

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use nodectl_lab::cluster::until;
 use nodectl_lab::node::{Kind, Node};
-use nodectl_lab::scenario::{Cni, Scenario};
+use nodectl_lab::scenario::{Cni, Off, Scenario};
 use nodectl_lab::wait::{PATIENCE, eventually};
 
 /// A full and a light node with flannel and pods, the cluster prepared.
@@ -27,7 +27,7 @@ fn a_full_node_goes_to_calico_reboots_there_and_comes_back() {
     scenario.migrate(1, Cni::Calico).unwrap();
     scenario.must_be_on(1, Cni::Calico).unwrap();
     scenario.settled().unwrap();
-    node.reboot().unwrap();
+    scenario.boot_anew(1, Off::Orderly).unwrap();
     scenario.must_be_on(1, Cni::Calico).unwrap();
     scenario.settled().unwrap();
     // Nothing of nodectl has a part in a boot after a closed run.

@@ -19,6 +19,7 @@ pub use ::nodectl::cni::Cni;
 pub use drive::Driven;
 pub use plans::SavedPlan;
 pub use sample::{full, sample, seed};
+pub use wholeness::Off;
 pub use wholeness::touches;
 
 use crate::client::Client;

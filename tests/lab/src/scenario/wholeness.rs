@@ -14,6 +14,15 @@ use crate::traffic::{Endpoint, Flow, Pair, matrix, matrix_of, netns};
 /// How long an agent may take to programme what a new pod needs.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// How a node goes off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Off {
+    /// Services are stopped in order.
+    Orderly,
+    /// At once.
+    PowerCut,
+}
+
 impl Scenario {
     /// Waits until each Deployment has all its pods, and every pod that should run does. After a node was down, pods may be
     /// gone that nobody has replaced yet.
@@ -31,6 +40,31 @@ impl Scenario {
             Ok(None)
         })?;
         self.settled()
+    }
+
+    /// Switches a node off and on, and waits until every pod on it has come up anew: the API server says of pods what was true
+    /// before, until the node's kubelet tells it otherwise.
+    pub fn boot_anew(&self, index: usize, off: Off) -> Result<()> {
+        let node = self.node(index)?;
+        let begin = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        match off {
+            Off::Orderly => node.shutdown()?,
+            Off::PowerCut => node.power_cut()?,
+        }
+        node.start()?;
+        let is_of_before = |pod: &&Value| {
+            let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+            let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready");
+            let since = ready.and_then(|condition| condition["lastTransitionTime"].as_str());
+            pod["spec"]["nodeName"] == node.name()
+                && (!is_ready(pod) || since.is_none_or(|since| since < begin.as_str()))
+        };
+        until(super::PATIENCE, || {
+            let pods = self.pods()?;
+            let names: Vec<&str> =
+                pods.iter().filter(is_of_before).filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+            Ok((!names.is_empty()).then(|| format!("pods that have not come up anew: {}", names.join(", "))))
+        })
     }
 
     /// An error unless all pods reach each other, seen with their own addresses, and ports of nodes and the service answer;
