@@ -64,6 +64,8 @@ pub enum Command {
     History,
     /// The CNI plugin in front of both CNIs: what it remembers, the DELs it still has to do, its removal.
     Shim(ShimArgs),
+    /// Take one CNI off this node completely, and touch nothing else.
+    Cleanup(CleanupArgs),
     /// The cluster's side; needs an admin kubeconfig.
     Cluster(crate::cluster::ClusterArgs),
 }
@@ -225,6 +227,48 @@ pub struct RetireArgs {
     /// Show the plan and change nothing.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Arguments of `cleanup`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("cni").required(true).args(["calico", "flannel"]))]
+pub struct CleanupArgs {
+    /// Take Calico off.
+    #[arg(long)]
+    pub calico: bool,
+    /// Take flannel off.
+    #[arg(long)]
+    pub flannel: bool,
+    /// Show what would go, with the evidence, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// With --dry-run: exit 2 where something would go.
+    #[arg(long, requires = "dry_run")]
+    pub detailed_exitcode: bool,
+    /// Do not ask.
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+    /// Delete files instead of moving them to a backup.
+    #[arg(long)]
+    pub purge: bool,
+    /// Go on in spite of this refusal; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub force: Vec<String>,
+    /// A pod network of this CNI, where nothing on the node tells it any more; may be repeated.
+    #[arg(long, value_name = "CIDR")]
+    pub network: Vec<ipnet::IpNet>,
+    /// This node's part of the pod network, likewise.
+    #[arg(long, value_name = "CIDR")]
+    pub subnet: Vec<ipnet::IpNet>,
+    /// Another name of this CNI's network (`name` in its configuration); may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub network_name: Vec<String>,
+    /// Another prefix of Calico's interfaces; may be repeated.
+    #[arg(long, value_name = "PREFIX")]
+    pub interface_prefix: Vec<String>,
+    /// Why; goes into the record.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }
 
 /// The two boot-time units' work.

@@ -1,5 +1,6 @@
 //! The commands: from raw arguments to a result. One file a command.
 
+mod cleanup;
 mod history;
 mod look;
 mod migrate;
@@ -29,6 +30,7 @@ pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
         Command::Status => status::run(&host, settings),
         Command::History => history::run(&host, settings),
         Command::Shim(args) => shim::run(&host, args, settings),
+        Command::Cleanup(args) => cleanup::run(&host, args, cli.common.verbose > 0, settings),
         Command::Cluster(args) => crate::cluster::run(args, settings.output),
     }
 }

@@ -2,6 +2,7 @@
 //! is the output of `status --output json`, the input of every decision, and a test's fixture.
 
 mod network;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use network::{Address, FdbEntry, Link, Neighbour, Network, Route, RouteKind, Rule, Vxlan};
+pub use traces::{Mention, NftRule, NftTable, Note, TcFilter, Traces, XfrmPolicy, XfrmState};
 
 use crate::cni::Cni;
 use crate::prepared::Prepared;
@@ -49,6 +51,9 @@ pub struct Facts {
     pub shim: Shim,
     /// Runs of nodectl on this node.
     pub runs: Runs,
+    /// What `cleanup` and `doctor` look at besides; `None` where nobody has looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traces: Option<Box<Traces>>,
 }
 
 /// The machine under the node.
@@ -112,6 +117,9 @@ pub struct Saved {
     pub family: Family,
     /// The text, without counters and comments lines.
     pub text: String,
+    /// Tables that iptables cannot show, since they hold rules of nftables' own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opaque: Vec<String>,
 }
 
 /// Files of the CNIs on this node.

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod backup;
+pub mod bpffs;
 pub mod cri;
 pub mod files;
 pub mod ipset;
@@ -16,11 +17,13 @@ pub mod mount;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod nft_rules;
 pub mod ping;
 pub mod process;
 pub mod run;
 pub mod sysctl;
 pub mod systemd;
+pub mod xfrm;
 
 /// A node as seen through its file-system root.
 ///

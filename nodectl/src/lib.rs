@@ -4,6 +4,7 @@
 //! ([`execute`], [`act`]) with a write-ahead [`journal`], look again and [`verify`], [`report`].
 
 pub mod act;
+pub mod cleanup;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
@@ -27,6 +28,7 @@ pub mod plan;
 pub mod preflight;
 pub mod prepared;
 pub mod reap;
+pub mod remove;
 pub mod report;
 pub mod request;
 pub mod rules;

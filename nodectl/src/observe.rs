@@ -17,6 +17,7 @@ use crate::host::{Host, files, ipset, iptables, machine, netlink, nft, process, 
 
 mod cni;
 mod shim;
+mod traces;
 
 pub use cni::{CniDirectories, directories};
 pub use shim::{backends, shim_view};
@@ -61,9 +62,19 @@ pub fn node(host: &Host) -> Facts {
             shim: seen.part("shim", shim),
             files: seen.part("files", files),
             runs,
+            traces: None,
             unobserved: seen.failed,
         }
     })
+}
+
+/// The same, and what else CNIs leave on a node: for those who look for leftovers.
+pub fn closely(host: &Host) -> Facts {
+    let mut facts = node(host);
+    let (traces, failed) = traces::observe(host, &facts);
+    facts.unobserved.extend(failed);
+    facts.traces = Some(Box::new(traces));
+    facts
 }
 
 /// What could not be observed.

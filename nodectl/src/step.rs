@@ -5,6 +5,7 @@
 
 pub(crate) mod words;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cni::Cni;
-use crate::facts::{Address, FdbEntry, Link, Neighbour, Route};
+use crate::facts::{Address, FdbEntry, Link, Neighbour, NftRule, Route, Rule, TcFilter, XfrmPolicy, XfrmState};
 use crate::rules::OwnedRules;
 
 /// One step of a switch.
@@ -241,7 +242,7 @@ pub enum Before {
     /// Hashes of binaries, by name; their copies lie in the run's backup folder.
     Binaries {
         /// SHA-256 by name.
-        hashes: std::collections::BTreeMap<String, String>,
+        hashes: BTreeMap<String, String>,
     },
     /// Whether units were enabled.
     Units {
@@ -319,6 +320,45 @@ pub struct RemovedImage {
     pub nft_tables: Vec<String>,
     /// Files and directories, moved into the run's backup folder.
     pub files: Vec<String>,
+    /// Addresses that come off devices which stay.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stripped: Vec<Address>,
+    /// Devices that stay and are set down.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub set_down: Vec<String>,
+    /// Policy rules.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policy_rules: Vec<Rule>,
+    /// Rules of nftables, by handle.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nft_rules: Vec<NftRule>,
+    /// Chains of nftables: the table as `family name`, and the chain.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nft_chains: Vec<(String, String)>,
+    /// Filters at clsact hooks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<TcFilter>,
+    /// Devices that lose their clsact qdisc.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clsact: Vec<String>,
+    /// Devices that lose their XDP program.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub xdp: Vec<String>,
+    /// Pinned eBPF objects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<String>,
+    /// IPsec policies.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub xfrm_policies: Vec<XfrmPolicy>,
+    /// IPsec states.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub xfrm_states: Vec<XfrmState>,
+    /// Sysctls and the values that they had before the CNI.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// Kernel modules to unload.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<String>,
 }
 
 impl Step {

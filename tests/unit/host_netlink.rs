@@ -96,7 +96,14 @@ fn observes_what_iproute2_shows() {
     assert!(network.routes.iter().all(|r| r.table != 255));
 
     let mark = Some((0x80000, 0x80000));
-    assert!(network.rules.contains(&Rule { family: 4, priority: 99, table: 300, fwmark: mark, proto: 80 }));
+    assert!(network.rules.contains(&Rule {
+        family: 4,
+        priority: 99,
+        table: 300,
+        fwmark: mark,
+        proto: 80,
+        ..Rule::default()
+    }));
     assert!(network.rules.iter().any(|r| r.family == 6));
     let peer = "0e:00:00:00:00:02".to_owned();
     let wanted = Neighbour { link: "flannel.1".into(), address: "10.244.2.0".parse().unwrap(), mac: peer.clone() };
@@ -289,7 +296,7 @@ fn rules_and_addresses_go_there_and_back() {
     namespace::enter();
     sh(FLANNEL);
     let before = picture();
-    let rule = Rule { family: 4, priority: 7, table: 249, fwmark: Some((1, 0xff)), proto: 80 };
+    let rule = Rule { family: 4, priority: 7, table: 249, fwmark: Some((1, 0xff)), proto: 80, ..Rule::default() };
     netlink::add_rule(&rule).unwrap();
     assert!(sh("ip rule").contains("7:\tfrom all fwmark 0x1/0xff lookup 249 proto 80"));
     assert!(netlink::observe().unwrap().rules.contains(&rule));
@@ -303,8 +310,8 @@ fn rules_and_addresses_go_there_and_back() {
     );
     assert!(shown.contains("fd00:7::1/64 scope global nodad"), "{shown}");
     addresses.iter().chain(&addresses).try_for_each(netlink::delete_address).unwrap();
-    netlink::delete_rule(&rule).unwrap();
-    netlink::delete_rule(&rule).unwrap();
+    netlink::delete_rules(std::slice::from_ref(&rule)).unwrap();
+    netlink::delete_rules(std::slice::from_ref(&rule)).unwrap();
     assert_eq!(picture(), before);
 }
 

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::cni::Cni;
-use crate::host::{backup, ipset, iptables, mount, netlink, nft};
+use crate::host::{backup, iptables, netlink};
 use crate::ownership;
-use crate::rules::{OwnedRules, owned, put_back, take_out};
+use crate::remove::{self, Aside};
+use crate::rules::{OwnedRules, put_back};
 use crate::step::{Before, CleanScope, RemovedImage};
 
 pub(super) fn before(cx: &mut Context, cni: Cni, scope: &CleanScope) -> Result<Before> {
@@ -55,29 +56,8 @@ pub(super) fn remove_files(cx: &Context, cni: Cni, scope: &CleanScope) -> Result
     image.files.iter().try_for_each(|file| backup::move_aside(&cx.host.path(file), &aside(cx, file)))
 }
 
-/// Rules first, then the sets that they use; routes before links; files last.
-fn remove(cx: &mut Context, image: &RemovedImage) -> Result<()> {
-    for rules in &image.rules {
-        // Computed from what stands now: deleting a rule that is gone already would fail the whole batch.
-        let now = iptables::save(rules.backend, rules.family)?;
-        let chains: Vec<&String> = rules.owned.tables.iter().flat_map(|t| &t.chains).collect();
-        let hooks: Vec<&String> = rules.owned.tables.iter().flat_map(|t| &t.hooks).map(|(_, _, s)| s).collect();
-        let standing = owned(&now, |c| chains.iter().any(|o| *o == c), |r| hooks.iter().any(|o| *o == r));
-        let batch = take_out(&standing);
-        if !batch.is_empty() {
-            iptables::restore(rules.backend, rules.family, &batch).context("could not remove iptables rules")?;
-        }
-    }
-    ipset::destroy(&image.sets)?;
-    image.nft_tables.iter().try_for_each(|t| nft::delete_table(t))?;
-    netlink::change_routes(&[], &image.routes)?;
-    let names: Vec<&str> = image.links.iter().map(|l| l.name.as_str()).collect();
-    netlink::delete_links(&names)?;
-    for file in &image.files {
-        mount::unmount_below(&cx.host.path(file))?;
-        backup::move_aside(&cx.host.path(file), &aside(cx, file))?;
-    }
-    Ok(())
+fn remove(cx: &Context, image: &RemovedImage) -> Result<()> {
+    remove::all(cx.host, image, &Aside::Into(cx.run.backup.join("files")))
 }
 
 /// Where a file of the node waits in the run's backup folder.

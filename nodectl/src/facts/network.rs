@@ -48,6 +48,9 @@ pub struct Link {
     /// VXLAN attributes, for a device of that kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vxlan: Option<Vxlan>,
+    /// An XDP program is attached.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub xdp: bool,
 }
 
 /// Attributes of a VXLAN device that felix and flanneld compare before they keep one.
@@ -78,7 +81,7 @@ pub struct Address {
 }
 
 /// What a route does with a packet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RouteKind {
     /// Forward or deliver.
@@ -97,7 +100,7 @@ pub enum RouteKind {
 }
 
 /// A route, in the form in which it can be put back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Route {
     /// Destination; `0.0.0.0/0` is the default route.
     pub dst: IpNet,
@@ -141,6 +144,12 @@ pub struct Rule {
     pub fwmark: Option<(u32, u32)>,
     /// rtprot of the rule.
     pub proto: u8,
+    /// Holds for packets that do not match.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub invert: bool,
+    /// Looks at more than the mark (addresses, devices, ports, ...), which is not kept here.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub selective: bool,
 }
 
 /// A permanent neighbour entry.

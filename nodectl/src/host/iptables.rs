@@ -48,9 +48,10 @@ pub fn saved() -> Result<Vec<Saved>> {
     let mut saved = Vec::new();
     for backend in [Backend::Nft, Backend::Legacy] {
         for family in [Family::Ipv4, Family::Ipv6] {
-            let text = save(backend, family)?;
-            if !text.is_empty() {
-                saved.push(Saved { backend, family, text });
+            let raw = save_raw(backend, family)?;
+            let (text, opaque) = (normalise(&raw), opaque(&raw));
+            if !text.is_empty() || !opaque.is_empty() {
+                saved.push(Saved { backend, family, text, opaque });
             }
         }
     }
@@ -76,6 +77,10 @@ pub fn active(saved: &[Saved]) -> Option<Backend> {
 
 /// `iptables-save` of one variant and family in normal form: no comments, counters zero. Empty where it has no tables.
 pub fn save(backend: Backend, family: Family) -> Result<String> {
+    save_raw(backend, family).map(|text| normalise(&text))
+}
+
+fn save_raw(backend: Backend, family: Family) -> Result<String> {
     if backend == Backend::Legacy && !legacy_in_use(family) {
         return Ok(String::new());
     }
@@ -83,8 +88,14 @@ pub fn save(backend: Backend, family: Family) -> Result<String> {
         // Without the tool nobody can have written with it from here; but the nft variant may be a container's.
         return Ok(String::new());
     };
-    let text = Run::new(&tool).timeout(TIMEOUT).text().context("could not read the packet filter")?;
-    Ok(normalise(&text))
+    Run::new(&tool).timeout(TIMEOUT).text().context("could not read the packet filter")
+}
+
+/// Tables of which `iptables-nft-save` says, and with success, that it cannot show them: somebody has put a rule of nftables'
+/// own into one.
+fn opaque(text: &str) -> Vec<String> {
+    let named = text.lines().filter_map(|line| line.strip_prefix("# Table `"));
+    named.filter_map(|rest| rest.split_once("' is incompatible")).map(|(table, _)| table.to_owned()).collect()
 }
 
 /// Applies a batch in the syntax of `iptables-save`, each table of it in one piece; chains that it does not name stay.
@@ -171,7 +182,7 @@ mod tests {
     use super::*;
 
     fn saved(backend: Backend, text: &str) -> Saved {
-        Saved { backend, family: Family::Ipv4, text: text.to_owned() }
+        Saved { backend, family: Family::Ipv4, text: text.to_owned(), opaque: Vec::new() }
     }
 
     #[test]
@@ -183,6 +194,13 @@ mod tests {
         assert_eq!(active(&[saved(nft, old), saved(legacy, hint)]), Some(legacy));
         assert_eq!(active(&[saved(legacy, old)]), Some(legacy));
         assert_eq!(active(&[saved(nft, "*nat\n:DOCKER - [0:0]\nCOMMIT\n")]), None);
+    }
+
+    #[test]
+    fn tables_that_cannot_be_shown_are_named() {
+        let text = "# Table `filter' is incompatible, use 'nft' tool.\n*nat\nCOMMIT\n# Table `raw' is incompatible, use 'nft' tool.\n";
+        assert_eq!(opaque(text), ["filter", "raw"]);
+        assert!(opaque("*nat\n-A POSTROUTING -m comment --comment \"is incompatible\" -j RETURN\nCOMMIT\n").is_empty());
     }
 
     #[test]

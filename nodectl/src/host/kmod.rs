@@ -13,9 +13,12 @@ pub fn present(name: &str) -> bool {
     Path::new("/sys/module").join(name).exists()
 }
 
-/// Whether a module is loaded as such, so that it could be unloaded.
+/// Whether a module is loaded as such, so that it could be unloaded. A kernel without modules has no list of them.
 pub fn loaded(name: &str) -> Result<bool> {
-    let modules = std::fs::read_to_string("/proc/modules").context("could not read /proc/modules")?;
+    let modules = match std::fs::read_to_string("/proc/modules") {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        other => other.context("could not read /proc/modules")?,
+    };
     Ok(modules.lines().any(|line| line.split(' ').next() == Some(name)))
 }
 

@@ -7,6 +7,12 @@ use nix::mount::{MntFlags, umount2};
 
 use crate::fault;
 
+/// Every mount point.
+pub fn points() -> Result<Vec<String>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("could not read the table of mounts")?;
+    Ok(table.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect())
+}
+
 /// Unmounts whatever is mounted below a folder, innermost first (Calico leaves a cgroup2 at /run/calico/cgroup).
 pub fn unmount_below(folder: &Path) -> Result<()> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").context("could not read the table of mounts")?;

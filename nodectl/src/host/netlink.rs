@@ -6,7 +6,7 @@
 
 use anyhow::Result;
 
-use crate::facts::Network;
+use crate::facts::{Link, Network};
 
 mod address;
 mod link;
@@ -15,14 +15,21 @@ mod new_link;
 mod route;
 mod rule;
 mod socket;
+mod traffic;
 
 pub use address::{add_address, delete_address};
 pub use link::{LinkChange, delete_link, delete_links, errno, hairpin, rename_live_supported, set_link};
 pub use neighbour::{append_fdb, change_fdb, change_neighbours, delete_fdb, delete_neighbour, replace_neighbour};
 pub use new_link::{VethPair, add_bridge, add_link, add_veth, add_vxlan};
 pub use route::{add_route, change_routes, delete_route, replace_route};
-pub use rule::{add_rule, delete_rule};
+pub use rule::{add_rule, delete_rules};
 pub use socket::Refused;
+pub use traffic::{Traffic, delete_traffic, detach_xdp, traffic};
+
+/// Reads the links alone, by one full dump.
+pub fn links() -> Result<Vec<Link>> {
+    Ok(link::Links::read(&mut socket::Socket::open()?)?.all().cloned().collect())
+}
 
 /// Reads everything.
 pub fn observe() -> Result<Network> {

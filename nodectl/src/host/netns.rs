@@ -29,6 +29,27 @@ where
     })?
 }
 
+/// Paths of the other network namespaces that processes or mounts keep, one each.
+pub fn others() -> Result<Vec<PathBuf>> {
+    let own = inode(Path::new("/proc/thread-self/ns/net"))?;
+    let processes = std::fs::read_dir("/proc").context("could not list /proc")?;
+    let is_number = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    let of_processes = processes.filter_map(|entry| {
+        let entry = entry.ok()?;
+        is_number(&entry.file_name()).then(|| entry.path().join("ns/net"))
+    });
+    let bound = std::fs::read_dir(DIRECTORY).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let mut seen = std::collections::HashSet::from([own]);
+    // A process that ends meanwhile takes its path with it.
+    Ok(of_processes.chain(bound).filter(|path| inode(path).is_ok_and(|inode| seen.insert(inode))).collect())
+}
+
+fn inode(path: &Path) -> Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(path).with_context(|| format!("could not look at {}", path.display()))?;
+    Ok((meta.dev(), meta.ino()))
+}
+
 /// Makes a network namespace bound under /run/netns, with loopback up, and returns its path as the node sees it. One of that
 /// name that a crash left behind is replaced.
 pub fn create(host: &Host, name: &str) -> Result<String> {

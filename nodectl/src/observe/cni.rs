@@ -149,7 +149,7 @@ fn present(host: &Host, dirs: &CniDirectories, confs: &BTreeMap<String, Value>) 
             }
         }
         for (file, network) in names {
-            let paths = ownership::paths(cni, &dirs.conf_dir, &dirs.bin_dir, file, network);
+            let paths = ownership::files::paths(cni, &dirs.conf_dir, &dirs.bin_dir, file, network);
             present.extend(paths.into_iter().filter(|path| files::exists(&host.path(path))));
         }
     }

@@ -73,7 +73,11 @@ fn flannel_rules(saved: &[Saved]) -> Vec<OwnedRules> {
     saved
         .iter()
         .filter_map(|s| {
-            let owned = rules::owned(&s.text, rules::is_flannel_chain, rules::is_flannel_rule);
+            let owned = rules::owned(
+                &s.text,
+                |_, chain| rules::is_flannel_chain(chain),
+                |_, _, rule| rules::is_flannel_rule(rule),
+            );
             (!owned.tables.is_empty()).then_some(OwnedRules { backend: s.backend, family: s.family, owned })
         })
         .collect()

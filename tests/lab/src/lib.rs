@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod command;
 pub mod controllers;
 pub mod demo;
+pub mod fixture;
 pub mod flannel;
 pub mod full;
 pub mod init;

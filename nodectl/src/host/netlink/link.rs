@@ -1,6 +1,6 @@
 //! Links.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow};
@@ -47,12 +47,14 @@ pub struct LinkChange {
 /// not there (dev_load in net/core/dev_ioctl.c): asking for `tunl0` in that way brings ipip back.
 #[derive(Default)]
 pub struct Indexes {
-    known: BTreeMap<String, Option<u32>>,
+    known: HashMap<String, Option<u32>>,
+    names: HashMap<u32, String>,
 }
 
 /// Every link of the namespace, by index and by name.
 pub struct Links {
     list: Vec<(u32, Link)>,
+    places: HashMap<u32, usize>,
     groups: Vec<u32>,
 }
 
@@ -64,6 +66,9 @@ impl Indexes {
         }
         let found = look_up(socket, name).with_context(|| format!("could not look for the network device {name}"))?;
         self.known.insert(name.to_owned(), found);
+        if let Some(index) = found {
+            self.names.insert(index, name.to_owned());
+        }
         Ok(found)
     }
 
@@ -74,7 +79,7 @@ impl Indexes {
 
     /// The name, among those asked for, of the link with this index.
     pub fn name(&self, index: u32) -> Option<&str> {
-        self.known.iter().find(|(_, known)| **known == Some(index)).map(|(name, _)| name.as_str())
+        self.names.get(&index).map(String::as_str)
     }
 }
 
@@ -116,7 +121,9 @@ impl Links {
                 _ => None,
             })
         });
-        Ok(Links { groups: groups.collect(), list: raw.iter().map(|m| (m.header.index, parse(m, &names))).collect() })
+        let places = raw.iter().enumerate().map(|(place, m)| (m.header.index, place)).collect();
+        let list = raw.iter().map(|m| (m.header.index, parse(m, &names))).collect();
+        Ok(Links { list, places, groups: groups.collect() })
     }
 
     /// The links, in the kernel's order.
@@ -126,7 +133,7 @@ impl Links {
 
     /// The name of the link with this index.
     pub fn name(&self, index: u32) -> Option<&str> {
-        self.list.iter().find(|(i, _)| *i == index).map(|(_, link)| link.name.as_str())
+        self.places.get(&index).and_then(|place| self.list.get(*place)).map(|(_, link)| link.name.as_str())
     }
 
     /// The index of the link of this name.
@@ -329,6 +336,7 @@ fn parse(message: &LinkMessage, names: &BTreeMap<u32, String>) -> Link {
         }
     }
     link.peer_index = peer.filter(|_| elsewhere && link.kind == "veth");
+    link.xdp = super::traffic::has_xdp(message);
     link
 }
 

@@ -1,5 +1,6 @@
 //! Routes.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -101,7 +102,7 @@ fn there(socket: &mut Socket, indexes: &mut Indexes, routes: &[Route]) -> Result
     let mut places: Vec<Place> = wanted.iter().map(Place::of).collect();
     places.sort_unstable();
     places.dedup();
-    let mut now = Vec::new();
+    let mut now = HashSet::new();
     for place in places {
         now.extend(place.read(socket, indexes)?);
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::RouteProtocol;
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
@@ -38,17 +38,25 @@ pub fn add_rule(rule: &Rule) -> Result<()> {
         .with_context(|| format!("could not add the policy rule {rule:?}"))
 }
 
-/// Deletes a policy rule; nothing happens where there is none like it.
-pub fn delete_rule(rule: &Rule) -> Result<()> {
-    fault::point("netlink.delete_rule");
-    match Socket::open()?.request(RouteNetlinkMessage::DelRule(build_rule(rule)), 0) {
-        Err(e) if super::errno(&e).is_some_and(|e| matches!(e, Errno::ENOENT | Errno::ESRCH)) => Ok(()),
-        other => other.with_context(|| format!("could not delete the policy rule {rule:?}")),
+/// Deletes policy rules, over one socket; nothing happens where there is none like one of them.
+pub fn delete_rules(rules: &[Rule]) -> Result<()> {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    fault::point("netlink.delete_rules");
+    let requests = rules.iter().map(|rule| (RouteNetlinkMessage::DelRule(build_rule(rule)), 0)).collect();
+    let refused = Socket::open()?.batch(requests)?.into_iter().filter_map(Result::err);
+    match refused.into_iter().find(|refused| !matches!(refused.errno, Errno::ENOENT | Errno::ESRCH)) {
+        Some(refused) => Err(anyhow::Error::from(refused).context("could not delete the policy rules")),
+        None => Ok(()),
     }
 }
 
 fn parse_rule(message: &RuleMessage, family: u8) -> Rule {
     let mut rule = Rule { family, table: u32::from(message.header.table), ..Rule::default() };
+    let header = &message.header;
+    rule.invert = header.flags.contains(RuleFlags::Invert);
+    rule.selective = header.src_len > 0 || header.dst_len > 0 || header.tos > 0 || header.action != RuleAction::ToTable;
     let (mut mark, mut mask) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -57,7 +65,9 @@ fn parse_rule(message: &RuleMessage, family: u8) -> Rule {
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::FwMask(value) => mask = Some(*value),
             RuleAttribute::Protocol(protocol) => rule.proto = (*protocol).into(),
-            _ => {}
+            // The kernel shows these two, unset, for every rule.
+            RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
+            _ => rule.selective = true,
         }
     }
     rule.fwmark = match (mark, mask) {
@@ -71,6 +81,9 @@ fn build_rule(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = if rule.family == 6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     message.header.action = RuleAction::ToTable;
+    if rule.invert {
+        message.header.flags = RuleFlags::Invert;
+    }
     message.attributes = vec![
         RuleAttribute::Priority(rule.priority),
         RuleAttribute::Table(rule.table),

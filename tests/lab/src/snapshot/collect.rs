@@ -10,7 +10,7 @@ use crate::node::Node;
 const MARK: &str = "@@@ ";
 
 /// The commands by section. A tool that has nothing to say, or is missing, leaves its section empty.
-const COMMANDS: [(&str, &str); 19] = [
+const COMMANDS: [(&str, &str); 22] = [
     ("links", "ip -d -j link show"),
     ("addresses", "ip -j addr show"),
     ("routes", "ip -4 route show table all"),
@@ -25,6 +25,16 @@ const COMMANDS: [(&str, &str); 19] = [
     ("iptables-legacy", "[ ! -s /proc/net/ip_tables_names ] || iptables-legacy-save"),
     ("ip6tables-legacy", "[ ! -s /proc/net/ip6_tables_names ] || ip6tables-legacy-save"),
     ("nft", "nft list tables"),
+    // What iptables shows is left to it.
+    (
+        "nft-rules",
+        "nft list tables | grep -vE ' (ip|ip6) (filter|nat|mangle|raw|security)$' | while read -r _ family table; do nft -s list table $family $table; done",
+    ),
+    (
+        "hooks",
+        "tc qdisc show | grep clsact | while read -r _ _ _ _ dev _; do echo $dev; for hook in ingress egress; do tc filter show dev $dev $hook | sed \"s/^/$dev $hook /\"; done; done",
+    ),
+    ("ipsec", "ip xfrm policy; ip xfrm state"),
     ("ipsets", "ipset save"),
     (
         "sysctls",
@@ -40,7 +50,8 @@ const COMMANDS: [(&str, &str); 19] = [
 ];
 
 /// The folders whose files belong to the network.
-const FOLDERS: &str = "/etc/cni /opt/cni/bin /var/lib/cni /run/flannel /var/lib/calico /run/calico /var/run/calico";
+const FOLDERS: &str = "/etc/cni /opt/cni/bin /var/lib/cni /run/flannel /var/lib/calico /run/calico /var/run/calico \
+    /var/log/calico /etc/calico /etc/NetworkManager /etc/firewalld /etc/ufw";
 
 /// Runs all commands; their outputs by section.
 pub fn run(node: &dyn Node) -> Result<BTreeMap<String, String>> {

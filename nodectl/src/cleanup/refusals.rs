@@ -1,0 +1,181 @@
+//! Why a CNI may not be taken off a node now. Each reason has a name, for `--force NAME`.
+
+use serde::{Deserialize, Serialize};
+
+use super::Request;
+use crate::cni::Cni;
+use crate::facts::{Facts, Process};
+use crate::ownership::known::{main_plugin, plugin};
+use crate::ownership::{Inventory, Known, attachments};
+use crate::plan::SHIM_CONFLIST;
+use crate::step::words::count;
+
+/// Names of the refusals that `--force` waives.
+pub const NAMES: [&str; 5] = ["agent-runs", "pods-depend", "cni-active", "unobserved", "kube-proxy-missing"];
+
+/// How many names a sentence lists.
+const SHOWN: usize = 5;
+
+/// A reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Its name.
+    pub name: String,
+    /// What was found and what would come of it, in a sentence.
+    pub why: String,
+    /// How to mend it.
+    pub fix: String,
+    /// `--force` names it.
+    pub waived: bool,
+}
+
+/// Every reason that holds on this node. Pure.
+pub fn refusals(facts: &Facts, request: &Request, known: &Known, inventory: &Inventory) -> Vec<Refusal> {
+    let found = [
+        root(facts),
+        open_run(facts),
+        agent(facts, request.cni),
+        pods(facts, request.cni),
+        active(facts, request.cni),
+        unobserved(facts),
+        kube_proxy(facts, request.cni, known, inventory),
+    ];
+    let waive = |mut refusal: Refusal| {
+        refusal.waived = NAMES.contains(&refusal.name.as_str()) && request.force.contains(&refusal.name);
+        refusal
+    };
+    found.into_iter().flatten().map(waive).collect()
+}
+
+fn refusal(name: &str, why: String, fix: impl Into<String>) -> Option<Refusal> {
+    Some(Refusal { name: name.into(), why, fix: fix.into(), waived: false })
+}
+
+fn root(facts: &Facts) -> Option<Refusal> {
+    if facts.machine.uid == 0 {
+        return None;
+    }
+    refusal(
+        "root",
+        format!("this runs as user {}, and only root can remove these objects", facts.machine.uid),
+        "run it with sudo",
+    )
+}
+
+fn open_run(facts: &Facts) -> Option<Refusal> {
+    let run = facts.runs.open.as_ref()?;
+    let why = format!("run {run} is open: what it would undo, or goes on with, must not be taken away under it");
+    refusal("open-run", why, "finish it with `nodectl resume`, or take it back with `nodectl revert`")
+}
+
+/// An agent puts back what is removed under it.
+fn agent(facts: &Facts, cni: Cni) -> Option<Refusal> {
+    let running: Vec<String> = facts
+        .processes
+        .iter()
+        .filter(|p| is_agent(p, facts, cni))
+        .map(|p| format!("{} (pid {})", p.name, p.pid))
+        .collect();
+    if running.is_empty() {
+        return None;
+    }
+    let fix = match cni {
+        Cni::Flannel => "take flannel's DaemonSet off this node first (its node selector, or the label nodectl.io/cni)",
+        Cni::Calico => "take calico-node off this node first (its node selector, or the label nodectl.io/cni)",
+    };
+    refusal("agent-runs", format!("{} runs and would make again what is removed", running.join(", ")), fix)
+}
+
+/// Processes that are the CNI's agent. k3s has flannel inside; BIRD may be an administrator's own.
+fn is_agent(process: &Process, facts: &Facts, cni: Cni) -> bool {
+    let has = |part: &str| process.args.iter().any(|arg| arg.contains(part));
+    match (cni, process.name.as_str()) {
+        (Cni::Flannel, "flanneld") | (Cni::Calico, "calico-node" | "calico-felix") => true,
+        (Cni::Calico, "bird" | "bird6" | "confd") => has("/calico/"),
+        (Cni::Flannel, "k3s" | "k3s-agent" | "k3s-server") => {
+            !has("--flannel-backend=none") && facts.files.conf_dir.contains("/k3s/") && names_plugin(facts, cni)
+        }
+        _ => false,
+    }
+}
+
+/// Pods lose their network with their devices.
+fn pods(facts: &Facts, cni: Cni) -> Option<Refusal> {
+    let attached = attachments::attached(facts, cni);
+    if attached.is_empty() {
+        return None;
+    }
+    let named: Vec<String> = attached
+        .iter()
+        .take(SHOWN)
+        .map(|a| a.pod.as_ref().map_or_else(|| a.link.clone(), |pod| format!("{pod} ({})", a.link)))
+        .collect();
+    let more = attached.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let told = if facts.runtime.is_some() {
+        ""
+    } else {
+        "; the runtime does not answer, so a device whose other end is there counts as a pod's"
+    };
+    refusal(
+        "pods-depend",
+        format!("{} of {cni} would lose their network: {}{more}{told}", count(attached.len(), "pod"), named.join(", ")),
+        format!(
+            "move them to the other CNI (`nodectl migrate`), or drain the node first; `--force pods-depend` cuts them off from {cni}"
+        ),
+    )
+}
+
+/// New pods would get the CNI that is being taken away.
+fn active(facts: &Facts, cni: Cni) -> Option<Refusal> {
+    let by_shim = facts.shim.mode.as_deref() == Some(cni.name());
+    let fix = format!(
+        "switch the node first (`nodectl migrate`), or install the other CNI; `--force cni-active` leaves new pods without {cni}"
+    );
+    if by_shim {
+        return refusal("cni-active", format!("this node's state says that new pods get {cni}"), fix);
+    }
+    // Where no kubelet runs, nobody makes pods.
+    let kubelet = ["kubelet", "k3s", "k3s-agent", "k3s-server", "rke2"].iter().any(|name| facts.runs(name));
+    let first = facts.files.conf_names.first().filter(|name| name.as_str() != SHIM_CONFLIST)?;
+    let is_its = facts.files.confs.get(first).and_then(main_plugin) == Some(plugin(cni));
+    if !kubelet || !is_its {
+        return None;
+    }
+    let why = format!("new pods get {cni}: {first} is the first network configuration in {}", facts.files.conf_dir);
+    refusal("cni-active", why, fix)
+}
+
+fn names_plugin(facts: &Facts, cni: Cni) -> bool {
+    facts.files.confs.values().any(|conf| main_plugin(conf) == Some(plugin(cni)))
+}
+
+/// What could not be looked at could not be told apart either.
+fn unobserved(facts: &Facts) -> Option<Refusal> {
+    let unseen = facts.unseen();
+    if unseen.is_empty() {
+        return None;
+    }
+    refusal(
+        "unobserved",
+        format!("parts of this node could not be looked at: {}", unseen.join("; ")),
+        "mend that; `--force unobserved` removes what can be seen",
+    )
+}
+
+/// felix's eBPF mode takes kube-proxy's rules away: without its programs and without kube-proxy no service answers.
+fn kube_proxy(facts: &Facts, cni: Cni, known: &Known, inventory: &Inventory) -> Option<Refusal> {
+    let serves = facts.runs("kube-proxy")
+        || facts.runs("k3s-agent")
+        || facts.firewall.saved.iter().any(|s| s.text.contains(":KUBE-SVC-"))
+        || facts.network.link("kube-ipvs0").is_some()
+        || facts.firewall.nft_tables.iter().any(|t| t.ends_with(" kube-proxy"));
+    if cni != Cni::Calico || !known.ebpf || serves || inventory.image.pins.is_empty() || !facts.runs("kubelet") {
+        return None;
+    }
+    refusal(
+        "kube-proxy-missing",
+        "Calico's eBPF programs are this node's only way to services, and kube-proxy is not there".into(),
+        "bring kube-proxy back first (Calico's documentation: disabling eBPF)",
+    )
+}

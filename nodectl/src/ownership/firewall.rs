@@ -1,0 +1,176 @@
+//! iptables chains and rules, native nftables tables, sets: by prefix, comment hash, exact shape and name.
+
+use std::collections::HashSet;
+
+use super::known::Known;
+use super::{Group, Inventory, plugins};
+use crate::cni::Cni;
+use crate::facts::{Backend, Facts, Family, NftTable, Saved};
+use crate::rules::{self, OwnedRules};
+
+/// Everything of the packet filter that goes.
+pub fn claim(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) {
+    for saved in &facts.firewall.saved {
+        let found = owned(facts, saved, cni, known);
+        if !found.owned.tables.is_empty() {
+            tell(&found, cni, inventory);
+            inventory.image.rules.push(found);
+        }
+    }
+    for table in facts.traces.iter().flat_map(|t| &t.nft_tables).filter(|t| is_of_iptables(&t.table)) {
+        opaque(table, cni, known, inventory);
+    }
+    plugins::claim(facts, known, inventory);
+    for table in facts.firewall.nft_tables.iter().filter(|t| is_nft_table_of(t, cni)) {
+        inventory.claim(Group::NftTables, table.clone(), "named as the agent names its own table");
+        inventory.image.nft_tables.push(table.clone());
+    }
+    for set in facts.firewall.sets.iter().filter(|s| cni == Cni::Calico && is_felix_set(s)) {
+        inventory.claim(Group::Sets, set.clone(), "felix's prefix of sets");
+        inventory.image.sets.push(set.clone());
+    }
+}
+
+/// What the CNI owns of one dump.
+fn owned(facts: &Facts, saved: &Saved, cni: Cni, known: &Known) -> OwnedRules {
+    let containers = container_chains(facts, saved, known);
+    let unnamed = match cni {
+        Cni::Flannel => rules::unnamed_flannel_rules(&saved.text, &known.networks),
+        Cni::Calico => HashSet::new(),
+    };
+    let chain = |_: &str, name: &str| is_chain_of(name, cni) || containers.contains(name);
+    let rule = |table: &str, chain: &str, spec: &str| {
+        let by_name = match cni {
+            Cni::Flannel => rules::is_flannel_rule(spec),
+            Cni::Calico => rules::is_felix_rule(spec),
+        };
+        by_name
+            || rules::jump(spec).is_some_and(|target| containers.contains(target))
+            || (!unnamed.is_empty() && unnamed.contains(&(table.to_owned(), chain.to_owned(), spec.to_owned())))
+    };
+    OwnedRules { backend: saved.backend, family: saved.family, owned: rules::owned(&saved.text, chain, rule) }
+}
+
+fn is_chain_of(name: &str, cni: Cni) -> bool {
+    match cni {
+        Cni::Flannel => rules::is_flannel_chain(name),
+        Cni::Calico => rules::is_felix_chain(name),
+    }
+}
+
+/// Chains that plugins made for this network's containers: as a rule's comment says, or as the container's name hashes.
+fn container_chains(facts: &Facts, saved: &Saved, known: &Known) -> HashSet<String> {
+    let mut chains: HashSet<String> = HashSet::new();
+    for line in saved.text.lines().filter(|line| line.starts_with("-A ")) {
+        let Some((network, container)) = plugins::named(line) else { continue };
+        if !plugins::is_owned(known, &network, &container) {
+            continue;
+        }
+        let inside = line.split(' ').nth(1);
+        chains.extend(inside.into_iter().chain(rules::jump(line)).map(str::to_owned));
+    }
+    for note in facts.traces.iter().flat_map(|t| &t.notes) {
+        if plugins::is_owned(known, &note.network, &note.container) {
+            chains.extend(plugins::chain_names(&note.network, &note.container));
+        }
+    }
+    chains.retain(|name| plugins::is_container_chain(name));
+    chains
+}
+
+/// What was found, in words: each chain with its rules, and each rule in somebody else's chain.
+fn tell(found: &OwnedRules, cni: Cni, inventory: &mut Inventory) {
+    let tool = tool(found.backend, found.family);
+    for table in &found.owned.tables {
+        for chain in &table.chains {
+            let start = format!("-A {chain} ");
+            let count = table.inside.iter().filter(|rule| rule.starts_with(&start)).count();
+            let why = match (is_chain_of(chain, cni), cni) {
+                (true, Cni::Flannel) => "a chain of flannel's, by its name",
+                (true, Cni::Calico) => "a chain of felix's, by its prefix",
+                (false, _) => {
+                    "made by a plugin for a pod of this network: a comment names both, or the hash in its name"
+                }
+            };
+            inventory.claim(Group::Chains, format!("{tool} {} {chain} ({count} rules)", table.table), why);
+        }
+        for (chain, number, spec) in &table.hooks {
+            let comment = rules::comment(spec);
+            let why = match rules::jump(spec) {
+                Some(target) if is_chain_of(target, cni) => "jumps to a chain that goes",
+                Some(target) if plugins::is_container_chain(target) => "jumps to a chain that goes",
+                _ if comment.is_some_and(rules::is_felix_comment) => "felix's hash in its comment",
+                _ if comment.is_some() => "flannel's comment, on a rule as flannel writes it",
+                _ => "one of the whole set of rules without comments that flannel up to 0.16.1 writes for its network",
+            };
+            inventory.claim(Group::Rules, format!("{tool} {} {chain} {number}: {spec}", table.table), why);
+        }
+    }
+}
+
+/// A table that iptables cannot show: by the kernel's own listing, and removed by handles.
+fn opaque(table: &NftTable, cni: Cni, known: &Known, inventory: &mut Inventory) {
+    let mut chains: HashSet<&str> = table.chains.iter().map(String::as_str).filter(|c| is_chain_of(c, cni)).collect();
+    for rule in &table.rules {
+        let ours = |c: &String| plugins::named(c).is_some_and(|(net, id)| plugins::is_owned(known, &net, &id));
+        if rule.comments.iter().any(ours) {
+            let named = [Some(rule.chain.as_str()), rule.jump.as_deref()];
+            chains.extend(named.into_iter().flatten().filter(|c| plugins::is_container_chain(c)));
+        }
+    }
+    for rule in table.rules.iter().filter(|rule| !chains.contains(rule.chain.as_str())) {
+        let by_comment = rule.comments.first().is_some_and(|c| match cni {
+            Cni::Flannel => rules::is_flannel_comment(c) && ["POSTROUTING", "FORWARD"].contains(&rule.chain.as_str()),
+            Cni::Calico => rules::is_felix_comment(c),
+        });
+        if by_comment || rule.jump.as_deref().is_some_and(|target| chains.contains(target)) {
+            inventory.claim(
+                Group::NftRules,
+                plugins::rule_text(rule),
+                "jumps to a chain that goes, or bears the agent's comment",
+            );
+            inventory.image.nft_rules.push(rule.clone());
+        }
+    }
+    for chain in table.chains.iter().filter(|c| chains.contains(c.as_str())) {
+        inventory.claim(
+            Group::Chains,
+            format!("nft {} {chain}", table.table),
+            "a chain of the CNI's, in a table that iptables cannot show",
+        );
+        inventory.image.nft_chains.push((table.table.clone(), chain.clone()));
+    }
+}
+
+/// felix's live and temporary sets (`cali40...`, `cali4t1`, the same with 6) and its historic ones.
+fn is_felix_set(name: &str) -> bool {
+    let temporary = |prefix: &str| {
+        name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    ["cali40", "cali60", "felix-"].iter().any(|p| name.starts_with(p)) || temporary("cali4t") || temporary("cali6t")
+}
+
+/// Native tables of both, as `family name`.
+fn is_nft_table_of(table: &str, cni: Cni) -> bool {
+    match cni {
+        Cni::Flannel => ["ip flannel-ipv4", "ip6 flannel-ipv6"].contains(&table),
+        Cni::Calico => ["ip calico", "ip6 calico", "arp calico-arp"].contains(&table),
+    }
+}
+
+/// Tables that iptables-nft makes.
+fn is_of_iptables(table: &str) -> bool {
+    table.split_once(' ').is_some_and(|(family, name)| {
+        ["ip", "ip6"].contains(&family) && ["filter", "nat", "mangle", "raw", "security"].contains(&name)
+    })
+}
+
+/// The tool that shows these rules.
+pub fn tool(backend: Backend, family: Family) -> &'static str {
+    match (backend, family) {
+        (Backend::Nft, Family::Ipv4) => "iptables-nft",
+        (Backend::Nft, Family::Ipv6) => "ip6tables-nft",
+        (Backend::Legacy, Family::Ipv4) => "iptables-legacy",
+        (Backend::Legacy, Family::Ipv6) => "ip6tables-legacy",
+    }
+}

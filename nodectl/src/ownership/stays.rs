@@ -1,0 +1,99 @@
+//! What stays and names a CNI's device: zones, rules and drop-ins of others. Told, never touched.
+
+use super::Inventory;
+use super::links::is_pod_name;
+use crate::cni::Cni;
+use crate::facts::{Facts, Mention};
+
+/// Directories and files of others that may name a CNI's device: firewalls, network managers, saved rules.
+pub const PLACES: [&str; 16] = [
+    "/etc/firewalld",
+    "/etc/ufw",
+    "/etc/NetworkManager/conf.d",
+    "/etc/NetworkManager/system-connections",
+    "/etc/NetworkManager/dispatcher.d",
+    "/etc/systemd/network",
+    "/etc/netplan",
+    "/etc/network/interfaces",
+    "/etc/network/interfaces.d",
+    "/etc/iptables",
+    "/etc/sysconfig",
+    "/etc/nftables.conf",
+    "/etc/nftables.d",
+    "/etc/sysctl.conf",
+    "/etc/sysctl.d",
+    "/etc/udev/rules.d",
+];
+
+/// The CNI whose device, or pattern of devices, a word is.
+pub fn device_of(word: &str) -> Option<Cni> {
+    let name = word.trim_end_matches(['*', '+']);
+    let is_pattern = name.len() < word.len();
+    if name == "cni0" || ["flannel.", "flannel-v6.", "flannel-wg"].iter().any(|p| name.starts_with(p)) {
+        return Some(Cni::Flannel);
+    }
+    let calico =
+        ["vxlan.calico", "vxlan-v6.calico", "wireguard.cali", "wg-v6.cali", "tunl0", "bpfin.cali", "bpfout.cali"];
+    if calico.contains(&name) || is_pod_name(name, "cali") {
+        return Some(Cni::Calico);
+    }
+    match name {
+        "flannel" | "cni" if is_pattern => Some(Cni::Flannel),
+        "cali" | "tunl" | "bpf" if is_pattern => Some(Cni::Calico),
+        _ => None,
+    }
+}
+
+/// The first device of either CNI that a line of a configuration names.
+pub fn device_in(line: &str) -> Option<&str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '*' | '+');
+    line.split(|c| !is_part(c)).find(|word| device_of(word).is_some())
+}
+
+/// Lines of others' files, and of others' rules that stay, that name a device of this CNI.
+pub fn tell(facts: &Facts, cni: Cni, inventory: &mut Inventory) {
+    let told = |m: &&Mention| device_of(&m.device) == Some(cni) && !inventory.image.files.contains(&m.path);
+    let mentions: Vec<Mention> = facts.traces.iter().flat_map(|t| &t.mentions).filter(told).cloned().collect();
+    for m in mentions {
+        inventory.stays(&format!("{}:{}", m.path, m.line), &format!("names {}: {}", m.device, m.text.trim()));
+    }
+    for saved in &facts.firewall.saved {
+        let image = inventory.image.rules.iter().find(|r| r.backend == saved.backend && r.family == saved.family);
+        let gone: std::collections::HashSet<String> = image
+            .iter()
+            .flat_map(|rules| &rules.owned.tables)
+            .flat_map(|t| t.inside.iter().cloned().chain(t.hooks.iter().map(|(c, _, s)| format!("-A {c} {s}"))))
+            .collect();
+        let tool = super::firewall::tool(saved.backend, saved.family);
+        for line in saved.text.lines().filter(|l| l.starts_with("-A ") && !gone.contains(*l)) {
+            let device = interfaces(line).find(|name| device_of(name) == Some(cni));
+            if let Some(device) = device {
+                inventory.stays(&format!("{tool} {line}"), &format!("names {device}"));
+            }
+        }
+    }
+}
+
+/// Devices that a rule looks at.
+fn interfaces(line: &str) -> impl Iterator<Item = &str> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let named = words.windows(2).filter(|pair| ["-i", "-o", "--physdev-in", "--physdev-out"].contains(&pair[0]));
+    named.map(|pair| pair[1]).collect::<Vec<_>>().into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_whole_words() {
+        assert_eq!(device_in("-A FORWARD -i cni0 -j ACCEPT"), Some("cni0"));
+        assert_eq!(device_in("  <interface name=\"flannel.1\"/>"), Some("flannel.1"));
+        assert_eq!(device_in("unmanaged-devices=interface-name:cali*;interface-name:tunl*"), Some("cali*"));
+        for line in
+            ["localip", "# the cali office", "california", "a flannel shirt", "tunl01", "dev cni0a", "calico", "*"]
+        {
+            assert_eq!(device_in(line), None, "{line}");
+        }
+    }
+}

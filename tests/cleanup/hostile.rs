@@ -1,0 +1,166 @@
+//! What a cleaner that trusts names, words or tools gets wrong; each is a bug that others have shipped.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use nodectl_lab::fixture::{FLANNEL_PARTS, FOREIGN};
+use support::Ground;
+
+fn flannel(ground: &Ground, script: &str) {
+    ground.build(&format!("{FLANNEL_PARTS}\n{script}"));
+}
+
+/// The six layouts that flannel has written, as text for a restore: what is in nat and what in filter.
+const LAYOUTS: [(&str, &[&str], &[&str]); 6] = [
+    (
+        "up to 0.5.5",
+        &[
+            ":FLANNEL - [0:0]",
+            "-A POSTROUTING -s NET -j FLANNEL",
+            "-A POSTROUTING ! -s NET -d NET -j MASQUERADE",
+            "-A FLANNEL -d NET -j ACCEPT",
+            "-A FLANNEL ! -d 224.0.0.0/4 -j MASQUERADE",
+        ],
+        &[],
+    ),
+    (
+        "0.5.6 to 0.7",
+        &[
+            "-A POSTROUTING -s NET -d NET -j RETURN",
+            "-A POSTROUTING -s NET ! -d 224.0.0.0/4 -j MASQUERADE",
+            "-A POSTROUTING ! -s NET -d NET -j MASQUERADE",
+        ],
+        &[],
+    ),
+    (
+        "0.8 to 0.16.1",
+        &[
+            "-A POSTROUTING -s NET -d NET -j RETURN",
+            "-A POSTROUTING -s NET ! -d 224.0.0.0/4 -j MASQUERADE --random-fully",
+            "-A POSTROUTING ! -s NET -d POD -j RETURN",
+            "-A POSTROUTING ! -s NET -d NET -j MASQUERADE --random-fully",
+        ],
+        &["-A FORWARD -s NET -j ACCEPT", "-A FORWARD -d NET -j ACCEPT"],
+    ),
+    (
+        "0.16.2 to 0.19",
+        &[
+            "-A POSTROUTING -s NET -d NET -m comment --comment \"flanneld masq\" -j RETURN",
+            "-A POSTROUTING -s NET ! -d 224.0.0.0/4 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully",
+            "-A POSTROUTING ! -s NET -d POD -m comment --comment \"flanneld masq\" -j RETURN",
+            "-A POSTROUTING ! -s NET -d NET -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully",
+        ],
+        &[
+            "-A FORWARD -s NET -m comment --comment \"flanneld forward\" -j ACCEPT",
+            "-A FORWARD -d NET -m comment --comment \"flanneld forward\" -j ACCEPT",
+        ],
+    ),
+    (
+        "0.20 to 0.21.2",
+        &[
+            ":FLANNEL-POSTRTG - [0:0]",
+            "-I POSTROUTING 1 -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG",
+            "-A FLANNEL-POSTRTG -s NET -d NET -m comment --comment \"flanneld masq\" -j RETURN",
+            "-A FLANNEL-POSTRTG -s NET ! -d 224.0.0.0/4 -m comment --comment \"flanneld masq\" -j MASQUERADE",
+        ],
+        &[
+            ":FLANNEL-FWD - [0:0]",
+            "-I FORWARD 1 -m comment --comment \"flanneld forward\" -j FLANNEL-FWD",
+            "-A FLANNEL-FWD -s NET -m comment --comment \"flanneld forward\" -j ACCEPT",
+        ],
+    ),
+    // The clean-up of 0.27 in the other backend forgets the jump and the filter table.
+    (
+        "from 0.21.3",
+        &[":FLANNEL-POSTRTG - [0:0]", "-A POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG"],
+        &[
+            ":FLANNEL-FWD - [0:0]",
+            "-A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD",
+            "-A FLANNEL-FWD -s NET -m comment --comment \"flanneld forward\" -j ACCEPT",
+            "-A FLANNEL-FWD -d NET -m comment --comment \"flanneld forward\" -j ACCEPT",
+        ],
+    ),
+];
+
+#[test]
+fn every_layout_of_flannels_rules_is_known_in_both_backends() {
+    let ground = Ground::crowded();
+    for (releases, nat, filter) in LAYOUTS {
+        flannel(&ground, "subnet_env");
+        for tool in ["iptables-nft-restore", "iptables-legacy-restore"] {
+            let text = format!("*nat\n{}\nCOMMIT\n*filter\n{}\nCOMMIT\n", nat.join("\n"), filter.join("\n"));
+            let text = text.replace("NET", "10.244.0.0/16").replace("POD", "10.244.1.0/24").replace("\n\n", "\n");
+            let done = ground.node().exec_with_input(&[tool, "--noflush"], &text).unwrap();
+            assert!(done.ok(), "{releases}: {}", done.stderr);
+        }
+        ground.must(&["--flannel", "--yes"], 0);
+        let left = ground.foreign.diff(&ground.snapshot());
+        assert!(left.is_empty(), "{releases}: {left:?}");
+    }
+}
+
+#[test]
+fn one_native_rule_in_a_table_of_iptables_hides_nothing() {
+    // iptables-nft-save says that it cannot show the table, and succeeds.
+    let native = "nft add rule ip filter FORWARD ct state vmap '{ established : accept, invalid : drop }'\n\
+        nft add rule ip nat POSTROUTING ct state vmap '{ established : accept, invalid : accept }'";
+    let ground = Ground::with(&format!("{FOREIGN}\n{native}"));
+    let rules = |ground: &Ground| ground.node().sh("for t in filter nat; do nft -s list table ip $t; done").unwrap();
+    let before = rules(&ground);
+    assert!(!ground.node().sh("iptables-nft-save").unwrap().contains("the cali office"), "the table is to be hidden");
+    flannel(&ground, "subnet_env; chains iptables-nft $NET $POD 224.0.0.0/4");
+    assert!(rules(&ground).contains("FLANNEL-FWD"));
+    let would = ground.would(&["--flannel"]);
+    assert_eq!((&would["counts"]["nft-rules"], &would["counts"]["chains"]), (&2.into(), &2.into()), "{would:#}");
+    ground.must(&["--flannel", "--yes"], 0);
+    assert_eq!(rules(&ground), before);
+    ground.must_be_as_others_left_it();
+    ground.must(&["--flannel", "--yes"], 0);
+}
+
+#[test]
+fn a_bridge_that_somebody_else_uses_stays() {
+    let ground = Ground::with("");
+    flannel(
+        &ground,
+        "subnet_env; ip link add cni0 type bridge; ip address add 10.244.1.1/24 dev cni0; ip link set cni0 up; ip link add tap0 type veth peer name tap1; ip link set tap0 master cni0",
+    );
+    let would = ground.would(&["--flannel"]);
+    assert!(would["undecided"][0]["object"] == "cni0 (bridge)", "{would:#}");
+    ground.must(&["--flannel", "--yes"], 0);
+    assert!(ground.node().sh("ip link show master cni0").unwrap().contains("tap0"));
+    // Another CNI's, with the usual name and other addresses: podman's and CRI-O's samples have it.
+    ground.build("ip link del tap0; ip address flush dev cni0; ip address add 10.88.0.1/16 dev cni0");
+    flannel(&ground, "subnet_env");
+    ground.must(&["--flannel", "--yes"], 0);
+    assert!(ground.node().sh("ip address show cni0").unwrap().contains("10.88.0.1/16"));
+}
+
+#[test]
+fn looking_loads_no_legacy_tables() {
+    let ground = Ground::with("");
+    flannel(&ground, "subnet_env; chains iptables-nft $NET $POD 224.0.0.0/4");
+    ground.must(&["--flannel", "--yes"], 0);
+    let names =
+        ground.node().sh("cat /proc/net/ip_tables_names /proc/net/ip6_tables_names 2>/dev/null || true").unwrap();
+    assert_eq!(names, "");
+}
+
+#[test]
+fn what_names_a_device_that_goes_is_told_and_not_touched() {
+    let ground = Ground::crowded();
+    flannel(&ground, "subnet_env; vxlan 1 8472");
+    let would = ground.would(&["--flannel"]);
+    let told = would["stays"].to_string();
+    for place in [
+        "/etc/firewalld/zones/trusted.xml:1",
+        "/etc/ufw/user.rules:1",
+        "iptables-nft -A INPUT -i cni0",
+        "iptables-legacy -A INPUT -i cni0",
+    ] {
+        assert!(told.contains(place), "{place} is not in {told}");
+    }
+    assert!(!told.contains("localip") && !told.contains("california") && !told.contains("cali*"), "{told}");
+    ground.must(&["--flannel", "--yes"], 0);
+    ground.must_be_as_others_left_it();
+}

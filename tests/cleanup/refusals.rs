@@ -1,0 +1,98 @@
+//! Why `nodectl cleanup` says no, the name that waives it, what becomes of files, and words that make no sense.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use nodectl_lab::fixture::FLANNEL_PARTS;
+use support::Ground;
+
+fn ground(script: &str) -> Ground {
+    let ground = Ground::with("");
+    ground.build(&format!("{FLANNEL_PARTS}\n{script}"));
+    ground
+}
+
+/// Names of the refusals that a dry run tells.
+fn refusals(ground: &Ground, args: &[&str]) -> Vec<String> {
+    let said = ground.would(args);
+    let standing = said["refusals"].as_array().unwrap().iter().filter(|r| r["waived"] == false);
+    standing.map(|r| r["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn living_pods_are_not_cut_off_unless_told_to() {
+    let ground = ground(
+        "subnet_env; vxlan 1 8472; pod 1; pod 2; lose 2; await_one() { while [ $(ip -o link show master cni0 | grep -c veth) != 1 ]; do sleep 0.02; done; }; await_one",
+    );
+    // The runtime answers and knows of no such pod: its device is a leftover.
+    assert!(refusals(&ground, &["--flannel"]).is_empty());
+    ground.node().stop_unit("containerd.service").unwrap();
+    let before = ground.snapshot();
+    assert_eq!(refusals(&ground, &["--flannel"]), ["pods-depend"]);
+    let done = ground.must(&["--flannel", "--yes"], 3);
+    assert!(done.stderr.contains("[pods-depend] 1 pod of flannel would lose their network: veth"), "{}", done.stderr);
+    assert!(done.stderr.contains("To fix it: "), "{}", done.stderr);
+    assert!(before.diff(&ground.snapshot()).is_empty());
+    ground.must(&["--flannel", "--yes", "--force", "pods-depend"], 0);
+    assert_eq!(ground.would(&["--flannel"])["outcome"], "nothing-to-do");
+    assert_eq!(ground.node().sh("ip -o link | grep -cE 'veth|cni0|flannel' || true").unwrap(), "0\n");
+}
+
+#[test]
+fn an_agent_that_runs_and_the_active_cni_are_refused_each_by_its_name() {
+    let ground = ground("subnet_env; vxlan 1 8472; cp /bin/sleep /run/flanneld; cp /bin/sleep /run/kubelet");
+    let running = [
+        ground.node().spawn(&["/run/flanneld", "1000"]).unwrap(),
+        ground.node().spawn(&["/run/kubelet", "1000"]).unwrap(),
+    ];
+    assert_eq!(refusals(&ground, &["--flannel"]), ["agent-runs", "cni-active"]);
+    assert_eq!(refusals(&ground, &["--flannel", "--force", "agent-runs"]), ["cni-active"]);
+    let done = ground.must(&["--flannel", "--yes", "--force", "cni-active"], 3);
+    assert!(done.stderr.contains("[agent-runs] flanneld (pid "), "{}", done.stderr);
+    ground.must(&["--flannel", "--yes", "--force", "cni-active", "--force", "agent-runs"], 0);
+    drop(running);
+    // Where no kubelet runs nobody makes pods, and a first configuration is a leftover.
+    ground.build(&format!("{FLANNEL_PARTS}\nsubnet_env"));
+    assert!(refusals(&ground, &["--flannel"]).is_empty());
+}
+
+#[test]
+fn an_open_run_cannot_be_waived() {
+    let ground = ground("subnet_env; mkdir -p /var/lib/nodectl; echo 20261121T020000-1a2b > /var/lib/nodectl/open");
+    assert_eq!(refusals(&ground, &["--flannel"]), ["open-run"]);
+    let done = ground.must(&["--flannel", "--yes", "--force", "open-run"], 64);
+    assert!(done.stderr.contains("use one of agent-runs, pods-depend, cni-active"), "{}", done.stderr);
+}
+
+#[test]
+fn files_wait_in_a_backup_for_root_alone_or_are_purged() {
+    let ground = ground("subnet_env");
+    ground.must(&["--flannel", "--yes", "--reason", "moved away"], 0);
+    let kept = ground.node().sh("cd /var/lib/nodectl; stat -c %a . backup; cat backup/*/files/etc/cni/net.d/10-flannel.conflist; ls backup/*/files/run/flannel; grep -c 'moved away' cleanups/*.json").unwrap();
+    let lines: Vec<&str> = kept.lines().collect();
+    assert_eq!((lines[0], lines[1], lines[3], lines[4]), ("700", "700", "subnet.env", "1"), "{kept}");
+    assert!(lines[2].starts_with(r#"{"name":"cbr0""#), "{kept}");
+    ground.build(&format!("{FLANNEL_PARTS}\nrm -rf /var/lib/nodectl; subnet_env"));
+    ground.must(&["--flannel", "--yes", "--purge"], 0);
+    assert_eq!(ground.node().sh("find /var/lib/nodectl/backup -type f 2>/dev/null | wc -l").unwrap(), "0\n");
+    ground.must_be_as_others_left_it();
+}
+
+#[test]
+fn words_that_make_no_sense_are_usage() {
+    let ground = ground("subnet_env");
+    let before = ground.snapshot();
+    for args in [
+        &[][..],
+        &["--calico", "--flannel"],
+        &["--flannel", "--network", "10.244"],
+        &["--flannel", "--force", "everything"],
+        &["--flannel", "--detailed-exitcode"],
+    ] {
+        ground.must(args, 64);
+    }
+    // Nobody to ask, and nobody said yes.
+    let done = ground.must(&["--flannel"], 64);
+    assert!(done.stderr.contains("add --yes"), "{}", done.stderr);
+    assert!(before.diff(&ground.snapshot()).is_empty());
+}

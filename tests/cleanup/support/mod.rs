@@ -1,0 +1,83 @@
+//! A node of its own for each test: what others own is built first, then what the CNI owns; after the cleanup the first is left.
+#![allow(dead_code, reason = "each test uses a part")]
+
+use nodectl_lab::cluster::{Cluster, Network, Options};
+use nodectl_lab::command::Output;
+use nodectl_lab::fixture;
+use nodectl_lab::node::Node;
+use nodectl_lab::snapshot::Snapshot;
+
+/// A light node without a kubelet and without pods.
+pub struct Ground {
+    cluster: Cluster,
+    /// What others own on it.
+    pub foreign: Snapshot,
+}
+
+impl Ground {
+    /// A node with all that others may own.
+    pub fn crowded() -> Ground {
+        Ground::with(fixture::FOREIGN)
+    }
+
+    /// A node with what a script makes.
+    pub fn with(script: &str) -> Ground {
+        let options = Options { nodes: 1, api: false, network: Network::None, ..Options::default() };
+        let cluster = Cluster::start(options).expect("the node starts");
+        cluster.node(1).unwrap().stop_unit("kubelet.service").expect("the kubelet stops");
+        let ground = Ground { cluster, foreign: Snapshot::default() };
+        ground.build(script);
+        let foreign = ground.snapshot();
+        Ground { foreign, ..ground }
+    }
+
+    /// The node.
+    pub fn node(&self) -> &dyn Node {
+        self.cluster.node(1).unwrap()
+    }
+
+    /// Runs a script that must succeed.
+    pub fn build(&self, script: &str) {
+        let done = self.node().exec_with_input(&["sh", "-e", "-s"], &fixture::script(script)).unwrap();
+        assert!(done.ok(), "the script failed with {}: {}", done.code, done.stderr);
+    }
+
+    /// What the node looks like now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(self.node()).unwrap()
+    }
+
+    /// `nodectl cleanup ARGS`.
+    pub fn cleanup(&self, args: &[&str]) -> Output {
+        let mut argv = vec!["nodectl", "cleanup"];
+        argv.extend(args);
+        self.node().exec(&argv).unwrap()
+    }
+
+    /// The same, which must end with this code.
+    pub fn must(&self, args: &[&str], code: i32) -> Output {
+        let done = self.cleanup(args);
+        assert_eq!(done.code, code, "cleanup {args:?}\n{}{}", done.stdout, done.stderr);
+        done
+    }
+
+    /// The document of a dry run.
+    pub fn would(&self, args: &[&str]) -> serde_json::Value {
+        let mut all = args.to_vec();
+        all.extend(["--dry-run", "--output", "json"]);
+        let done = self.cleanup(&all);
+        serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", done.stdout, done.stderr))
+    }
+
+    /// Nothing is left but what others own, and that is as it was.
+    pub fn must_be_as_others_left_it(&self) {
+        let difference = self.foreign.diff(&self.snapshot());
+        assert!(difference.is_empty(), "{}", difference.join("\n"));
+    }
+
+    /// A list of checks, each of which prints nothing where all is well.
+    pub fn must_print_nothing(&self, checklist: &str) {
+        let done = self.node().exec_with_input(&["sh", "-e", "-s"], checklist).unwrap();
+        assert!(done.ok() && done.stdout.trim().is_empty(), "exit {}: {}{}", done.code, done.stdout, done.stderr);
+    }
+}
