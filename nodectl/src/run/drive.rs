@@ -52,6 +52,7 @@ struct Run<'a> {
 pub fn start(host: &Host, plan: &Plan, facts: &Facts, stop: &Stop, options: Options) -> Result<RunSummary> {
     let folders = Folders::new(host)?;
     let id = crate::clock::run_id();
+    folders.prune_backups()?;
     folders.keep("snapshots", &id, facts)?;
     let journal = folders.begin(
         &id,

@@ -10,6 +10,9 @@ use crate::host::{Host, files};
 use crate::journal::{self, Journal, Log, Outcome, Record};
 use crate::plan::Plan;
 
+/// How many runs' backups are kept.
+const BACKUPS: usize = 5;
+
 /// nodectl's own folder on a node.
 #[derive(Debug, Clone)]
 pub struct Folders {
@@ -63,6 +66,15 @@ impl Folders {
         Ok(journal)
     }
 
+    /// Removes the backups of old runs: they hold whole plugin binaries. No run needs those of one before it; a person who
+    /// looks for a file may need the last few.
+    pub fn prune_backups(&self) -> Result<()> {
+        let backups = self.base.join("backup");
+        let mut runs = files::list(&backups)?;
+        runs.sort_unstable();
+        runs.iter().rev().skip(BACKUPS).try_for_each(|run| files::remove_directory(&backups.join(run)).map(drop))
+    }
+
     /// No run is open any more.
     pub fn end(&self) -> Result<()> {
         files::remove(&self.base.join("open")).map(drop)
@@ -92,5 +104,28 @@ impl Folders {
                 }
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backups_of_the_last_runs_are_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let folders = Folders::new(&Host::new(root.path())).unwrap();
+        let backups = root.path().join("var/lib/nodectl/backup");
+        for day in 10..18 {
+            let folder = backups.join(format!("202611{day}t120000z-1/opt/cni/bin"));
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("bridge"), "x").unwrap();
+        }
+        folders.prune_backups().unwrap();
+        folders.prune_backups().unwrap();
+        let mut left = files::list(&backups).unwrap();
+        left.sort_unstable();
+        assert_eq!((left.len(), left[0].as_str()), (BACKUPS, "20261113t120000z-1"));
+        assert!(backups.join("20261117t120000z-1/opt/cni/bin/bridge").exists());
     }
 }
