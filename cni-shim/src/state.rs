@@ -212,11 +212,8 @@ impl State {
     }
 
     /// The fields of its file, with their checksum.
-    fn fields(&self, path: &std::path::Path) -> Result<Map<String, Value>, Error> {
-        let mut fields = match serde_json::to_value(self).map_err(Error::io("encode", path))? {
-            Value::Object(fields) => fields,
-            _ => Map::new(),
-        };
+    pub fn fields(&self) -> serde_json::Result<Map<String, Value>> {
+        let mut fields: Map<_, _> = serde_json::from_value(serde_json::to_value(self)?)?;
         let sum = checksum(&fields);
         fields.insert(CHECKSUM.to_owned(), sum.into());
         Ok(fields)
@@ -235,7 +232,7 @@ impl State {
         let generation = current.as_ref().map_or(0, |state| state.generation);
         let mut state = change(current)?;
         state.generation = generation.saturating_add(1);
-        let fields = state.fields(&paths.state())?;
+        let fields = state.fields().map_err(Error::io("encode", &paths.state()))?;
         file::write_json(&paths.state(), &fields, true)?;
         file::write_json(&paths.state_copy(), &fields, true)?;
         Ok(state)

@@ -10,6 +10,7 @@ mod matrix_add;
 mod matrix_chain;
 mod matrix_del;
 mod matrix_verbs;
+mod properties;
 mod real;
 mod stress;
 mod transparency;

@@ -1,6 +1,8 @@
 //! Figures, each beside what one would do without this project, measured in the same run: a figure alone says more about the
 //! machine than about the program.
 
+mod alone;
+mod at_once;
 mod figure;
 mod links;
 mod plan;
@@ -70,7 +72,8 @@ fn find(benches: &[(&str, Bench)], wanted: &str) -> Result<Bench> {
 
 /// Runs a bench in a light node of its own, which has no network yet.
 fn inside(name: &str) -> Result<Vec<Figure>> {
-    let options = Options { nodes: 1, api: false, network: Network::None, ..Options::default() };
+    let mut options = Options { nodes: 1, api: false, network: Network::None, ..Options::default() };
+    options.programs.extend(std::env::var_os("LAB_NOOP").map(|path| ("noop".to_owned(), path.into())));
     let cluster = Cluster::start(options)?;
     let said = cluster.node(1)?.must(&["nodectl-lab", "bench", "--inside", name])?;
     serde_json::from_str(said.trim()).with_context(|| format!("the node's answer is not a list of figures: {said}"))

@@ -14,6 +14,8 @@ use crate::libcni::{Attachment, ConfList, load_folder};
 use crate::objects::flannel;
 
 const ROUNDS: usize = 40;
+/// Where the plugins are.
+const PLUGINS: [&str; 3] = [FLANNEL, "/opt/cni/bin", SHIM_BINARY];
 /// Where the chain's conflist is, as on a node.
 const CHAIN: &str = "/etc/cni/net.d";
 /// Where the shim's is: in a folder of its own, so that both can be loaded.
@@ -21,9 +23,25 @@ const SHIM: &str = "/run/bench/shim";
 const FLANNEL: &str = "/usr/local/lib/nodectl-lab/plugins";
 const SHIM_BINARY: &str = "/usr/libexec/nodectl";
 
+/// As the runtime has them.
+pub(super) fn places() -> Places {
+    Places { path: PLUGINS.iter().map(PathBuf::from).collect(), cache: PathBuf::from("/run/bench/results") }
+}
+
+/// A pod.
+pub(super) fn attachment(id: &str) -> Attachment {
+    let arguments = [("IgnoreUnknown", "1"), ("K8S_POD_NAMESPACE", "default"), ("K8S_POD_NAME", id)];
+    Attachment {
+        container: id.to_owned(),
+        netns: format!("/run/netns/{id}"),
+        interface: "eth0".to_owned(),
+        arguments: arguments.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        ..Attachment::default()
+    }
+}
+
 fn measure(chain: &ConfList, shim: &ConfList) -> Result<[Vec<Spent>; 4]> {
-    let path: Vec<PathBuf> = [FLANNEL, "/opt/cni/bin", SHIM_BINARY].iter().map(PathBuf::from).collect();
-    let places = Places { path, cache: PathBuf::from("/run/bench/results") };
+    let places = places();
     let mut found: [Vec<Spent>; 4] = Default::default();
     for round in 0..=ROUNDS {
         for (place, list) in [chain, shim].into_iter().enumerate() {
@@ -41,14 +59,7 @@ fn measure(chain: &ConfList, shim: &ConfList) -> Result<[Vec<Spent>; 4]> {
 /// One pod's life.
 fn attach(places: &Places, list: &ConfList, id: &str) -> Result<(Spent, Spent)> {
     command::run(&["ip", "netns", "add", id])?;
-    let arguments = [("IgnoreUnknown", "1"), ("K8S_POD_NAMESPACE", "default"), ("K8S_POD_NAME", id)];
-    let attachment = Attachment {
-        container: id.to_owned(),
-        netns: format!("/run/netns/{id}"),
-        interface: "eth0".to_owned(),
-        arguments: arguments.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-        ..Attachment::default()
-    };
+    let attachment = attachment(id);
     let added = spent(|| chain::add(places, list, &attachment).map(drop))?;
     let deleted = spent(|| chain::del(places, list, &attachment))?;
     command::run(&["ip", "netns", "del", id])?;
@@ -87,5 +98,7 @@ pub(super) fn run() -> Result<Vec<Figure>> {
             figures.push(Figure::new(&format!("{verb} through the shim, {name}"), "ms", &ours, "chain alone", &other)?);
         }
     }
+    figures.extend(super::at_once::measure(&chain, &shim)?);
+    figures.extend(super::alone::measure()?);
     Ok(figures)
 }
