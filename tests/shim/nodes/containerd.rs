@@ -46,7 +46,8 @@ fn seen(bench: &Bench, id: &str) -> Vec<Given> {
     let of = |call: std::path::PathBuf| {
         let read = |name: &str| std::fs::read_to_string(call.join(name)).unwrap();
         let env = read("env");
-        let netns = env.lines().find_map(|line| line.strip_prefix("CNI_NETNS=")).unwrap_or("none").to_owned();
+        let netns = env.lines().find_map(|line| line.strip_prefix("CNI_NETNS=")).filter(|netns| !netns.is_empty());
+        let netns = netns.unwrap_or("no namespace").to_owned();
         let plain = |text: &str| text.replace(id, "ID").replace(&netns, "NETNS");
         let stdin = serde_json::from_str(&plain(&read("stdin"))).unwrap_or_else(|e| panic!("{e}: {}", call.display()));
         // containerd ranges over a map: the order of CNI_ARGS is another one each time.
