@@ -2,8 +2,10 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so")]
 
+mod cnitool;
 mod common;
 mod crio;
+mod frugal;
 mod hold;
 mod hostile;
 mod matrix_add;

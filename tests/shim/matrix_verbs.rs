@@ -93,7 +93,7 @@ fn row_27_check() {
 }
 
 #[test]
-fn row_29_and_30_what_still_needs_the_shim_can_be_listed() {
+fn records_and_what_should_be_some_can_be_listed() {
     let world = World::new();
     world.add("f").succeeded();
     world.route(Backend::Calico);

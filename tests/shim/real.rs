@@ -17,7 +17,7 @@ use std::process::Command;
 
 const KINDS: [&str; 7] = ["bridge", "ptp", "host-local", "portmap", "bandwidth", "tuning", "flannel"];
 
-fn run(argv: &[&str]) -> String {
+pub fn run(argv: &[&str]) -> String {
     let output = Command::new(argv[0]).args(&argv[1..]).output().unwrap_or_else(|cause| panic!("{argv:?}: {cause}"));
     assert!(output.status.success(), "{argv:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -60,7 +60,7 @@ fn node(world: &World) {
 }
 
 /// Runs a test on a node of its own.
-fn on_a_node(test: impl FnOnce(&World) + Send + 'static) {
+pub fn on_a_node(test: impl FnOnce(&World) + Send + 'static) {
     let thread = std::thread::spawn(move || {
         let world = World::new();
         node(&world);
@@ -83,7 +83,7 @@ fn flannel_list() -> Value {
 }
 
 /// flannel with everything behind it, in the version that its 0.9.0 plugin can.
-fn long_flannel_list() -> Value {
+pub fn long_flannel_list() -> Value {
     json!({"name": "cbr0", "cniVersion": "0.4.0", "plugins": [
         {"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}},
         {"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_notify": "1"}, "mtu": 1400},
@@ -91,7 +91,7 @@ fn long_flannel_list() -> Value {
         {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}}]})
 }
 
-fn bridge_list() -> Value {
+pub fn bridge_list() -> Value {
     json!({"name": "k8s-pod-network", "cniVersion": "1.0.0", "plugins": [
         {"type": "bridge", "bridge": "br1", "isDefaultGateway": true, "hairpinMode": true, "ipam": host_local("10.245.1.0/24")},
         {"type": "tuning", "mtu": 1400},
@@ -105,7 +105,7 @@ fn ptp_list() -> Value {
         {"type": "portmap", "capabilities": {"portMappings": true}}]})
 }
 
-fn capability_args() -> Value {
+pub fn capability_args() -> Value {
     json!({"portMappings": [{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}],
         "bandwidth": {"ingressRate": 1_000_000, "ingressBurst": 1_000_000, "egressRate": 1_000_000, "egressBurst": 1_000_000}})
 }
@@ -131,7 +131,7 @@ fn shim(world: &World, verb: &str, id: &str) -> Answer {
 }
 
 /// What networking has left on the node: links, chains and rules, addresses, scratch files.
-fn leftovers() -> BTreeSet<String> {
+pub fn leftovers() -> BTreeSet<String> {
     let links = run(&["ip", "-br", "link"]);
     let links = links.lines().filter_map(|line| line.split(['@', ' ']).next());
     let mut left: BTreeSet<_> = links.map(|link| format!("link {link}")).collect();
@@ -146,15 +146,17 @@ fn leftovers() -> BTreeSet<String> {
 }
 
 /// What a pod's own network looks like.
-fn inside(id: &str) -> (String, String) {
+pub fn inside(id: &str) -> (String, String) {
     let addresses = run(&["ip", "-n", id, "-o", "address", "show", "dev", "eth0", "scope", "global"]);
     (addresses, run(&["ip", "-n", id, "route"]))
 }
 
-/// A JSON document without what the kernel and the plugins draw anew each time: MACs and the names of veths.
+/// A JSON document without what the kernel and the plugins draw anew each time: MACs and the names of veths; and without an empty
+/// `dns`, which libcni leaves out from 1.2 on and puts in before.
 fn normal(mut value: Value) -> Value {
     match &mut value {
         Value::Object(map) => {
+            map.retain(|key, value| key != "dns" || *value != json!({}));
             for (key, value) in map.iter_mut() {
                 let drawn =
                     key == "mac" || key == "name" && value.as_str().is_some_and(|name| name.starts_with("veth"));
@@ -168,12 +170,12 @@ fn normal(mut value: Value) -> Value {
 }
 
 /// The calls since the last look, without what differs from process to process.
-fn seen(world: &World) -> Vec<Logged> {
+pub fn seen(world: &World) -> Vec<Logged> {
     let mut calls = world.calls();
     world.take_log();
     for call in &mut calls {
         call.stdin = normal(call.stdin.take());
-        for own in ["_", "PWD", "OLDPWD", "SHLVL"] {
+        for own in ["_", "PWD", "OLDPWD", "SHLVL", "NETCONFPATH"] {
             call.env.remove(own);
         }
     }

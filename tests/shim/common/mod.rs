@@ -26,13 +26,27 @@ pub struct World {
 }
 
 /// A delegate's call.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Logged {
     pub kind: String,
     pub verb: String,
     pub container_id: String,
     pub stdin: Value,
     pub env: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Logged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.env.iter().filter(|(name, _)| name.starts_with("CNI_")).collect();
+        write!(
+            f,
+            "{} {} {names:?} and {} other variables\n{}",
+            self.kind,
+            self.verb,
+            self.env.len() - names.len(),
+            self.stdin
+        )
+    }
 }
 
 /// What the shim answered.

@@ -8,6 +8,7 @@ mod fixture;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use cni_shim::pending::Pending;
 use cni_shim::state::{Backend, Owner, State};
 use fixture::{Bench, SHIM_CONFLIST};
 use nodectl_lab::node::Kind;
@@ -53,7 +54,8 @@ fn seen(bench: &Bench, id: &str) -> Vec<Given> {
         // containerd ranges over a map: the order of CNI_ARGS is another one each time.
         let own = ["_=", "PWD=", "OLDPWD=", "SHLVL=", "INVOCATION_ID=", "SYSTEMD_EXEC_PID=", "JOURNAL_STREAM="];
         let lines = env.lines().filter(|line| !own.iter().any(|own| line.starts_with(own))).map(plain);
-        let pairs = |line: String| line.split(';').map(str::to_owned).collect::<Vec<_>>();
+        let pairs =
+            |line: String| line.trim_start_matches("CNI_ARGS=").split(';').map(str::to_owned).collect::<Vec<_>>();
         let (_, kind) = call.file_name().unwrap().to_str().unwrap().split_once('-').unwrap();
         Given { kind: kind.to_owned(), stdin: normal(stdin), env: lines.flat_map(pairs).collect() }
     };
@@ -182,4 +184,28 @@ fn row_34_a_list_that_sorts_before_the_shims_is_used_and_named() {
     bench.stop(&id);
     assert_eq!(bench.node().sh("ls /var/lib/cni/networks/other | grep ^10 || true").unwrap(), "");
     assert_eq!(bench.json(&["shim", "status"], 0)["shim"]["attachments"], serde_json::json!([]));
+}
+
+#[test]
+fn the_timer_finishes_what_is_pending() {
+    let bench = Bench::new(Kind::Full);
+    let (id, _) = bench.run("a");
+    bench.node().sh("mv /opt/cni/bin/portmap /root/").unwrap();
+    bench.cri().stop_pod_sandbox(&id).unwrap_err();
+    bench.node().sh("mv /root/portmap /opt/cni/bin/").unwrap();
+    assert_eq!(Pending::list(&bench.paths()).unwrap().len(), 1);
+    let said = bench
+        .node()
+        .sh("systemd-analyze verify nodectl-reap.timer 2>&1; systemctl enable --now nodectl-reap.timer 2>&1");
+    println!("{}", said.unwrap());
+    assert!(
+        bench
+            .node()
+            .sh("systemctl list-timers --no-legend nodectl-reap.timer")
+            .unwrap()
+            .contains("nodectl-reap.service")
+    );
+    bench.node().start_unit("nodectl-reap.service").unwrap();
+    assert!(Pending::list(&bench.paths()).unwrap().is_empty() && bench.records().is_empty());
+    bench.stop(&id);
 }

@@ -14,13 +14,15 @@ use crate::command;
 use crate::node::Spec;
 
 /// Files that are the same on all full nodes: (path in the node, text).
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 8] = [
     ("etc/containerd/config.toml", include_str!("../../rootfs/containerd.toml")),
     ("etc/systemd/system.conf.d/lab.conf", include_str!("../../rootfs/units/lab.conf")),
     ("usr/lib/systemd/system/kubelet.service", include_str!("../../rootfs/units/kubelet.service")),
     ("usr/lib/systemd/system/lab-images.service", include_str!("../../rootfs/units/lab-images.service")),
     ("usr/lib/systemd/system/nodectl-boot.service", include_str!("../../../../systemd/nodectl-boot.service")),
     ("usr/lib/systemd/system/nodectl-settle.service", include_str!("../../../../systemd/nodectl-settle.service")),
+    ("usr/lib/systemd/system/nodectl-reap.service", include_str!("../../../../systemd/nodectl-reap.service")),
+    ("usr/lib/systemd/system/nodectl-reap.timer", include_str!("../../../../systemd/nodectl-reap.timer")),
 ];
 /// Units that are enabled from the start; nodectl's own are enabled by its runs.
 const ENABLED: [&str; 2] = ["kubelet.service", "lab-images.service"];

@@ -1,0 +1,65 @@
+//! What the shim does not do on its way through an ADD and a DEL.
+
+use crate::common::{World, calico_list, flannel_list};
+use cni_shim::Paths;
+use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
+use cni_shim::state::Backend;
+use serde_json::{Value, json};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+/// fsync costs an ADD 11 ms on an ordinary disk; and no API server, resolver or socket may come between a pod and its network.
+#[test]
+fn an_add_and_a_del_sync_nothing_and_open_no_socket() {
+    let world = World::new();
+    world.route(Backend::Flannel);
+    for verb in ["ADD", "CHECK", "DEL"] {
+        let call = world.call(verb, "c1");
+        let trace = world.path("trace");
+        let mut command = Command::new("strace");
+        command.args([
+            "-e",
+            "trace=fsync,fdatasync,sync,syncfs,sync_file_range,socket,connect,clone,clone3,vfork,execve",
+            "-o",
+        ]);
+        command.arg(&trace).arg(env!("CARGO_BIN_EXE_cni-shim")).envs(&call.env);
+        let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = spawned.unwrap_or_else(|cause| panic!("strace: {cause}. To fix it: run tests/provision"));
+        child.stdin.take().unwrap().write_all(Value::Object(call.config.clone()).to_string().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let trace = std::fs::read_to_string(trace).unwrap();
+        let calls: Vec<_> = trace.lines().filter(|line| !line.starts_with("---") && !line.starts_with("+++")).collect();
+        let starts = calls.iter().filter(|call| ["clone", "vfork"].iter().any(|name| call.starts_with(name))).count();
+        // Itself, and one start for each delegate; flannel's list is of 0.3.1, which has no CHECK.
+        assert_eq!(starts, if verb == "CHECK" { 0 } else { 2 }, "{verb}: {trace}");
+        assert_eq!(calls.len(), 1 + starts, "{verb}: {trace}");
+    }
+    world.assert_clean();
+}
+
+/// Old runtimes read `cniVersion`, newer ones choose from `cniVersions`; both are given every capability argument that either
+/// backend may want, also while the other backend's conflist is not there.
+#[test]
+fn the_installed_conflist_serves_every_runtime_and_both_backends() {
+    let mut calico = calico_list();
+    calico["plugins"][0]["capabilities"] = json!({"vendor.example/x": true, "unwanted": false});
+    let lists = [flannel_list(), calico].map(|list| List::parse(list.to_string().as_bytes()).unwrap());
+    let all = union_of_capabilities(&lists);
+    for name in ["portMappings", "bandwidth", "ipRanges", "io.kubernetes.cri.pod-annotations", "vendor.example/x"] {
+        assert_eq!(all.get(name), Some(&json!(true)), "{name}");
+    }
+    assert!(!all.contains_key("unwanted"));
+    let list = shim_conflist("cbr0", &Paths::under("/"), &Backends::default(), &all, Backend::Flannel);
+    assert_eq!((&list["name"], &list["cniVersion"]), (&json!("cbr0"), &json!("1.0.0")));
+    let parsed = List::parse(list.to_string().as_bytes()).unwrap();
+    assert_eq!((parsed.cni_version.as_str(), parsed.disable_check, parsed.disable_gc), ("1.1.0", false, false));
+    assert!(parsed.runs("cni-shim") && list["loadOnlyInlinedPlugins"] == true);
+    // What no plugin of the chosen list declares is neither handed on nor recorded.
+    let world = World::new();
+    let given =
+        json!({"portMappings": [{"HostPort": 1}], "io.kubernetes.cri.pod-annotations": {"big": "x".repeat(100_000)}});
+    world.call("ADD", "c1").with("runtimeConfig", given.clone()).go().succeeded();
+    let record = world.record("c1").unwrap();
+    assert_eq!(Value::Object(record.del[0].runtime_config.clone()), json!({"portMappings": given["portMappings"]}));
+}
