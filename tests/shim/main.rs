@@ -1,6 +1,12 @@
 //! The tests of cni-shim: the real binary, real delegates (scripted ones, and Debian's plugins in namespaces of their own).
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so"
+)]
 
 mod cnitool;
 mod common;
