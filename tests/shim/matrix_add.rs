@@ -1,7 +1,8 @@
 //! The failure matrix, rows about ADD and its state, files and binaries. `row_N_...` is row N.
 
-use crate::common::{World, flannel_list, wait_for};
+use crate::common::{World, calico_list, flannel_list, wait_for};
 use cni_shim::record::{Phase, Record};
+use cni_shim::request::{Request, Verb};
 use cni_shim::state::Backend;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -37,6 +38,7 @@ fn row_02_state_corrupt_uses_the_copy_or_says_try_later() {
         "\0\0\0\0",
         "[]",
         r#"{"format":99,"mode":"flannel"}"#,
+        r#"{"format":1,"mode":"flannel","checksum":"0123456789abcdef"}"#,
         r#"{"format":1,"mode":"hold"}"#,
     ] {
         fs::write(world.paths().state(), torn).unwrap();
@@ -146,6 +148,37 @@ fn row_05_delegate_hangs_with_a_grandchild_that_keeps_its_output_open() {
     world.untell("portmap.DEL");
     world.del("c2").succeeded();
     world.assert_clean();
+}
+
+#[test]
+fn row_05_every_verb_has_its_deadline_below_the_runtimes() {
+    let world = World::new();
+    let mut list = calico_list();
+    list["cniVersion"] = json!("1.1.0");
+    world.conflist(Backend::Calico, &list);
+    world.route(Backend::Calico);
+    world.add("c1").succeeded();
+    for verb in ["CHECK", "GC", "STATUS"] {
+        world.tell(&format!("calico.{verb}"), "sleep 300 & wait");
+        let limits = json!({"check": 300, "gc": 300, "status": 300});
+        let call = world
+            .call(verb, "c1")
+            .limits(limits)
+            .with("cni.dev/valid-attachments", json!([{"containerID": "c1", "ifname": "eth0"}]));
+        let answer = call.go().failed(if verb == "STATUS" { 50 } else { 11 });
+        assert!(answer.took < Duration::from_secs(3), "{verb}: {answer:?}");
+    }
+    world.del("c1").succeeded();
+    // What it takes by itself: kubelet gives RunPodSandbox 240 s, CRI-O a DEL 60 s and a GC 30 s, and STATUS is asked every 5 s.
+    let invocation = cni_shim::chain::Invocation::default();
+    let config = world.call("ADD", "c1").config;
+    let request =
+        Request::parse(Verb::Add, invocation, json!(config).to_string().as_bytes(), &mut String::new()).unwrap();
+    let limits = request.limits;
+    let seconds = |time: Duration| time.as_secs();
+    assert!(seconds(limits.hold() + limits.lock() + limits.add() + limits.undo()) < 240, "{limits:?}");
+    assert!(seconds(limits.del()) < 60 && limits.lock() < limits.del(), "{limits:?}");
+    assert!(seconds(limits.gc()) < 30 && seconds(limits.status()) < 5 && seconds(limits.check()) < 60, "{limits:?}");
 }
 
 fn is_zombie(pid: &str) -> bool {

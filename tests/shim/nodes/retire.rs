@@ -8,6 +8,7 @@ use cni_shim::pending::Pending;
 use cni_shim::record::{DelList, Record};
 use cni_shim::state::{Backend, State};
 use nodectl_lab::cluster::until;
+use nodectl_lab::objects::workloads;
 use nodectl_lab::scenario::crash::Sample;
 use nodectl_lab::scenario::{Cni, PATIENCE, Scenario};
 use nodectl_lab::snapshot::Snapshot;
@@ -174,4 +175,18 @@ fn killed_at_any_point_it_is_finished_or_taken_back() -> Result<()> {
         native(&s, "k8s-pod-network-").with_context(|| what.clone())?;
     }
     s.must_be_on(1, Cni::Calico)
+}
+
+/// The order of a roll-out: by then the cluster has taken its label and annotation off the Node.
+#[test]
+fn after_the_cluster_is_finished_the_shim_can_go() -> Result<()> {
+    let workloads = [workloads::web(2), vec![workloads::daemon("probe")]].concat();
+    let s = Scenario::start(1, &workloads, |_| {})?;
+    s.prepare()?;
+    s.migrate(1, Cni::Calico)?;
+    s.settled()?;
+    s.cluster_command(&["finish"])?.expect(0)?;
+    ensure!(s.node_object(1)?["metadata"]["annotations"]["nodectl.io/prepared"].is_null(), "the annotation is gone");
+    s.nodectl(1, &RETIRE)?.expect(0)?;
+    native(&s, "k8s-pod-network-")
 }
