@@ -9,8 +9,20 @@ use serde_json::{Value, json};
 use super::Kubelet;
 use crate::client::{Client, Patch};
 
-/// Looks at the runtime and reports, in a thread of its own.
+/// Looks at the runtime and reports, in a thread of its own. The lease has another: a runtime that is slow to answer does not
+/// make a node lost.
 pub fn start(kubelet: &Arc<Kubelet>) {
+    let alive = Arc::clone(kubelet);
+    std::thread::spawn(move || {
+        loop {
+            if let Some(client) = &alive.client
+                && let Err(error) = renew_lease(client, &alive.options.node)
+            {
+                eprintln!("kubelet: the lease could not be renewed: {error:#}");
+            }
+            std::thread::sleep(alive.options.status_period);
+        }
+    });
     let kubelet = Arc::clone(kubelet);
     std::thread::spawn(move || {
         let mut reporter = Reporter { registered: false, last: None, since: now() };
@@ -75,7 +87,6 @@ impl Reporter {
         }
         // A strategic patch merges conditions by type: NetworkUnavailable belongs to others and stays.
         client.patch(&format!("{path}/status"), Patch::Strategic, &status(kubelet, problem, &self.since))?;
-        renew_lease(client, &kubelet.options.node)?;
         self.last = Some((problem.map(str::to_owned), Instant::now()));
         Ok(())
     }
