@@ -122,7 +122,7 @@ pub struct Claim {
     pub object: String,
     /// Why it is the CNI's.
     pub evidence: String,
-    /// The device that it goes with, by the kernel's own doing.
+    /// The device, or the folder, that it goes with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub with: Option<String>,
 }
@@ -154,9 +154,9 @@ impl Inventory {
         self.claims.push(Claim { group, object, evidence: evidence.into(), with: None });
     }
 
-    pub(crate) fn claim_with(&mut self, group: Group, object: String, link: &str) {
-        let evidence = "goes with its device".to_owned();
-        self.claims.push(Claim { group, object, evidence, with: Some(link.to_owned()) });
+    pub(crate) fn claim_with(&mut self, group: Group, object: String, with: &str) {
+        let evidence = if group == Group::Files { "unmounted before its folder goes" } else { "goes with its device" };
+        self.claims.push(Claim { group, object, evidence: evidence.into(), with: Some(with.to_owned()) });
     }
 
     pub(crate) fn undecided(&mut self, object: String, why: &str) {

@@ -18,6 +18,11 @@ pub fn unpin(host: &Host, paths: &[String]) -> Result<()> {
         fault::point("bpffs.unpin");
         remove(&path).with_context(|| format!("could not remove the pin {}", path.display()))?;
     }
+    // A folder that held nothing else goes too; iproute2's own has been there before and stays.
+    let folders: std::collections::BTreeSet<_> = paths.iter().filter_map(|path| Path::new(path).parent()).collect();
+    for folder in folders.into_iter().filter(|folder| !folder.ends_with("tc/globals")) {
+        let _ = std::fs::remove_dir(host.path(folder));
+    }
     Ok(())
 }
 

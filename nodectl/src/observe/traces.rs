@@ -245,13 +245,12 @@ fn snippets(host: &Host, listings: &BTreeMap<String, Vec<String>>) -> BTreeMap<S
 
 /// Plugins' binaries that a package of Debian's owns.
 fn packaged(host: &Host, facts: &Facts, listings: &BTreeMap<String, Vec<String>>) -> Vec<String> {
-    let bin_dir = &facts.files.bin_dir;
-    let names = listings
-        .get(bin_dir)
-        .into_iter()
-        .flatten()
-        .filter(|n| ["flannel", "calico", "calico-ipam"].contains(&n.as_str()));
-    let wanted: Vec<String> = names.map(|name| format!("{bin_dir}/{name}")).collect();
+    let mut wanted: Vec<String> = Vec::new();
+    for dir in owned_files::bin_dirs(&facts.files.bin_dir) {
+        let names = listings.get(dir).into_iter().flatten();
+        let plugins = names.filter(|name| ["flannel", "calico", "calico-ipam"].contains(&name.as_str()));
+        wanted.extend(plugins.map(|name| format!("{dir}/{name}")));
+    }
     let mut found = Vec::new();
     if wanted.is_empty() {
         return found;

@@ -11,6 +11,9 @@ use crate::step::CleanScope;
 /// Where runtimes and distributions keep configurations, besides the directory that this node's runtime reads.
 pub const CONF_DIRS: [&str; 2] = ["/etc/cni/net.d", "/var/lib/rancher/k3s/agent/etc/cni/net.d"];
 
+/// Where CNIs' installers put plugins, besides the directory that this node's runtime uses.
+const BIN_DIRS: [&str; 1] = ["/opt/cni/bin"];
+
 /// Names that a CNI's own installer gives in the configuration directory. A name may end with `*`.
 const CONF_NAMES: [(Cni, &str); 7] = [
     (Cni::Flannel, "10-flannel.conflist"),
@@ -59,7 +62,7 @@ pub const SNIPPETS: &str = "/etc/NetworkManager/conf.d";
 /// Directories to look into.
 pub fn directories(conf_dir: &str, bin_dir: &str) -> Vec<String> {
     let mut all: Vec<String> = vec![conf_dir.into(), bin_dir.into(), LEASES.into(), SNIPPETS.into()];
-    all.extend(CONF_DIRS.iter().chain(&RESULTS).map(|dir| (*dir).to_owned()));
+    all.extend(CONF_DIRS.iter().chain(&BIN_DIRS).chain(&RESULTS).map(|dir| (*dir).to_owned()));
     all.extend(PATHS.iter().map(|(_, dir, _)| (*dir).to_owned()));
     all.sort_unstable();
     all.dedup();
@@ -112,7 +115,7 @@ pub fn claim(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) 
     for path in inventory.image.files.split_off(before) {
         // Calico mounts a cgroup file system, and where it finds no bpf file system one of its own.
         for mount in traces.mounts.iter().filter(|m| m.starts_with(&format!("{path}/"))) {
-            inventory.claim_with(Group::Files, format!("{mount} (unmounted)"), &path);
+            inventory.claim_with(Group::Files, mount.clone(), &path);
         }
         inventory.image.files.push(path);
     }
@@ -120,9 +123,7 @@ pub fn claim(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) 
 
 fn configurations(facts: &Facts, traces: &Traces, cni: Cni, inventory: &mut Inventory) {
     let conf_dir = facts.files.conf_dir.as_str();
-    let mut dirs = vec![conf_dir];
-    dirs.extend(CONF_DIRS.iter().filter(|dir| **dir != conf_dir));
-    for dir in dirs {
+    for dir in with_usual(conf_dir, &CONF_DIRS) {
         for name in traces.listings.get(dir).into_iter().flatten() {
             let conf = facts.files.confs.get(name).filter(|_| dir == conf_dir);
             let by_name = CONF_NAMES.iter().any(|(owner, pattern)| *owner == cni && matches(pattern, name));
@@ -186,20 +187,30 @@ fn names_only(text: &str, cni: Cni) -> bool {
 
 /// flannel's binary may be Calico's installer's, or a package's.
 fn binaries(facts: &Facts, traces: &Traces, cni: Cni, inventory: &mut Inventory) {
-    let bin_dir = &facts.files.bin_dir;
-    for (_, name) in BINARIES.iter().filter(|(owner, _)| *owner == cni) {
-        let path = format!("{bin_dir}/{name}");
-        if !has(traces, bin_dir, name) {
-            continue;
-        }
+    let dirs = with_usual(&facts.files.bin_dir, &BIN_DIRS);
+    let all = dirs.iter().flat_map(|dir| BINARIES.iter().map(move |(owner, name)| (*dir, *owner, *name)));
+    for (dir, _, name) in all.filter(|(dir, owner, name)| *owner == cni && has(traces, dir, name)) {
+        let path = format!("{dir}/{name}");
         if traces.packaged.contains(&path) {
             inventory.stays(&path, "it belongs to a package of the distribution");
-        } else if cni == Cni::Flannel && has(traces, bin_dir, "calico") {
+        } else if cni == Cni::Flannel && has(traces, dir, "calico") {
             inventory.stays(&path, "Calico's installer brings a plugin of this name, and Calico is on this node");
         } else {
             file(path, "the CNI's own plugin", inventory);
         }
     }
+}
+
+/// This node's directory, and the usual ones besides.
+fn with_usual<'d>(own: &'d str, usual: &[&'d str]) -> Vec<&'d str> {
+    let mut dirs = vec![own];
+    dirs.extend(usual.iter().filter(|dir| **dir != own));
+    dirs
+}
+
+/// Directories of plugins to look into.
+pub fn bin_dirs(own: &str) -> Vec<&str> {
+    with_usual(own, &BIN_DIRS)
 }
 
 fn file(path: String, why: &str, inventory: &mut Inventory) {

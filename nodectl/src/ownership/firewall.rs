@@ -7,6 +7,7 @@ use super::{Group, Inventory, plugins};
 use crate::cni::Cni;
 use crate::facts::{Backend, Facts, Family, NftTable, Saved};
 use crate::rules::{self, OwnedRules};
+use crate::step::words;
 
 /// Everything of the packet filter that goes.
 pub fn claim(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) {
@@ -92,7 +93,11 @@ fn tell(found: &OwnedRules, cni: Cni, inventory: &mut Inventory) {
                     "made by a plugin for a pod of this network: a comment names both, or the hash in its name"
                 }
             };
-            inventory.claim(Group::Chains, format!("{tool} {} {chain} ({count} rules)", table.table), why);
+            inventory.claim(
+                Group::Chains,
+                format!("{tool} {} {chain} ({})", table.table, words::count(count, "rule")),
+                why,
+            );
         }
         for (chain, number, spec) in &table.hooks {
             let comment = rules::comment(spec);

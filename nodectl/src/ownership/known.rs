@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cni::Cni;
-use crate::facts::{ClusterView, Facts};
+use crate::facts::{Address, ClusterView, Facts};
 use crate::rules;
 use crate::step::CleanScope;
 
@@ -178,8 +178,28 @@ fn flannel(facts: &Facts, known: &mut Known) {
     for saved in &facts.firewall.saved {
         known.networks.extend(rules::flannel_networks(&saved.text));
     }
+    known.subnets.extend(overlay_subnets(facts));
     known.ipsec = facts.traces.iter().flat_map(|t| &t.xfrm_policies).any(|p| p.reqid == super::kernel::REQID);
     known.wireguard = facts.network.links.iter().any(|l| l.name.starts_with("flannel-wg"));
+}
+
+/// This node's parts as flannel's VXLAN devices show them: each has the base of one as its address, and its routes lead to
+/// parts of the same length. Where the host sees no subnet.env (Canal), nothing else tells.
+fn overlay_subnets(facts: &Facts) -> Vec<IpNet> {
+    let network = &facts.network;
+    let overlays = network.links.iter().filter(|l| l.vxlan.is_some() && l.name.starts_with("flannel"));
+    let subnet = |address: &Address| {
+        let peers = network.routes.iter().filter(|r| r.dev.as_ref() == Some(&address.link) && r.via.is_some());
+        let mut lengths: Vec<u8> = peers.map(|r| r.dst.prefix_len()).collect();
+        lengths.dedup();
+        let [length] = lengths.as_slice() else { return None };
+        IpNet::new(address.address.addr(), *length).ok().filter(|net| net.addr() == net.network())
+    };
+    let mut subnets = Vec::new();
+    for overlay in overlays {
+        subnets.extend(network.addresses.iter().filter(|a| a.link == overlay.name).filter_map(subnet));
+    }
+    subnets
 }
 
 /// The sets of felix's pools, and the pools that a configuration names.

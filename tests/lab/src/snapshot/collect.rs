@@ -10,7 +10,7 @@ use crate::node::Node;
 const MARK: &str = "@@@ ";
 
 /// The commands by section. A tool that has nothing to say, or is missing, leaves its section empty.
-const COMMANDS: [(&str, &str); 22] = [
+const COMMANDS: [(&str, &str); 24] = [
     ("links", "ip -d -j link show"),
     ("addresses", "ip -j addr show"),
     ("routes", "ip -4 route show table all"),
@@ -35,6 +35,8 @@ const COMMANDS: [(&str, &str); 22] = [
         "tc qdisc show | grep clsact | while read -r _ _ _ _ dev _; do echo $dev; for hook in ingress egress; do tc filter show dev $dev $hook | sed \"s/^/$dev $hook /\"; done; done",
     ),
     ("ipsec", "ip xfrm policy; ip xfrm state"),
+    ("pins", "find /sys/fs/bpf -type f -not -name '*.debug'"),
+    ("xdp", "ip -o link show | grep -o '^[0-9]*: [^:]*: .* xdp' | cut -d' ' -f2"),
     ("ipsets", "ipset save"),
     (
         "sysctls",
