@@ -113,6 +113,17 @@ fn lists_are_read_page_by_page_and_again_when_the_token_expired() {
 }
 
 #[test]
+fn listed_objects_say_what_they_are() {
+    let (_server, kube, _directory) = pair(|_, _| {
+        ok(json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {},
+            "items": [{"metadata": {"name": "n1"}}, {"kind": "Other", "apiVersion": "x/v2"}]}))
+    });
+    let items = kube.list("/api/v1/nodes", &[]).unwrap();
+    assert_eq!(items[0], json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n1"}}));
+    assert_eq!(items[1], json!({"kind": "Other", "apiVersion": "x/v2"}));
+}
+
+#[test]
 fn writes_name_us_and_can_be_rehearsed() {
     let (server, kube, _directory) = pair(|_, _| ok(json!({})));
     let write = Write { dry_run: true, force: true, strict: true };

@@ -124,7 +124,7 @@ impl Kube {
         }
     }
 
-    /// Reads all objects of a collection, page by page. `query` holds selectors, e.g. `("fieldSelector", "spec.nodeName=n1")`.
+    /// Reads all objects of a collection, page by page, each with its kind. `query` holds selectors, e.g. `("fieldSelector", "spec.nodeName=n1")`.
     pub fn list(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>, KubeError> {
         let mut items = Vec::new();
         let mut token = String::new();
@@ -145,9 +145,7 @@ impl Kube {
                 }
                 other => other?,
             };
-            if let Some(Value::Array(list)) = page.get_mut("items").map(Value::take) {
-                items.extend(list);
-            }
+            items.extend(whole_items(&mut page));
             let next = page.pointer("/metadata/continue").and_then(Value::as_str).unwrap_or_default();
             if next.is_empty() {
                 return Ok(items);
@@ -313,6 +311,20 @@ fn connect(source: &Source) -> Result<Session> {
     let credential = settings.exec.as_ref().map(|e| exec::run(e, &settings.cluster_info)).transpose()?;
     Session::new(&settings, credential)
         .with_context(|| format!("the kubeconfig {} cannot be used", source.path.display()))
+}
+
+/// The items of a list. Those of built-in kinds do not say what they are; the list does.
+fn whole_items(page: &mut Value) -> Vec<Value> {
+    let text = |field: &str| page.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (version, list_kind) = (text("apiVersion"), text("kind"));
+    let Some(Value::Array(mut items)) = page.get_mut("items").map(Value::take) else { return Vec::new() };
+    if let Some(kind) = list_kind.strip_suffix("List") {
+        for item in items.iter_mut().filter_map(Value::as_object_mut) {
+            item.entry("apiVersion").or_insert_with(|| version.as_str().into());
+            item.entry("kind").or_insert_with(|| kind.into());
+        }
+    }
+    items
 }
 
 fn target(path: &str, query: &[(&str, &str)]) -> String {

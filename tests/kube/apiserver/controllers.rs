@@ -14,8 +14,13 @@ fn cluster(nodes: usize) -> Fixture {
     let fixture = Fixture::with(|options| options.controllers.node_grace_ms = Duration::from_secs(3600));
     for number in 1..=nodes {
         let name = format!("node{number}");
-        fixture.admin.create("/api/v1/nodes", &objects::node(&name, &format!("192.168.77.{number}"))).unwrap();
+        let node =
+            fixture.admin.create("/api/v1/nodes", &objects::node(&name, &format!("192.168.77.{number}"))).unwrap();
+        assert_eq!(node["spec"]["taints"][0]["key"], "node.kubernetes.io/not-ready");
         make_ready(&fixture.admin, &name);
+        // Nothing is scheduled to it before.
+        let path = format!("/api/v1/nodes/{name}");
+        fixture.admin.wait_for(&path, Duration::from_secs(10), |node| node["spec"]["taints"].is_null()).unwrap();
     }
     fixture
 }
@@ -161,6 +166,8 @@ fn a_namespace_takes_its_contents_along() {
     assert!(left.is_none());
 }
 
+const CALICO: &str = "crd.projectcalico.org/v1";
+
 /// Calico's blocks of a node: the first with one address in use by a pod that is not there, the others empty.
 fn blocks(fixture: &Fixture, node: &str, octet: u8) {
     let group = objects::calico::GROUP;
@@ -175,9 +182,9 @@ fn blocks(fixture: &Fixture, node: &str, octet: u8) {
         }
         let spec = json!({"cidr": cidr, "affinity": format!("host:{node}"), "allocations": allocations, "unallocated": [],
             "attributes": attributes, "sequenceNumber": 1, "strictAffinity": false, "deleted": false});
-        let block = json!({"metadata": {"name": name}, "spec": spec});
+        let block = json!({"kind": "IPAMBlock", "apiVersion": CALICO, "metadata": {"name": name}, "spec": spec});
         fixture.admin.create(&format!("{group}/ipamblocks"), &block).unwrap();
-        let affinity = json!({"metadata": {"name": format!("{node}-{name}")}, "spec": {"cidr": cidr, "node": node, "state": "confirmed", "deleted": "false"}});
+        let affinity = json!({"kind": "BlockAffinity", "apiVersion": CALICO, "metadata": {"name": format!("{node}-{name}")}, "spec": {"cidr": cidr, "node": node, "state": "confirmed", "deleted": "false"}});
         fixture.admin.create(&format!("{group}/blockaffinities"), &affinity).unwrap();
     }
 }
@@ -199,7 +206,7 @@ fn calicos_collector_takes_empty_blocks_unless_the_node_is_being_migrated() {
         .admin
         .create(
             &format!("{}/ipamhandles", objects::calico::GROUP),
-            &json!({"metadata": {"name": "k8s-pod-network.node2"},
+            &json!({"kind": "IPAMHandle", "apiVersion": CALICO, "metadata": {"name": "k8s-pod-network.node2"},
         "spec": {"handleID": "k8s-pod-network.node2", "block": {"10.244.2.0/26": 1}}}),
         )
         .unwrap();

@@ -1,5 +1,6 @@
 //! A kubelet and everything else.
 
+use base64::Engine;
 use serde_json::{Value, json};
 
 use super::support::{Fixture, pod, pods};
@@ -29,20 +30,26 @@ pub fn other_resources(table: &mut Table<'_>) {
 
 pub fn events(table: &mut Table<'_>) {
     let event = |name: &str, kind: &str, involved: &str| json!({"metadata": {"name": name}, "involvedObject": {"kind": kind, "name": involved}, "reason": "Test", "message": "x", "type": "Normal", "count": 1});
+    let mut elsewhere = event("e3", "Pod", "cn1");
+    let other = "/api/v1/namespaces/kube-system/events";
+    table.post(
+        "event in another namespace than its object",
+        other,
+        elsewhere.clone(),
+        (422, 422),
+        r#"Event "e3" is invalid: involvedObject.namespace: Invalid value: "": does not match event.namespace"#,
+    );
+    elsewhere["involvedObject"]["namespace"] = json!("kube-system");
     let core = "/api/v1/namespaces/default/events";
     table.post("event about itself", core, event("ezlg82", "Node", "node1"), (201, 201), SAME);
     table.post("event about node2", core, event("e2", "Node", "node2"), (201, 201), SAME);
-    table.post(
-        "event about another pod",
-        "/api/v1/namespaces/kube-system/events",
-        event("e3", "Pod", "cn1"),
-        (201, 201),
-        SAME,
-    );
+    table.post("event about another pod", other, elsewhere, (201, 201), SAME);
     table.patch("count it up", &format!("{core}/ezlg82"), json!({"count": 2}), (200, 200), SAME);
     table.get("read it", &format!("{core}/ezlg82"), (403, 403), r#"events "ezlg82" is forbidden: User "system:node:node1" cannot get resource "events" in API group "" in the namespace "default""#);
     table.get("list events", "/api/v1/events", (403, 403), r#"events is forbidden: User "system:node:node1" cannot list resource "events" in API group "" at the cluster scope"#);
-    table.post("new kind of event", "/apis/events.k8s.io/v1/namespaces/default/events", json!({"metadata": {"name": "e4"}}), (403, 201), r#"events.events.k8s.io is forbidden: User "system:node:node1" cannot create resource "events" in API group "events.k8s.io" in the namespace "default""#);
+    table.post("new kind of event", "/apis/events.k8s.io/v1/namespaces/default/events", json!({"metadata": {"name": "e4"},
+        "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal", "reason": "Test", "action": "Test",
+        "reportingController": "example.com/test", "reportingInstance": "node1", "regarding": {"kind": "Node", "name": "node1"}}), (403, 201), r#"events.events.k8s.io is forbidden: User "system:node:node1" cannot create resource "events" in API group "events.k8s.io" in the namespace "default""#);
 }
 
 pub fn leases(table: &mut Table<'_>, fixture: &Fixture) {
@@ -99,9 +106,19 @@ pub fn the_rest(table: &mut Table<'_>, fixture: &Fixture) {
     mirror["metadata"]["ownerReferences"] =
         json!([{"apiVersion": "v1", "kind": "Node", "name": "node1", "uid": uid, "controller": true}]);
     table.post("mirror pod", &pods(""), mirror, (201, 201), SAME);
-    let request =
-        json!({"metadata": {"name": "csr"}, "spec": {"signerName": "kubernetes.io/kube-apiserver-client-kubelet"}});
+    let request = json!({"metadata": {"name": "csr"}, "spec": {"signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+        "request": signing_request(), "usages": ["digital signature", "client auth"]}});
     table.post("signing request", "/apis/certificates.k8s.io/v1/certificatesigningrequests", request, (201, 201), SAME);
     table.get("readyz", "/readyz", (200, 200), SAME);
     table.get("version", "/version", (200, 200), SAME);
+}
+
+/// As a kubelet sends it: PEM, in base64 once more.
+fn signing_request() -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "system:node:node1");
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+    let pem = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+    base64::engine::general_purpose::STANDARD.encode(pem)
 }

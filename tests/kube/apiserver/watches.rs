@@ -37,8 +37,9 @@ fn a_watch_follows_an_object_into_its_selector_and_out_of_it() {
     assert_eq!(next(&events).0, "ADDED");
     admin.create(&pods(""), &pod("b", "n2")).unwrap();
     admin.create(&pods(""), &pod("c", "")).unwrap();
-    let binding = json!({"target": {"name": "n1"}});
-    admin.create(&format!("{}/binding", pods("c")), &binding).unwrap();
+    let binding = |name: &str| json!({"metadata": {"name": name}, "target": {"name": "n1"}});
+    assert_eq!(code(admin.create(&format!("{}/binding", pods("c")), &binding("other"))), 400);
+    admin.create(&format!("{}/binding", pods("c")), &binding("c")).unwrap();
     let (kind, object) = next(&events);
     assert_eq!((kind.as_str(), &object["metadata"]["name"]), ("ADDED", &json!("c")));
     let status = json!({"status": {"phase": "Running"}});
@@ -47,8 +48,11 @@ fn a_watch_follows_an_object_into_its_selector_and_out_of_it() {
     admin.patch(&pods("c"), Patch::Merge, &json!({"metadata": {"labels": null}})).unwrap();
     assert_eq!(next(&events).0, "DELETED");
     admin.delete_with(&pods("a"), &json!({"gracePeriodSeconds": 0})).unwrap();
-    let (kind, object) = next(&events);
-    assert_eq!((kind.as_str(), &object["metadata"]["name"]), ("DELETED", &json!("a")));
+    for expected in ["MODIFIED", "DELETED"] {
+        let (kind, object) = next(&events);
+        assert_eq!((kind.as_str(), &object["metadata"]["name"]), (expected, &json!("a")));
+        assert_eq!(object["metadata"]["deletionGracePeriodSeconds"], 0);
+    }
 }
 
 #[test]
@@ -62,18 +66,14 @@ fn a_watch_resumes_where_it_ended_and_says_410_when_that_is_forgotten() {
     let names: Vec<Value> =
         admin.watch(&path).unwrap().map(|event| event.unwrap().object["metadata"]["name"].clone()).collect();
     assert_eq!(names, ["b"]);
-    // A real server has forgotten what was before its start; the stand-in forgets when it is told to.
-    let path = match fixture.server.control.run("compact").as_str() {
-        "ok" => path,
-        _ => format!("{}?resourceVersion=1", pods("")),
-    };
-    let error = match admin.watch(&path) {
-        Err(error) => error,
-        // A 200 whose first event is the error, from a server whose history is in its cache.
-        Ok(mut events) => events.next().unwrap().unwrap_err(),
-    };
+    assert_eq!(code(admin.watch(&format!("{}?resourceVersion=x", pods(""))).map(drop)), 500);
+    if fixture.server.is_real() {
+        eprintln!("skipped: a real server forgets when it wants to; what it does then, a restart of it shows");
+        return;
+    }
+    assert_eq!(fixture.server.control.run("compact"), "ok");
+    let error = admin.watch(&path).unwrap().next().unwrap().unwrap_err();
     assert_eq!((error.code, error.reason.as_str()), (410, "Expired"));
-    assert_eq!(code(admin.watch(&format!("{}?resourceVersion=x", pods(""))).map(drop)), 400);
 }
 
 #[test]
@@ -94,13 +94,14 @@ fn initial_events_can_be_asked_for_from_the_newer_server_only() {
 }
 
 #[test]
-fn a_watch_of_one_name_shows_no_other() {
+fn a_watch_of_one_name_shows_no_other_and_a_path_with_a_name_is_no_watch() {
     let fixture = Fixture::bare();
     for name in ["a", "b"] {
         fixture.admin.create(&pods(""), &pod(name, "")).unwrap();
     }
-    let events: Vec<Event> =
-        fixture.admin.watch(&format!("{}?timeoutSeconds=1", pods("a"))).unwrap().map(Result::unwrap).collect();
+    let path = format!("{}?fieldSelector=metadata.name%3Da&timeoutSeconds=1", pods(""));
+    let events: Vec<Event> = fixture.admin.watch(&path).unwrap().map(Result::unwrap).collect();
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].object["metadata"]["name"], "a");
+    assert_eq!(fixture.admin.get(&format!("{}?watch=1", pods("a"))).unwrap()["kind"], "Pod");
 }

@@ -84,13 +84,15 @@ impl Pki {
         Ok(Sha256::digest(self.read("ca.key")?).to_vec())
     }
 
-    /// The file with the key that a real kube-apiserver signs tokens with; made when it is first asked for.
-    pub fn account_key(&self) -> anyhow::Result<PathBuf> {
-        let path = self.path("sa.key");
-        if !path.exists() {
-            self.write("sa.key", &KeyPair::generate()?.serialize_pem())?;
+    /// The files with the key that a real kube-apiserver signs tokens with: private, public. Made when first asked for.
+    pub fn account_key(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
+        let files = (self.path("sa.key"), self.path("sa.pub"));
+        if !files.1.exists() {
+            let key = KeyPair::generate()?;
+            self.write("sa.key", &key.serialize_pem())?;
+            self.write("sa.pub", &key.public_key_pem())?;
         }
-        Ok(path)
+        Ok(files)
     }
 
     /// A client certificate for a user in groups, valid from an hour ago for `hours`; negative: expired already.

@@ -37,6 +37,8 @@ impl World {
         let admin =
             Client::from_text(&server.pki.admin_kubeconfig(&server.url()).expect("a kubeconfig")).expect("a client");
         objects::install(&admin, &objects::calico_crds::manifests()).expect("Calico's definitions");
+        objects::install(&admin, &objects::calico_roles::manifests()).expect("Calico's roles");
+        objects::install(&admin, &objects::flannel::roles()).expect("flannel's roles");
         let mut world = World { hosts: Vec::new(), admin, server, underlay, folder };
         for account in ["kube-system/calico-node", "kube-system/calico-cni-plugin", "kube-flannel/flannel"] {
             world.account(account);

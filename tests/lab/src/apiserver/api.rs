@@ -119,7 +119,7 @@ impl Api {
         if more && let Some((key, _)) = found.last() {
             metadata["continue"] = json!(write_continue(revision, key));
         }
-        let items: Vec<Value> = found.iter().map(|(_, object)| present(&target.kind, object)).collect();
+        let items: Vec<Value> = found.iter().map(|(_, object)| listed(&target.kind, object)).collect();
         Ok(json!({"kind": format!("{}List", target.kind.kind), "apiVersion": target.kind.api_version(),
             "metadata": metadata, "items": items}))
     }
@@ -172,6 +172,12 @@ impl Api {
             return Err(ApiError::bad_request("the body of the request is not a JSON object"));
         }
         let kind = text(&object["kind"]);
+        if kind.is_empty() && target.kind.custom {
+            return Err(ApiError::bad_request(format!(
+                "the object provided is unrecognized (must be of type {}): Object 'Kind' is missing in '{object}'",
+                target.kind.kind
+            )));
+        }
         if !kind.is_empty() && kind != target.kind.kind {
             return Err(ApiError::bad_request(format!(
                 "{kind} in version \"{}\" cannot be handled as a {}",
@@ -217,6 +223,16 @@ pub fn present(kind: &ResourceType, object: &Value) -> Value {
     let mut object = object.clone();
     object["apiVersion"] = json!(kind.api_version());
     object["kind"] = json!(kind.kind);
+    object
+}
+
+/// The object as an item of a list: built-in ones do not repeat there what the list says of its kind.
+fn listed(kind: &ResourceType, object: &Value) -> Value {
+    let mut object = present(kind, object);
+    if !kind.custom {
+        value::remove(&mut object, "apiVersion");
+        value::remove(&mut object, "kind");
+    }
     object
 }
 

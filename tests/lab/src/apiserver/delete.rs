@@ -104,6 +104,7 @@ impl Api {
         }
         if grace == 0 && !held {
             if !options.dry_run {
+                announce(store, target, old);
                 store.remove(&target.key());
             }
             return Ok(if resource == "pods" { present(&target.kind, old) } else { gone(target, old) });
@@ -122,6 +123,17 @@ impl Api {
         }
         Ok(present(&target.kind, &new))
     }
+}
+
+/// Pods end gracefully even where no grace is left: watchers see them marked before they see them gone.
+fn announce(store: &mut Inner, target: &Target, old: &Value) {
+    if target.kind.group_resource() != "pods" || old["metadata"]["deletionGracePeriodSeconds"] == 0 {
+        return;
+    }
+    let mut marked = old.clone();
+    marked["metadata"]["deletionTimestamp"] = json!(time_text(unix_now()));
+    marked["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+    store.put(target.key(), marked);
 }
 
 fn grace_period(resource: &str, old: &Value, options: &DeleteOptions) -> i64 {

@@ -1,5 +1,7 @@
 //! pods/eviction: a deletion that asks the disruption budgets first.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::api::{Api, Target};
@@ -37,13 +39,18 @@ impl Api {
                 },
             )?;
             let pod = store.get(&target.key()).ok_or_else(|| target.not_found())?;
+            // First the budget, then the preconditions: an eviction that they refuse has used the budget up all the same.
+            if !ignores_budgets(&pod)
+                && let Some((key, charged)) = self.ask_budget(store, &pod)?
+                && !options.dry_run
+            {
+                store.put(key, charged);
+            }
             let actual = text(&pod["metadata"]["uid"]);
             if let Some(wanted) = options.uid.as_deref().filter(|wanted| *wanted != actual) {
-                return Err(uid_mismatch(target, wanted, actual));
+                return Err(self.other_pod(target, wanted, actual));
             }
-            if !ignores_budgets(&pod) {
-                self.ask_budget(store, &pod, options.dry_run)?;
-            }
+            let pod = self.mark(store, target, &pod, &options);
             self.delete_checked(store, target, &pod, &options)?;
             Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}))
         })
@@ -61,14 +68,14 @@ impl Api {
                 text(&eviction["kind"])
             )));
         }
-        let name = text(&eviction["metadata"]["name"]);
-        if !name.is_empty() && name != target.name {
+        if text(&eviction["metadata"]["name"]) != target.name {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
         }
         Ok(())
     }
 
-    fn ask_budget(&self, store: &mut Inner, pod: &Value, dry_run: bool) -> ApiResult<()> {
+    /// Asks the Pod's budget; the budget with this disruption counted, if there is one and it counts.
+    fn ask_budget(&self, store: &Inner, pod: &Value) -> ApiResult<Option<(Key, Value)>> {
         let namespace = text(&pod["metadata"]["namespace"]);
         let budgets: Vec<(Key, Value)> = store
             .list(BUDGETS, Some(namespace))
@@ -77,49 +84,75 @@ impl Api {
             .collect();
         let (key, mut budget) = match <[_; 1]>::try_from(budgets) {
             Ok([one]) => one,
-            Err(budgets) if budgets.is_empty() => return Ok(()),
+            Err(budgets) if budgets.is_empty() => return Ok(None),
             Err(_) => {
                 let message =
                     "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
                 return Err(ApiError::new(500, "", message));
             }
         };
-        let name = key.name.clone();
+        if self.passes_unready(pod, &budget) {
+            return Ok(None);
+        }
         let observed = budget["status"]["observedGeneration"].as_i64().unwrap_or(0);
         if observed < budget["metadata"]["generation"].as_i64().unwrap_or(1) {
-            let mut error = ApiError::new(429, "TooManyRequests", REFUSED).with_cause(
-                "DisruptionBudget",
-                &format!("The disruption budget {name} is still being processed by the server."),
-            );
+            let mut error =
+                refused(&format!("The disruption budget {} is still being processed by the server.", key.name));
             error.retry_after = (self.regime == Regime::V1_36).then_some(10);
             return Err(error);
         }
-        if self.passes_unready(pod, &budget) {
-            return Ok(());
-        }
-        let allowed = budget["status"]["disruptionsAllowed"].as_i64().unwrap_or(0);
+        let count = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
+        let (allowed, desired, healthy) =
+            (count("disruptionsAllowed"), count("desiredHealthy"), count("currentHealthy"));
         if allowed <= 0 {
-            let cause = format!(
-                "The disruption budget {name} needs {} healthy pods and has {} currently",
-                budget["status"]["desiredHealthy"].as_i64().unwrap_or(0),
-                budget["status"]["currentHealthy"].as_i64().unwrap_or(0)
-            );
-            return Err(ApiError::new(429, "TooManyRequests", REFUSED).with_cause("DisruptionBudget", &cause));
+            let name = &key.name;
+            return Err(refused(&match self.regime {
+                Regime::V1_36 if healthy > desired => {
+                    format!("The disruption budget {name} does not allow evicting pods currently")
+                }
+                _ => format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently"),
+            }));
         }
-        if !dry_run {
-            budget["status"]["disruptionsAllowed"] = json!(allowed - 1);
-            budget["status"]["disruptedPods"][text(&pod["metadata"]["name"])] = json!(now());
-            store.put(key, budget);
-        }
-        Ok(())
+        budget["status"]["disruptionsAllowed"] = json!(allowed - 1);
+        budget["status"]["disruptedPods"][text(&pod["metadata"]["name"])] = json!(now());
+        Ok(Some((key, budget)))
     }
 
     fn passes_unready(&self, pod: &Value, budget: &Value) -> bool {
         let status = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
-        let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
+        let always = self.regime == Regime::V1_36 && budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
         let enough = status("currentHealthy") >= status("desiredHealthy") && status("desiredHealthy") > 0;
-        self.regime == Regime::V1_36 && !is_true(pod, "Ready") && (always || enough)
+        !is_true(pod, "Ready") && (always || enough)
     }
+
+    /// The refusal of an eviction whose uid is not that of the Pod.
+    fn other_pod(&self, target: &Target, wanted: &str, actual: &str) -> ApiError {
+        if self.regime == Regime::V1_20 {
+            return uid_mismatch(target, wanted, actual);
+        }
+        let why = format!(
+            "the UID in the precondition ({wanted}) does not match the UID in record ({actual}). The object might have been deleted and then recreated"
+        );
+        ApiError::conflict("Pod", &target.name, &why)
+    }
+
+    /// A later server says in the Pod's status why it goes.
+    fn mark(&self, store: &mut Inner, target: &Target, pod: &Arc<Value>, options: &DeleteOptions) -> Arc<Value> {
+        if self.regime == Regime::V1_20 || options.dry_run || is_true(pod, "DisruptionTarget") {
+            return pod.clone();
+        }
+        let mut marked = pod.as_ref().clone();
+        let mut conditions: Vec<Value> = items(&pod["status"]["conditions"]).cloned().collect();
+        conditions.push(json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting", "lastTransitionTime": now()}));
+        marked["status"]["conditions"] = json!(conditions);
+        store.put(target.key(), marked)
+    }
+}
+
+/// 429, with the budget's words as its cause.
+fn refused(cause: &str) -> ApiError {
+    ApiError::new(429, "TooManyRequests", REFUSED).with_cause("DisruptionBudget", cause)
 }
 
 /// Pods that are not serving, or are going anyway, are nobody's disruption.

@@ -146,8 +146,7 @@ impl Handler {
         }
     }
 
-    fn watch(&self, mut target: Target, info: &RequestInfo) -> ApiResult<Response<Body>> {
-        target.name = String::new();
+    fn watch(&self, target: Target, info: &RequestInfo) -> ApiResult<Response<Body>> {
         let (watch, first) = Watch::start(&self.api, target, info)?;
         let (lines, stream) = mpsc::channel(16);
         tokio::spawn(watch.run(first, lines, self.faults.clone(), info.path.clone()));

@@ -1,6 +1,4 @@
-//! Role-based access: the rules of the lab's ServiceAccounts by table, others from the role objects in the store.
-//!
-//! Calico's and flannel's rules are those of their manifests.
+//! Role-based access, by the role objects in the store; some rules every cluster has.
 
 use serde_json::Value;
 
@@ -11,50 +9,6 @@ use super::value::{items, text};
 
 /// groups, resources, verbs; separated by blanks, "core" is the core group, "*" is all.
 type Rule = (&'static str, &'static str, &'static str);
-
-const IPAM: &str = "blockaffinities ipamblocks ipamhandles ipamconfigs ippools ipreservations clusterinformations";
-
-/// namespace:name of the ServiceAccount, and its rules.
-const ACCOUNTS: &[(&str, &[Rule])] = &[
-    (
-        "kube-system:calico-cni-plugin",
-        &[
-            ("core", "pods nodes namespaces", "get"),
-            ("core", "pods/status", "patch"),
-            ("crd.projectcalico.org", IPAM, "get list create update delete"),
-        ],
-    ),
-    (
-        "kube-system:calico-node",
-        &[
-            ("core", "serviceaccounts/token", "create"),
-            ("core", "pods nodes namespaces serviceaccounts endpoints services configmaps", "get list watch"),
-            ("discovery.k8s.io", "endpointslices", "get list watch"),
-            ("networking.k8s.io", "networkpolicies", "get list watch"),
-            ("core", "nodes/status", "patch update"),
-            ("core", "pods/status", "patch"),
-            (
-                "crd.projectcalico.org",
-                "ippools felixconfigurations bgpconfigurations clusterinformations",
-                "create update",
-            ),
-            ("crd.projectcalico.org", "ipamblocks blockaffinities ipamhandles", "create update delete"),
-            ("crd.projectcalico.org", "ipamconfigs", "create get"),
-            ("crd.projectcalico.org", "*", "get list watch"),
-        ],
-    ),
-    (
-        "kube-system:calico-kube-controllers",
-        &[
-            ("core", "pods nodes", "get list watch"),
-            ("crd.projectcalico.org", "*", "get list watch create update delete"),
-        ],
-    ),
-    (
-        "kube-flannel:flannel",
-        &[("core", "pods", "get"), ("core", "nodes", "get list watch"), ("core", "nodes/status", "patch")],
-    ),
-];
 
 /// What every authenticated user may create.
 const EVERYONE: &[Rule] = &[
@@ -67,15 +21,8 @@ pub fn allows(store: &Inner, user: &User, request: &RequestInfo) -> bool {
     if user.is_in("system:masters") || user.is_in("kubeadm:cluster-admins") {
         return true;
     }
-    let table = user.service_account().and_then(|(namespace, name)| {
-        let account = format!("{namespace}:{name}");
-        ACCOUNTS.iter().find(|(known, _)| *known == account)
-    });
-    let mut rules = table.map_or(&[][..], |(_, rules)| rules).iter();
-    let authenticated = user.is_in("system:authenticated");
-    rules.any(|rule| covers(rule, request))
-        || (authenticated && EVERYONE.iter().any(|rule| covers(rule, request)))
-        || roles_allow(store, user, request)
+    let everyones = user.is_in("system:authenticated") && EVERYONE.iter().any(|rule| covers(rule, request));
+    everyones || roles_allow(store, user, request)
 }
 
 /// Whether a static rule covers the request.

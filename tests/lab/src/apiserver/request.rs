@@ -139,7 +139,8 @@ impl RequestInfo {
     fn set_verb(&mut self, method: &Method) {
         let collection = !self.named;
         let verb = match *method {
-            Method::GET | Method::HEAD if self.flag("watch") => "watch",
+            // Of one object named in the path, watch=1 is passed over: the object is read.
+            Method::GET | Method::HEAD if collection && self.flag("watch") => "watch",
             Method::GET | Method::HEAD if collection => "list",
             Method::GET | Method::HEAD => "get",
             Method::POST => "create",
@@ -203,6 +204,7 @@ mod tests {
         assert_eq!(info.query("labelSelector"), Some("x=y"));
         let info = parse(Method::GET, "/api/v1/nodes?watch=1&fieldSelector=metadata.name%3Dn1");
         assert_eq!((info.verb.as_str(), info.name.as_str(), info.named), ("watch", "n1", false));
+        assert_eq!(parse(Method::GET, "/api/v1/nodes/n1?watch=1").verb, "get");
         let info = parse(Method::POST, "/api/v1/namespaces/a/pods/b/eviction");
         assert_eq!((info.name.as_str(), info.subresource.as_str()), ("b", "eviction"));
         assert!(!parse(Method::GET, "/readyz").is_resource());

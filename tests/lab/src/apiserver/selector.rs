@@ -87,12 +87,6 @@ impl Fields {
         Ok(Self(terms))
     }
 
-    /// The same selector, for one object only.
-    pub fn and_name(mut self, name: &str) -> Self {
-        self.0.push(("metadata.name".into(), name.into(), true));
-        self
-    }
-
     /// The value that a path must have, if the selector asks for one.
     pub fn required(&self, path: &str) -> Option<&str> {
         self.0.iter().find(|(name, _, equal)| *equal && name == path).map(|(_, value, _)| value.as_str())

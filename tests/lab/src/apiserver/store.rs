@@ -69,6 +69,8 @@ impl Store {
             for record in Journal::read(path)? {
                 inner.replay(record);
             }
+            // A server that was started anew watches out of a cache that was filled anew.
+            inner.compact();
             inner.journal = Some(Journal::rewrite(path, inner.revision, &inner.objects)?);
         }
         let (revision, _) = watch::channel(inner.revision);

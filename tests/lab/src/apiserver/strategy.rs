@@ -14,6 +14,7 @@ pub fn on_create(store: &Inner, kind: &ResourceType, object: &mut Value) -> ApiR
         "pods" => pod_strategy::on_create(store, object),
         "nodes" => {
             sync_pod_cidrs(object);
+            taint_not_ready(object);
             Ok(())
         }
         "namespaces" => {
@@ -24,6 +25,9 @@ pub fn on_create(store: &Inner, kind: &ResourceType, object: &mut Value) -> ApiR
             Ok(())
         }
         "services" => service(store, object),
+        "events" => event(object),
+        "events.events.k8s.io" => new_event(object),
+        "certificatesigningrequests.certificates.k8s.io" => signing_request(object),
         "customresourcedefinitions.apiextensions.k8s.io" => {
             definition(object);
             Ok(())
@@ -135,6 +139,16 @@ fn node_update(old: &Value, new: &mut Value) -> ApiResult<()> {
     Ok(())
 }
 
+/// The TaintNodesByCondition admission plugin: nothing is scheduled to a new node before its kubelet says that it is ready.
+fn taint_not_ready(node: &mut Value) {
+    let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+    let mut taints: Vec<Value> = items(&node["spec"]["taints"]).cloned().collect();
+    if !taints.iter().any(|known| known["key"] == taint["key"] && known["effect"] == taint["effect"]) {
+        taints.push(taint);
+        node["spec"]["taints"] = json!(taints);
+    }
+}
+
 fn sync_pod_cidrs(node: &mut Value) {
     let first = items(&node["spec"]["podCIDRs"]).next().cloned();
     match (first, node["spec"]["podCIDR"].clone()) {
@@ -200,7 +214,49 @@ fn keep_cluster_ip(old: &Value, new: &mut Value) {
     }
 }
 
-/// A definition is served at once.
+/// An event lies in the namespace of what it is about, and about what has none in `default`.
+fn event(event: &Value) -> ApiResult<()> {
+    let about = text(&event["involvedObject"]["namespace"]);
+    let namespace = text(&event["metadata"]["namespace"]);
+    if about == namespace || (about.is_empty() && namespace == "default") {
+        return Ok(());
+    }
+    let why = format!("Invalid value: \"{about}\": does not match event.namespace");
+    Err(ApiError::invalid("Event", text(&event["metadata"]["name"]), "involvedObject.namespace", &why))
+}
+
+/// What the group events.k8s.io asks for, beside what the older one does.
+fn new_event(event: &Value) -> ApiResult<()> {
+    let mut missing = Vec::new();
+    if text(&event["eventTime"]).is_empty() {
+        missing.push("eventTime: Required value".to_string());
+    }
+    let kind = text(&event["type"]);
+    if !matches!(kind, "Normal" | "Warning") {
+        missing.push(format!("type: Invalid value: \"{kind}\": has invalid value: {kind}"));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let name = text(&event["metadata"]["name"]);
+    let message = format!("Event \"{name}\" is invalid: [{}]", missing.join(", "));
+    Err(ApiError::new(422, "Invalid", message).about("Event", name))
+}
+
+fn signing_request(request: &mut Value) -> ApiResult<()> {
+    request["status"] = json!({});
+    let (name, kind) = (text(&request["metadata"]["name"]), "CertificateSigningRequest.certificates.k8s.io");
+    if text(&request["spec"]["request"]).is_empty() {
+        let why = "Invalid value: []byte(nil): PEM block type must be CERTIFICATE REQUEST";
+        return Err(ApiError::invalid(kind, name, "spec.request", why));
+    }
+    if items(&request["spec"]["usages"]).next().is_none() {
+        return Err(ApiError::invalid(kind, name, "spec.usages", "Required value: usages must be provided"));
+    }
+    Ok(())
+}
+
+/// A definition is served at once; by a real server after a moment.
 fn definition(object: &mut Value) {
     let names = object["spec"]["names"].clone();
     let version = object["spec"]["versions"][0]["name"].clone();

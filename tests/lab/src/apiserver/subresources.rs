@@ -11,6 +11,9 @@ use super::value::{is_true, items, now, text, time_text};
 impl Api {
     /// Binds a Pod to a node, as a scheduler does.
     pub fn bind(&self, target: &Target, binding: &Value) -> ApiResult<Value> {
+        if text(&binding["metadata"]["name"]) != target.name {
+            return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
+        }
         let node = text(&binding["target"]["name"]);
         if node.is_empty() {
             return Err(ApiError::bad_request("Binding: target.name: Required value"));

@@ -38,7 +38,7 @@ impl Watch {
             api: api.clone(),
             target,
             labels: request.labels()?,
-            fields: if request.named { request.fields()?.and_name(&request.name) } else { request.fields()? },
+            fields: request.fields()?,
             seen: 0,
             bookmarks: request.flag("allowWatchBookmarks"),
             ends: Instant::now() + Duration::from_secs(seconds),
@@ -54,7 +54,10 @@ impl Watch {
         let from: u64 = match request.query("resourceVersion") {
             None => 0,
             Some(text) => {
-                text.parse().map_err(|_| ApiError::bad_request(format!("Invalid resource version \"{text}\"")))?
+                let why = format!(
+                    "resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+                );
+                text.parse().map_err(|_| ApiError::new(500, "", why))?
             }
         };
         let mut first = Vec::new();
@@ -63,7 +66,9 @@ impl Watch {
         } else {
             let (oldest, newest) = api.store.transaction(|store| (store.compacted(), store.revision()));
             if from < oldest {
-                return Err(ApiError::expired(from, oldest));
+                // In the stream, not as the answer's status: so does a server that watches out of its cache.
+                first = vec![line("ERROR", &ApiError::expired(from, oldest).status())];
+                watch.ends = Instant::now();
             }
             watch.seen = from.min(newest);
         }
@@ -80,7 +85,7 @@ impl Watch {
                 return;
             }
         }
-        loop {
+        while Instant::now() < self.ends {
             while faults.silences(&path) {
                 tokio::select! {
                     _ = faults_changed.changed() => {}
@@ -100,7 +105,7 @@ impl Watch {
                 () = tokio::time::sleep_until(wake) => {}
             }
             if Instant::now() >= self.ends {
-                return;
+                break;
             }
             bookmark_at = Instant::now() + Duration::from_secs(60);
             if lines.send(Ok(self.bookmark(false))).await.is_err() {
@@ -113,7 +118,8 @@ impl Watch {
         let query = ListQuery { labels: self.labels.clone(), fields: self.fields.clone(), ..ListQuery::default() };
         let list = self.api.list(&self.target, &query)?;
         self.seen = list["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
-        let mut lines: Vec<Vec<u8>> = items(&list["items"]).map(|object| line("ADDED", object)).collect();
+        let whole = |object| line("ADDED", &present(&self.target.kind, object));
+        let mut lines: Vec<Vec<u8>> = items(&list["items"]).map(whole).collect();
         if initial && self.bookmarks {
             lines.push(self.bookmark(true));
         }

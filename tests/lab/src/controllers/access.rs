@@ -50,9 +50,9 @@ impl Access {
             Self::Local(api) => Ok(api
                 .store
                 .transaction(|store| store.list(resource, None).map(|(_, object)| object.clone()).collect())),
-            Self::Remote(client, regime) => match client.list(&path(*regime, resource, "", "")) {
+            Self::Remote(client, regime) => match client.get(&path(*regime, resource, "", "")) {
                 Err(error) if error.code == 404 => Ok(Vec::new()),
-                listed => Ok(listed?.into_iter().map(Arc::new).collect()),
+                listed => Ok(whole(listed?)),
             },
         }
     }
@@ -147,6 +147,18 @@ impl Access {
         };
         report("bind", "pods", name, outcome);
     }
+}
+
+/// The items of a list with the kind that only the list itself names.
+fn whole(mut list: Value) -> Vec<Arc<Value>> {
+    let (version, kind) = (list["apiVersion"].take(), text(&list["kind"]).trim_end_matches("List").to_string());
+    let items = list["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    let named = |mut object: Value| {
+        object["apiVersion"] = version.clone();
+        object["kind"] = json!(kind);
+        Arc::new(object)
+    };
+    items.into_iter().map(named).collect()
 }
 
 fn target(api: &Api, resource: &str, namespace: &str, name: &str) -> Result<Target, ApiError> {

@@ -119,7 +119,9 @@ impl Shared {
             garbage::run(access),
         ] {
             // What one could not see it looks at in the next round.
-            if let Err(error) = outcome {
+            if let Err(error) = outcome
+                && !self.stopped.load(Ordering::Relaxed)
+            {
                 eprintln!("controllers: {error}");
             }
         }

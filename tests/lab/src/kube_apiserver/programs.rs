@@ -70,7 +70,7 @@ impl Files {
     }
 
     fn kube_apiserver(&self) -> Result<Command> {
-        let account_key = self.pki.account_key()?;
+        let (private, public) = self.pki.account_key()?;
         let mut command = self.program("kube-apiserver");
         let (host, port) = ADDRESS.split_once(':').unwrap_or_default();
         for (flag, value) in [("bind-address", host), ("advertise-address", host), ("secure-port", port)] {
@@ -81,8 +81,8 @@ impl Files {
             ("client-ca-file", self.pki.path("ca.crt")),
             ("tls-cert-file", self.pki.path("apiserver.crt")),
             ("tls-private-key-file", self.pki.path("apiserver.key")),
-            ("service-account-key-file", account_key.clone()),
-            ("service-account-signing-key-file", account_key),
+            ("service-account-key-file", public),
+            ("service-account-signing-key-file", private),
             // Its default is a folder of the machine's.
             ("cert-dir", self.folder.join("certificates")),
         ] {
@@ -120,6 +120,10 @@ impl Programs {
         let mut server = Program::start("kube-apiserver", files, files.kube_apiserver()?)?;
         let client = Client::from_text(&files.pki.admin_kubeconfig(&format!("https://{ADDRESS}"))?)?;
         server.wait(|| client.get("/readyz").is_ok_and(|answer| answer == "ok"))?;
+        // What it makes itself comes a moment later.
+        for made in ["/default/services/kubernetes", "/kube-public", "/kube-system", "/kube-node-lease"] {
+            server.wait(|| client.get(&format!("/api/v1/namespaces{made}")).is_ok())?;
+        }
         Ok(Self { _server: server, _store: store })
     }
 }

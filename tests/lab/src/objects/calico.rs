@@ -35,6 +35,7 @@ pub fn manifests(calico: &Calico) -> Vec<Manifest> {
         Manifest::new("/api/v1/namespaces/kube-system/configmaps", config_map(calico)),
         cluster_information(calico),
     ];
+    all.extend(super::calico_roles::manifests());
     all.push(Manifest::new("/apis/apps/v1/namespaces/kube-system/daemonsets", daemon_set(calico)));
     all
 }

@@ -43,7 +43,8 @@ pub fn manifests(flannel: &Flannel) -> Vec<Manifest> {
     all
 }
 
-fn roles() -> [Manifest; 2] {
+/// What flanneld may do.
+pub fn roles() -> [Manifest; 2] {
     const GROUP: &str = "rbac.authorization.k8s.io";
     let meta = json!({"name": "flannel", "labels": {"k8s-app": "flannel"}});
     let role = json!({"apiVersion": format!("{GROUP}/v1"), "kind": "ClusterRole", "metadata": meta, "rules": [

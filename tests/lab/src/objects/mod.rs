@@ -2,8 +2,11 @@
 
 pub mod calico;
 pub mod calico_crds;
+pub mod calico_roles;
 pub mod flannel;
 pub mod workloads;
+
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -39,8 +42,24 @@ pub fn install(client: &Client, manifests: &[Manifest]) -> ClientResult<()> {
             older["apiVersion"] = json!("policy/v1beta1");
             client.ensure(&manifest.collection.replace("/policy/v1/", "/policy/v1beta1/"), &older)
         }
+        Ok(()) if manifest.object["kind"] == "CustomResourceDefinition" => served(client, &manifest.object["spec"]),
         outcome => outcome,
     })
+}
+
+/// Waits until a real API server serves what a definition defines, which it does a moment after the definition was made.
+fn served(client: &Client, definition: &Value) -> ClientResult<()> {
+    let text = |pointer| definition.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let path = format!("/apis/{}/{}/{}", text("/group"), text("/versions/0/name"), text("/names/plural"));
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        match client.get(&path) {
+            Err(error) if matches!(error.code, 404 | 429) && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(20))
+            }
+            outcome => return outcome.map(drop),
+        }
+    }
 }
 
 /// The Service that a real API server makes for itself.
