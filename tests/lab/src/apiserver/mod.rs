@@ -90,7 +90,15 @@ impl Server {
         if !options.no_controllers {
             let controllers = match &server.control.api {
                 Some(api) => Controllers::start(api.clone(), &options.controllers)?,
-                None => Controllers::start_remote(server.admin()?, &options.controllers)?,
+                None => {
+                    // The others may be in network namespaces that this process is not in.
+                    let here = options.listen.iter().position(|place| place.netns.is_none());
+                    let here = here.and_then(|index| server.addresses.get(index));
+                    let address =
+                        here.context("the controllers reach no address. To fix it: listen on a loopback too")?;
+                    let kubeconfig = server.pki.admin_kubeconfig(&format!("https://{address}"))?;
+                    Controllers::start_remote(Client::from_text(&kubeconfig)?, &options.controllers)?
+                }
             };
             server.control.controllers = Some(Arc::new(controllers));
         }
