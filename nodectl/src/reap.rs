@@ -95,10 +95,8 @@ impl Reaper<'_> {
         let (records, torn) = Record::list(&self.paths)?;
         let mut dead: Vec<(String, String, Option<Record>)> = Vec::new();
         for record in records {
-            let young = self.is_young(record.created_ms);
-            let of_run = record.del.iter().find_map(|list| argument(&list.args, "NODECTL_RUN"));
-            let ours = of_run.is_some() && of_run == self.open_run;
-            if !young && !ours && !living.contains(&record.container_id) {
+            if !living.contains(&record.container_id) && !self.is_young(record.created_ms) && self.is_abandoned(&record)
+            {
                 dead.push((record.container_id.clone(), record.ifname.clone(), Some(record)));
             }
         }
@@ -124,6 +122,15 @@ impl Reaper<'_> {
         noted.filter_map(Result::transpose).collect()
     }
 
+    /// Whether nobody can be using an attachment that the runtime does not know. A container that belongs to no pod (one of
+    /// `ctr run --cni`) is known to its maker alone, and lives as long as its network namespace.
+    fn is_abandoned(&self, record: &Record) -> bool {
+        match record.del.iter().find_map(|list| argument(&list.args, "NODECTL_RUN")) {
+            Some(run) => self.open_run != Some(run),
+            None => record.pod.is_some() || record.netns.is_empty() || !self.paths.node(&record.netns).exists(),
+        }
+    }
+
     fn is_young(&self, since_ms: u64) -> bool {
         u128::from(file::now_ms().saturating_sub(since_ms)) < self.older_than.as_millis()
     }
@@ -144,7 +151,59 @@ fn modified_ms(path: &std::path::Path) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use cni_shim::record::{DelList, PluginCall};
+    use cni_shim::state::Backend;
+    use serde_json::Map;
+
     use super::*;
+
+    /// An attachment whose DEL is done by a program that succeeds.
+    fn attach(paths: &Paths, id: &str, args: &str, netns: &str, age_s: u64) {
+        let call = PluginCall { kind: "true".into(), path: "/bin/true".into(), config: Map::new() };
+        let list = DelList {
+            network: "cbr0".into(),
+            cni_version: "1.0.0".into(),
+            plugins: vec![call],
+            runtime_config: Map::new(),
+            args: args.into(),
+            disable_check: false,
+        };
+        let mut record = Record::new(id, "eth0", Backend::Flannel, vec![list]);
+        record.netns = netns.into();
+        record.created_ms -= age_s * 1000;
+        record.store(paths, false).expect("a record");
+    }
+
+    #[test]
+    fn only_what_nobody_can_be_using_is_forgotten() {
+        let root = tempfile::tempdir().expect("a directory");
+        let paths = Paths::under(root.path());
+        std::fs::create_dir(root.path().join("netns")).expect("a directory");
+        std::fs::write(root.path().join("netns/lives"), "").expect("a file");
+        let pod = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web";
+        attach(&paths, "known", pod, "/netns/lives", 900);
+        attach(&paths, "forgotten", pod, "/netns/lives", 900);
+        attach(&paths, "young", pod, "/netns/lives", 30);
+        attach(&paths, "container", "", "/netns/lives", 900);
+        attach(&paths, "ended", "", "/netns/gone", 900);
+        attach(&paths, "probe", "NODECTL_RUN=r1", "/netns/lives", 900);
+        attach(&paths, "stray", "NODECTL_RUN=r0", "/netns/lives", 900);
+        let reaper = Reaper {
+            paths: paths.clone(),
+            backends: Backends::default(),
+            cni_path: String::new(),
+            living: Some(["known".to_owned()].into()),
+            older_than: Duration::from_secs(600),
+            open_run: Some("r1"),
+        };
+        let reaped = reaper.run().expect("it runs");
+        assert_eq!((reaped.finished, reaped.left), (["ended", "forgotten", "stray"].map(str::to_owned).into(), vec![]));
+        let left = Record::list(&paths).expect("records").0;
+        let left: Vec<_> = left.iter().map(|record| record.container_id.as_str()).collect();
+        assert_eq!(left, ["container", "known", "probe", "young"]);
+        let silent = Reaper { living: None, older_than: Duration::ZERO, ..reaper };
+        assert_eq!(silent.run().expect("it runs"), Reaped { runtime_silent: true, ..Reaped::default() });
+    }
 
     #[test]
     fn a_records_name_tells_whose_it_is() {

@@ -172,7 +172,9 @@ impl ShimView {
             ));
         }
         problems.extend(self.unreadable.iter().map(|file| {
-            format!("{file} cannot be read. To fix it: `nodectl shim reap` once its pod is gone; other evidence then decides")
+            format!(
+                "{file} cannot be read. To fix it: run `nodectl shim reap` once its pod is gone: other evidence decides"
+            )
         }));
         if !self.pending.is_empty() {
             let dels = count(self.pending.len(), "DEL");
@@ -197,7 +199,11 @@ impl ShimView {
             );
         }
         let Some(native) = &self.native else {
-            needs.push("no network of the node's CNI would take its place: its conflist is missing or cannot be read. To fix it: see the log of the agent's pod on this node".into());
+            needs.push(
+                "no network of the node's CNI would take its place: its conflist is missing or cannot be read. To fix it: see \
+                 the log of the agent's pod on this node"
+                    .into(),
+            );
             return needs;
         };
         let of = |test: &dyn Fn(&Attachment) -> bool| -> Vec<String> {
@@ -207,7 +213,8 @@ impl ShimView {
         if !gone.is_empty() {
             let n = count(gone.len(), "attachment");
             needs.push(format!(
-                "{n} not deleted yet ({}). To fix it: run `nodectl shim reap` (a sandbox that was just made is left alone for a while)",
+                "{n} not deleted yet ({}). To fix it: run `nodectl shim reap` (which leaves a sandbox alone that was just made), \
+                 and end containers that belong to no pod",
                 some(&gone)
             ));
         }

@@ -90,6 +90,14 @@ fn life(bench: &Bench) -> (Vec<Given>, Vec<Given>, String, String) {
     (added, seen(bench, &id), ip, bench.leftovers().replace("file /var/lib/cni/networks", ""))
 }
 
+/// The same by `ctr run --cni`, which brings go-cni and libcni of its own and names no pod.
+fn life_by_ctr(bench: &Bench) -> (Vec<Given>, String) {
+    bench.node().sh("rm -rf /var/lib/cni/networks").unwrap();
+    let run = "ctr -n k8s.io run --rm --cni --runc-binary /usr/local/sbin/lab-runc docker.io/lab/pod:latest byctr true";
+    bench.node().sh(run).unwrap();
+    (seen(bench, "byctr"), bench.leftovers())
+}
+
 #[test]
 fn containerds_plugins_cannot_tell_the_shim_from_libcni() {
     let bench = Bench::native(Kind::Full);
@@ -102,6 +110,7 @@ fn containerds_plugins_cannot_tell_the_shim_from_libcni() {
         // Once before: bridges and top-level chains stay by design.
         life(&bench);
         let natively = life(&bench);
+        let by_ctr = life_by_ctr(&bench);
         bench.node().sh(&format!("mv /root/{other} /etc/cni/net.d/")).unwrap();
         bench.install();
         bench.route(backend);
@@ -113,6 +122,10 @@ fn containerds_plugins_cannot_tell_the_shim_from_libcni() {
             through.iter().zip(natively).for_each(|(through, natively)| assert_eq!(through, natively));
         }
         assert_eq!((&through.2, &through.3), (&natively.2, &natively.3));
+        let through = life_by_ctr(&bench);
+        assert!(by_ctr.0.len() >= 8, "{by_ctr:?}");
+        through.0.iter().zip(&by_ctr.0).for_each(|(through, natively)| assert_eq!(through, natively, "by ctr"));
+        assert_eq!(through, by_ctr);
         assert!(bench.records().is_empty());
     }
 }
