@@ -163,7 +163,7 @@ impl Scenario {
         Ok(snapshot.without(lives_by_itself))
     }
 
-    /// Takes the shim off a node on flannel, as retiring it will, and the backups of closed runs: the next run starts afresh.
+    /// Takes the shim off a node on flannel without a run in the journal, and the backups of closed runs: the next run starts afresh.
     pub fn retire_shim(&self, index: usize) -> Result<()> {
         let node = self.node(index)?;
         node.sh("rm -f /etc/cni/net.d/00-cni-shim.conflist")?;
