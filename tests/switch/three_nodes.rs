@@ -110,7 +110,9 @@ fn is_indifferent(section: &str, line: &str) -> bool {
         || (section == "sysctls" && line.starts_with("cni0/route_localnet"));
     // Holds a token, which calico-node renews when it starts.
     let token = section == "sums" && line.starts_with("/etc/cni/net.d/calico-kubeconfig ");
-    of_bridge || token || is_empty_table(section, line)
+    // Logs stay, to be read.
+    let log = section == "modes" && line.contains("/var/log/calico");
+    of_bridge || token || log || is_empty_table(section, line)
 }
 
 /// Whoever asks iptables for a table makes it (the portmap plugin IPv6's NAT, felix `raw`), and nobody can tell afterwards

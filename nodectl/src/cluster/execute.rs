@@ -11,7 +11,7 @@ use super::object::{Kind, ObjectRef, set, text};
 use crate::host::kube::{Kube, KubeError, Patch, Write};
 
 /// How often one object is tried again when others write to it at the same time.
-const ATTEMPTS: usize = 5;
+const ATTEMPTS: usize = 10;
 
 /// What came of a list of writes.
 #[derive(Debug, Clone, PartialEq)]

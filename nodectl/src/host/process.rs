@@ -26,12 +26,7 @@ pub fn read(pid: u32) -> Option<Process> {
 
 /// Whether a process with this id is there and not merely waiting to be reaped.
 pub fn alive(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return false;
-    };
-    // The command in parentheses may hold any character; the state is the first field after the last one.
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-    !matches!(state, Some('Z' | 'X') | None)
+    cni_shim::file::process_start(pid).is_some()
 }
 
 fn name(pid: u32, args: &[String]) -> String {

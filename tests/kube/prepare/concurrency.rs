@@ -31,7 +31,7 @@ fn meanwhile(write: impl Fn(u32) + Sync, work: impl FnOnce()) {
                     return;
                 }
                 write(count);
-                std::thread::sleep(Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(10));
             }
         });
         // A failed assertion must not leave the writer running for ever.

@@ -160,9 +160,15 @@ impl Cluster {
             ]
             .contains(&resource)
         };
+        // A real server keeps its own certificate authorities there, and when tokens of old were last used.
+        let its_own = |value: &Value| {
+            let name = value["metadata"]["name"].as_str().unwrap_or_default();
+            ["extension-apiserver-authentication", "kube-apiserver-legacy-service-account-token-tracking"]
+                .contains(&name)
+        };
         let mut lines: Vec<String> = everything
             .into_iter()
-            .filter(|(r, _)| kept(r))
+            .filter(|(resource, value)| kept(resource) && !its_own(value))
             .map(|(resource, value)| format!("{resource} {}", normal(value)))
             .collect();
         lines.sort();

@@ -47,7 +47,7 @@ fn faults_of_the_machine_are_named() {
     let blackhole = "ip route add blackhole 10.244.1.0/26 proto 80";
     provoke(
         &scenario,
-        &fails("leftovers", "Blackhole"),
+        &fails("leftovers", "route blackhole 10.244.1.0/26"),
         sh(blackhole),
         sh("ip route del blackhole 10.244.1.0/26 proto 80"),
     )

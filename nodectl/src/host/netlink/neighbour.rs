@@ -58,19 +58,8 @@ pub fn change_neighbours(set: &[Neighbour], delete: &[Neighbour]) -> Result<()> 
         return Ok(());
     }
     fault::point("netlink.change_neighbours");
-    let (mut socket, mut indexes) = (Socket::open()?, Indexes::default());
-    let mut requests: Vec<Request> = Vec::new();
-    for entry in set {
-        let message = build(entry, indexes.must(&mut socket, &entry.link)?)?;
-        requests.push((RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE));
-    }
-    for entry in delete {
-        // Where the device is gone, its entries are.
-        if let Some(index) = indexes.find(&mut socket, &entry.link)? {
-            requests.push((RouteNetlinkMessage::DelNeighbour(build(entry, index)?), 0));
-        }
-    }
-    settle(&mut socket, requests, "neighbour entries")
+    let kind = Kind { link: |entry: &Neighbour| &entry.link, build, flags: NLM_F_CREATE | NLM_F_REPLACE };
+    kind.change(set, delete).context("could not change neighbour entries")
 }
 
 /// Adds a permanent forwarding entry to a VXLAN device, unless it has it.
@@ -90,37 +79,43 @@ pub fn change_fdb(add: &[FdbEntry], delete: &[FdbEntry]) -> Result<()> {
         return Ok(());
     }
     fault::point("netlink.change_fdb");
-    let (mut socket, mut indexes) = (Socket::open()?, Indexes::default());
-    let mut requests: Vec<Request> = Vec::new();
-    for entry in add {
-        let message = build_fdb(entry, indexes.must(&mut socket, &entry.link)?)?;
-        requests.push((RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_APPEND));
-    }
-    for entry in delete {
-        if let Some(index) = indexes.find(&mut socket, &entry.link)? {
-            requests.push((RouteNetlinkMessage::DelNeighbour(build_fdb(entry, index)?), 0));
-        }
-    }
-    settle(&mut socket, requests, "forwarding entries")
+    let kind = Kind { link: |entry: &FdbEntry| &entry.link, build: build_fdb, flags: NLM_F_CREATE | NLM_F_APPEND };
+    kind.change(add, delete).context("could not change forwarding entries")
 }
 
-/// Sends the requests. To add what is there, or to delete what is not, is done already.
-fn settle(socket: &mut Socket, requests: Vec<Request>, what: &str) -> Result<()> {
-    let deletes: Vec<bool> =
-        requests.iter().map(|(message, _)| matches!(message, RouteNetlinkMessage::DelNeighbour(_))).collect();
-    let results = socket.batch(requests)?;
-    for (delete, result) in deletes.into_iter().zip(results) {
-        match result {
-            Err(refused) if delete && matches!(refused.errno, Errno::ENOENT | Errno::ENODEV | Errno::ESRCH) => {}
-            Err(refused) if !delete && refused.errno == Errno::EEXIST => {}
-            Err(refused) => {
-                let verb = if delete { "delete" } else { "set" };
-                return Err(anyhow::Error::from(refused)).with_context(|| format!("could not {verb} {what}"));
-            }
-            Ok(()) => {}
+/// How entries of one kind are told to the kernel.
+struct Kind<T> {
+    link: fn(&T) -> &str,
+    build: fn(&T, u32) -> Result<NeighbourMessage>,
+    /// Of a new entry: whether it stands in another's place or beside it.
+    flags: u16,
+}
+
+impl<T> Kind<T> {
+    /// Adds, then deletes. To add what is there, or to delete what is not, is done already.
+    fn change(&self, add: &[T], delete: &[T]) -> Result<()> {
+        let (mut socket, mut indexes) = (Socket::open()?, Indexes::default());
+        let mut requests: Vec<Request> = Vec::new();
+        for entry in add {
+            let message = (self.build)(entry, indexes.must(&mut socket, (self.link)(entry))?)?;
+            requests.push((RouteNetlinkMessage::NewNeighbour(message), self.flags));
         }
+        for entry in delete {
+            // Where the device is gone, its entries are.
+            if let Some(index) = indexes.find(&mut socket, (self.link)(entry))? {
+                requests.push((RouteNetlinkMessage::DelNeighbour((self.build)(entry, index)?), 0));
+            }
+        }
+        for (at, result) in socket.batch(requests)?.into_iter().enumerate() {
+            let delete = at >= add.len();
+            match result {
+                Err(refused) if delete && matches!(refused.errno, Errno::ENOENT | Errno::ENODEV | Errno::ESRCH) => {}
+                Err(refused) if !delete && refused.errno == Errno::EEXIST => {}
+                other => other?,
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The state is a set of bits: `bridge fdb add` sets NOARP as well, flanneld does not.

@@ -183,6 +183,8 @@ fn lives_by_itself(section: &str, line: &str) -> bool {
         // Its token is a new one each time.
         "sums" | "texts" => line.contains("calico-kubeconfig"),
         "iptables-nft" | "ip6tables-nft" => built_in,
+        // Logs stay, to be read.
+        "modes" => line.contains("/var/log/calico"),
         _ => false,
     }
 }

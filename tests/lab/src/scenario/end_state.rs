@@ -1,6 +1,6 @@
 //! The end of a run that met trouble: on one CNI with everything settled, or at the old one with the API server dead.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::{Cni, PATIENCE, Scenario};
 use crate::cluster::readiness::until;
@@ -14,10 +14,11 @@ impl Scenario {
             let state = node.unit_state("kubelet.service")?.active;
             Ok((state != "active").then(|| format!("kubelet is {state}")))
         })?;
-        let pending = node.sh("ls /var/lib/cni-shim/pending 2>/dev/null || true")?;
-        if !pending.trim().is_empty() {
-            bail!("DELs are kept still: {pending}");
-        }
+        // What kubelet deleted while the server was away fails in Calico's DEL; it asks again by itself.
+        until(PATIENCE, || {
+            let pending = node.sh("ls /var/lib/cni-shim/pending 2>/dev/null || true")?;
+            Ok((!pending.trim().is_empty()).then(|| format!("DELs are kept still: {pending}")))
+        })?;
         self.settled().context("pods")?;
         self.must_have_no_stale_addresses(index)
     }
