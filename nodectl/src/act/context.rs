@@ -1,6 +1,6 @@
 //! What the steps of one run share: the machine, the run's folders, the API server, the journal for debts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use cni_shim::conflist::Backends;
@@ -60,9 +60,9 @@ impl<'a> Context<'a> {
         cni_shim::Paths::under(self.host.root())
     }
 
-    /// The two conflists behind the shim.
+    /// The two conflists behind the shim, as the node names them.
     pub fn backends(&self) -> Backends {
-        let dir = self.host.path(&self.plan.conf_dir);
+        let dir = Path::new(&self.plan.conf_dir);
         Backends {
             flannel: dir.join(&self.plan.prepared.flannel.conflist),
             calico: dir.join(&self.plan.prepared.calico.conflist),

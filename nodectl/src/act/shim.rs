@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use cni_shim::record::{Phase, Record};
+use cni_shim::record::Record;
 use cni_shim::state::{Owner, State};
 use serde_json::{Value, json};
 
@@ -37,14 +37,7 @@ pub(super) fn hold(cx: &mut Context, next: Cni) -> Result<Value> {
     let bound = HOLD_BOUND + 3 * Duration::from_secs(cx.plan.request.agent_timeout_s.min(24 * 3600));
     let state = State::hold(shim_backend(next.other()), shim_backend(next), owner, bound);
     set(cx, &state)?;
-    let settled = cx.stop.wait_for(IN_FLIGHT, || {
-        let (records, _) = Record::list(&paths)?;
-        let under_way = records
-            .iter()
-            .filter(|r| r.phase == Phase::Intent)
-            .try_fold(false, |any, r| r.is_busy(&paths).map(|busy| any || busy))?;
-        Ok((!under_way).then_some(()))
-    })?;
+    let settled = cx.stop.wait_for(IN_FLIGHT, || Ok(Record::in_flight(&paths)?.is_empty().then_some(())))?;
     settled.context("an attachment that had begun before the hold did not end within 110 s")?;
     Ok(Value::Null)
 }

@@ -43,7 +43,7 @@ fn reap(host: &Host, older_than: Duration, settings: &Settings) -> Result<u8> {
     let facts = crate::observe::node(host);
     let reaper = Reaper {
         paths: cni_shim::Paths::under(host.root()),
-        backends: crate::observe::backends(host, &facts),
+        backends: crate::observe::backends(&facts),
         cni_path: host.path(&facts.files.bin_dir).display().to_string(),
         living: facts.runtime.as_ref().map(|runtime| runtime.sandboxes.iter().map(|s| s.id.clone()).collect()),
         older_than,

@@ -32,7 +32,7 @@ pub fn shim_view(host: &Host, facts: &Facts) -> Result<ShimView> {
     let (pending, torn_pending) = Pending::list_all(&paths)?;
     unreadable.extend(torn.iter().chain(&torn_pending).map(|path| path.display().to_string()));
     let cni = cni(facts, state.as_ref());
-    let native = cni.and_then(|cni| native(host, &backends(host, facts), cni));
+    let native = cni.and_then(|cni| native(host, &backends(facts), cni));
     let living: Option<BTreeSet<&str>> =
         facts.runtime.as_ref().map(|runtime| runtime.sandboxes.iter().map(|s| s.id.as_str()).collect());
     let alive = |id: &str| living.as_ref().map(|living| living.contains(id));
@@ -59,12 +59,12 @@ pub fn shim_view(host: &Host, facts: &Facts) -> Result<ShimView> {
     })
 }
 
-/// The two conflists behind the shim: as its own conflist names them, else by their usual names.
-pub fn backends(host: &Host, facts: &Facts) -> Backends {
+/// The two conflists behind the shim, as the node names them: as in the shim's own conflist, else by their usual names.
+pub fn backends(facts: &Facts) -> Backends {
     let entry = facts.files.confs.get(SHIM_CONFLIST).map(|list| &list["plugins"][0]["backends"]);
     let usual = Backends::default();
     let path = |name: &str, usual: &Path| {
-        host.path(entry.and_then(|all| all[name].as_str()).map_or_else(|| usual.to_owned(), Into::into))
+        entry.and_then(|all| all[name].as_str()).map_or_else(|| usual.to_owned(), Into::into)
     };
     Backends { flannel: path("flannel", &usual.flannel), calico: path("calico", &usual.calico) }
 }
@@ -85,11 +85,10 @@ fn cni(facts: &Facts, state: Option<&State>) -> Option<Cni> {
 /// The network that serves new pods of this CNI without the shim.
 fn native(host: &Host, backends: &Backends, cni: Cni) -> Option<Native> {
     let path = backends.path(crate::plan::shim_backend(cni));
-    let (list, _) = List::read(path).ok()?;
-    let shown = path.strip_prefix(host.root()).map_or_else(|_| path.to_owned(), |inner| Path::new("/").join(inner));
+    let (list, _) = List::read(&host.path(path)).ok()?;
     let kind = |plugin: &serde_json::Map<String, Value>| plugin.get("type")?.as_str().map(str::to_owned);
     Some(Native {
-        conflist: shown.display().to_string(),
+        conflist: path.display().to_string(),
         plugins: list.plugins.iter().filter_map(kind).collect(),
         network: list.name,
     })
@@ -134,5 +133,26 @@ fn waiting_add(hold: cni_shim::holds::Hold) -> WaitingAdd {
         interface: hold.ifname,
         since_ms: hold.since_ms,
         deadline_ms: hold.deadline_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cni_shim::state::Backend;
+
+    use super::*;
+
+    #[test]
+    fn conflists_are_found_through_another_root() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = root.path().join("etc/cni/net.d");
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let list = r#"{"name":"cbr0","cniVersion":"0.3.1","plugins":[{"type":"flannel"}]}"#;
+        std::fs::write(dir.join("10-flannel.conflist"), list).expect("a file");
+        let backends = backends(&Facts::default());
+        let paths = cni_shim::Paths::under(root.path());
+        assert_eq!(List::of_backend(&paths, &backends, Backend::Flannel, false).expect("a list").name, "cbr0");
+        let native = native(&Host::new(root.path()), &backends, Cni::Flannel).expect("a list");
+        assert_eq!(native.conflist, "/etc/cni/net.d/10-flannel.conflist");
     }
 }
