@@ -101,8 +101,12 @@ fn begin(request: &Request, last_read: bool) -> Result<Begin, Error> {
     let _lock = lock::state(paths, false, request.limits.lock())?;
     let backend = match State::load(paths)? {
         // No state yet: never a guess from the files that happen to be there.
-        None => request.default,
-        Some(state) => match state.route(request.run(), file::now_ms()) {
+        None => {
+            let (missing, default) = (paths.state(), request.default);
+            file::log(&format!("{} is missing, so this pod gets the default, {default}", missing.display()));
+            default
+        }
+        Some(state) => match state.route(request.run(), file::since_boot_ms()) {
             Route::To(backend) => backend,
             Route::Wait => return Ok(Begin::Wait(Box::new(state))),
         },
@@ -215,9 +219,9 @@ impl<'a> Waiting<'a> {
                 format!("new pods of this node wait for the nodectl run \"{run}\". The kubelet tries again by itself");
             return Err(Error::new(error::TRY_LATER, "the node is being switched to another CNI", why));
         }
-        let left =
-            state.deadline_ms.map_or(u64::MAX, |deadline| deadline.saturating_sub(file::now_ms()).saturating_add(1));
-        let nap = OWNER_TICK.min(self.until - now).min(Duration::from_millis(left));
+        let ends = state.deadline_boot_ms.unwrap_or(u64::MAX);
+        let left = Duration::from_millis(ends.saturating_sub(file::since_boot_ms()).saturating_add(1));
+        let nap = OWNER_TICK.min(self.until - now).min(left);
         let mut fds: Vec<_> = self.watch.iter().map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLIN)).collect();
         let _ = poll(&mut fds, PollTimeout::try_from(nap).unwrap_or(PollTimeout::MAX));
         // One wake-up takes all events; that there are none is fine too.

@@ -3,7 +3,7 @@
 use crate::error::{self, Error};
 use crate::record::{DelList, PluginCall};
 use crate::state::Backend;
-use crate::{Paths, convert, file};
+use crate::{Paths, convert, exec, file};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -140,8 +140,14 @@ impl List {
         }
     }
 
-    /// The list ready to be run, with each plugin's binary out of CNI_PATH. Nothing is run if one is missing.
+    /// The list ready to be run, with each plugin's binary out of CNI_PATH. Nothing is run if one is missing, or is the shim,
+    /// or if the results that they would give in the list's version could not be read.
     pub fn resolve(&self, cni_path: &str) -> Result<DelList, Error> {
+        if !convert::is_supported(&self.cni_version) {
+            let msg = format!("network \"{}\" is of CNI version \"{}\"", self.name, self.cni_version);
+            let why = format!("nothing was done. Known are {}", convert::SUPPORTED.join(", "));
+            return Err(Error::new(error::VERSION, msg, why));
+        }
         let mut plugins = Vec::new();
         for config in &self.plugins {
             let kind = config.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -153,6 +159,7 @@ impl List {
                     why,
                 )
             })?;
+            exec::refuse_ourselves(&path)?;
             plugins.push(PluginCall { kind, path, config: config.clone() });
         }
         Ok(DelList {

@@ -61,8 +61,10 @@ fn find(request: &Request) -> Result<Option<Record>, Error> {
         Err(cause) if cause.code == error::CONFIG => return Err(cause),
         Err(cause) => Some(cause),
     };
-    if let Ok(Some(Pending { record: Some(record), .. })) = Pending::load(&request.paths, id, ifname) {
-        return Ok(Some(record));
+    match Pending::load(&request.paths, id, ifname) {
+        Ok(Some(Pending { record: Some(record), .. })) => return Ok(Some(record)),
+        Err(cause) if cause.code == error::CONFIG => return Err(cause),
+        _ => {}
     }
     if let Some(cause) = &torn {
         file::log(&format!("{cause}; going by other evidence"));

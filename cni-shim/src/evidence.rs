@@ -70,14 +70,25 @@ impl Evidence {
 
 /// Looks for evidence. Reads files only; never opens a network namespace, never asks an API.
 pub fn find(paths: &Paths, sought: &Sought<'_>) -> Evidence {
-    let pod = Pod::from_args(sought.args);
-    let interface = pod.map(|pod| decode::calico_interface(&pod.namespace, &pod.name));
     Evidence {
         cached: paths.results().iter().flat_map(|dir| cached(dir, sought)).collect(),
         scratch: scratch::read(&paths.node("/var/lib/cni/flannel").join(sought.container_id)),
         reserved: reserved(&paths.networks(), sought),
-        calico_interface: interface.is_some_and(|name| paths.interfaces().join(name).exists()),
+        calico_interface: Pod::from_args(sought.args).is_some_and(|pod| has_calico_interface(paths, sought, &pod)),
     }
+}
+
+/// Calico names a pod's host interface after the pod, not the sandbox: while the pod has a newer sandbox on Calico, the
+/// interface is that one's.
+fn has_calico_interface(paths: &Paths, sought: &Sought<'_>, pod: &Pod) -> bool {
+    let name = decode::calico_interface(&pod.namespace, &pod.name);
+    let of_another = |record: &Record| {
+        let same = |other: &Pod| (&other.namespace, &other.name) == (&pod.namespace, &pod.name);
+        record.backend == Backend::Calico
+            && record.container_id != sought.container_id
+            && record.pod.as_ref().is_some_and(same)
+    };
+    paths.interfaces().join(name).exists() && !Record::list(paths).is_ok_and(|(all, _)| all.iter().any(of_another))
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -92,6 +103,10 @@ fn cached(results: &Path, sought: &Sought<'_>) -> Vec<Cached> {
     let of_sandbox = |path: &PathBuf| {
         let network = path.file_name()?.to_str()?.strip_suffix(&ending)?.to_owned();
         let cache: Value = serde_json::from_slice(&fs::read(path).ok()?).unwrap_or_default();
+        // Names may hold dashes: network "cbr0" with container "a-c1" reads like "cbr0-a" with "c1".
+        if cache.get("containerId").is_some_and(|id| id != sought.container_id) {
+            return None;
+        }
         if cache.get("kind").and_then(Value::as_str) != Some("cniCacheV1") {
             let result = Some(cache).filter(|cache| cache.get("cniVersion").is_some());
             return Some(Cached { network, result, ..Cached::default() });
@@ -145,11 +160,7 @@ pub fn build(
     for cached in &found.cached {
         let list = cached.conflist.as_deref().and_then(|bytes| List::parse(bytes).ok()).filter(|list| !list.runs(TYPE));
         // Without its conflist, the network's name tells the backend.
-        let by_name = || {
-            [Backend::Flannel, Backend::Calico]
-                .iter()
-                .find_map(|b| load(*b).ok().filter(|list| list.name == cached.network))
-        };
+        let by_name = || Backend::ALL.into_iter().find_map(|b| load(b).ok().filter(|list| list.name == cached.network));
         // The shim's own list says that it was the shim, not for which backend.
         let shims_own = cached.conflist.is_some() && list.is_none();
         unclear |= shims_own;
@@ -173,7 +184,7 @@ pub fn build(
             let kinds = list.plugins.iter().filter_map(|plugin| plugin.get("type")?.as_str());
             kinds.into_iter().all(|kind| find_in_path(sought.cni_path, kind).is_some())
         };
-        let guessed = [Backend::Flannel, Backend::Calico].into_iter().filter_map(|backend| load(backend).ok());
+        let guessed = Backend::ALL.into_iter().filter_map(|backend| load(backend).ok());
         lists.extend(guessed.filter(is_here));
     }
     // Without its scratch file, flannel's DEL does not free the address; host-local's own does.

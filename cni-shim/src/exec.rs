@@ -48,11 +48,17 @@ impl Outcome {
             Some(_) if self.stdout.is_empty() => {
                 failed(format!("netplugin failed: {:?}", beginning(&self.stderr, 4096)))
             }
-            Some(_) => Err(serde_json::from_slice(&self.stdout).unwrap_or_else(|cause| {
-                let text = beginning(&self.stdout, 200);
-                let msg = format!("netplugin failed but error parsing its diagnostic message {text:?}: {cause}");
-                Error::new(error::INTERNAL, msg, "")
-            })),
+            Some(status) => match serde_json::from_slice::<Error>(&self.stdout) {
+                // The runtime would show an empty sentence.
+                Ok(error) if error.msg.is_empty() && error.details.is_empty() => {
+                    failed(format!("netplugin failed with no error message: {status}"))
+                }
+                Ok(error) => Err(error),
+                Err(cause) => {
+                    let text = beginning(&self.stdout, 200);
+                    failed(format!("netplugin failed but error parsing its diagnostic message {text:?}: {cause}"))
+                }
+            },
         }
     }
 }
@@ -84,7 +90,7 @@ pub fn run(path: &Path, environment: &[(&str, &str)], input: &[u8], deadline: In
 }
 
 /// A delegate that is the shim itself would start itself for ever.
-fn refuse_ourselves(path: &Path) -> Result<(), Error> {
+pub(crate) fn refuse_ourselves(path: &Path) -> Result<(), Error> {
     let identity = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     let ourselves = identity(Path::new("/proc/self/exe"));
     let named_so = path.file_name().is_some_and(|name| name == crate::conflist::TYPE);

@@ -1,22 +1,37 @@
 //! Small files: written whole or not at all, read without surprise.
 
 use crate::error::{self, Error};
+use nix::time::{ClockId, clock_gettime};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Reads a JSON file; `None` if it does not exist, code 6 if it is torn or not what it should be.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
-            Error::new(error::DECODE, format!("{} is torn or not ours", path.display()), cause.to_string())
-        }),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(torn(path)),
         Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(Error::io("read", path)(cause)),
     }
+}
+
+/// Reads one of our own files; `None` if it does not exist, code 6 if it is torn, code 7 if it says a later format than this
+/// one: whatever else it holds then, it must stay as it is.
+pub fn read_format<T: DeserializeOwned>(path: &Path, known: u32) -> Result<Option<T>, Error> {
+    let Some(fields) = read_json::<Map<String, Value>>(path)? else { return Ok(None) };
+    if let Some(format) = fields.get("format").and_then(Value::as_u64).filter(|format| *format > known.into()) {
+        let fix = format!("this cni-shim reads up to {known}. To fix it: install the later cni-shim again");
+        return Err(Error::new(error::CONFIG, format!("{} has format {format}", path.display()), fix));
+    }
+    serde_json::from_value(Value::Object(fields)).map(Some).map_err(torn(path))
+}
+
+fn torn(path: &Path) -> impl FnOnce(serde_json::Error) -> Error {
+    move |cause| Error::new(error::DECODE, format!("{} is torn or not ours", path.display()), cause.to_string())
 }
 
 /// Replaces a file by rename, readable by root only. `durable`: it and its name survive a power cut. ADD does without: a
@@ -70,7 +85,7 @@ pub fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// The `.json` files of a directory, sorted; none if it does not exist. Temporary files of dead processes are swept.
+/// The `.json` files of a directory, sorted; none if it does not exist. Temporary files of dead writers are swept.
 pub fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -99,6 +114,12 @@ fn writer_is_gone(temporary: &Path) -> bool {
 pub fn now_ms() -> u64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since the boot, suspended ones too; nobody can set this clock.
+pub fn since_boot_ms() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// This boot's id; empty if the kernel does not tell.

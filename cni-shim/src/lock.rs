@@ -100,7 +100,7 @@ fn open(path: &Path) -> std::io::Result<Lock> {
     });
     match (opened, path.parent()) {
         // A DEL must work on a full disk. A lock file that cannot be made is nobody's, so its directory does as well.
-        (Err(cause), Some(parent)) if cause.kind() == ErrorKind::StorageFull => {
+        (Err(cause), Some(parent)) if matches!(cause.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
             Ok(Lock { file: File::open(parent).map_err(|_| cause)?, path: parent.to_owned() })
         }
         (opened, _) => Ok(Lock { file: opened?, path: path.to_owned() }),

@@ -11,16 +11,18 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let Ok(verb) = std::env::var("CNI_COMMAND") else {
+    // Unset or empty, as libcni's skel has it.
+    let Some(verb) = std::env::var_os("CNI_COMMAND").filter(|verb| !verb.is_empty()) else {
         let about = format!("cni-shim {}: a CNI plugin; CNI versions", env!("CARGO_PKG_VERSION"));
         let _ = writeln!(std::io::stderr(), "{about} {}", convert::SUPPORTED.join(", "));
         return ExitCode::SUCCESS;
     };
-    let mut version = "1.1.0".to_owned();
+    let (verb, mut version) = (verb.to_string_lossy(), "1.1.0".to_owned());
     match answer(&verb, &mut version) {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(document)) => print(&document),
         Err(error) => {
+            let error = if verb == "DEL" { error.unswallowed() } else { error };
             let mut document = serde_json::to_value(&error).unwrap_or_default();
             if let Value::Object(fields) = &mut document {
                 fields.insert("cniVersion".to_owned(), version.into());
@@ -53,7 +55,7 @@ fn answer(verb: &str, version: &mut String) -> Result<Option<Value>, Error> {
     let request = Request::read(verb, version)?;
     match verb {
         Verb::Add => add::run(&request).map(Some),
-        Verb::Del => del::run(&request).map(|()| None).map_err(Error::unswallowed),
+        Verb::Del => del::run(&request).map(|()| None),
         Verb::Check => watch::check(&request).map(|()| None),
         Verb::Gc => watch::gc(&request).map(|()| None),
         Verb::Status => watch::status(&request).map(|()| None),

@@ -94,6 +94,13 @@ impl Paths {
         self.state_dir.join("backends").join(format!("{backend}.conflist"))
     }
 
+    /// Every directory that the shim writes files to: a killed one may have left a temporary file there.
+    pub fn written(&self) -> [PathBuf; 6] {
+        let backends = self.state_dir.join("backends");
+        let flannel = self.node("/var/lib/cni/flannel");
+        [self.state_dir.clone(), self.attachments(), self.pendings(), self.holds(), backends, flannel]
+    }
+
     /// libcni's result caches: containerd's and CRI-O's, then cri-dockerd's.
     pub fn results(&self) -> [PathBuf; 2] {
         [self.node("/var/lib/cni/results"), self.node("/var/lib/cni/cache/results")]
@@ -110,7 +117,31 @@ impl Paths {
     }
 }
 
+/// What an attachment's files are called. A container's id may hold dashes; so that the last one always separates, an
+/// interface's own are escaped.
 fn name(container_id: &str, ifname: &str) -> String {
     // The plugin has validated both; a caller of the library may not have.
-    format!("{container_id}-{ifname}").replace('/', "_")
+    format!("{container_id}-{}", ifname.replace('%', "%25").replace('-', "%2D")).replace('/', "_")
+}
+
+/// Whose a record or a pending DEL is by its file's name: container and interface.
+pub fn attachment_of(file: &Path) -> Option<(String, String)> {
+    let (container_id, ifname) = file.file_stem()?.to_str()?.rsplit_once('-')?;
+    Some((container_id.to_owned(), ifname.replace("%2D", "-").replace("%25", "%")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_attachment_has_a_file_of_its_own() {
+        let paths = Paths::default();
+        for (container_id, ifname) in [("a", "b-c"), ("a-b", "c"), ("c1", "eth0"), ("c1", "50%"), ("c1", "%2D")] {
+            let record = paths.record(container_id, ifname);
+            assert_eq!(attachment_of(&record), Some((container_id.to_owned(), ifname.to_owned())));
+        }
+        assert_eq!(paths.record("c1", "eth0"), Path::new("/var/lib/cni-shim/attachments/c1-eth0.json"));
+        assert_eq!(attachment_of(Path::new("/nothing")), None);
+    }
 }

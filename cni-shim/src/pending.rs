@@ -4,7 +4,7 @@
 use crate::chain::Failure;
 use crate::conflist::Backends;
 use crate::error::{self, Error};
-use crate::record::Record;
+use crate::record::{FORMAT, Record};
 use crate::{Paths, delete, evidence, file, lock};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -44,7 +44,7 @@ pub enum Outcome {
 }
 
 impl Pending {
-    /// Notes a failed DEL, or one more try of it.
+    /// Notes a failed DEL, or one more try of it. Code 7 if a later cni-shim's note is in the way.
     pub fn note(
         paths: &Paths,
         container_id: &str,
@@ -53,10 +53,13 @@ impl Pending {
         error: &Error,
     ) -> Result<(), Error> {
         let now = file::now_ms();
-        let before = Self::load(paths, container_id, ifname).ok().flatten();
+        let before = match Self::load(paths, container_id, ifname) {
+            Err(cause) if cause.code == error::CONFIG => return Err(cause),
+            before => before.ok().flatten(),
+        };
         let (attempts, since_ms) = before.as_ref().map_or((0, now), |before| (before.attempts, before.since_ms));
         let pending = Self {
-            format: crate::record::FORMAT,
+            format: FORMAT,
             container_id: container_id.to_owned(),
             ifname: ifname.to_owned(),
             record: record.cloned().or_else(|| before.and_then(|before| before.record)),
@@ -68,9 +71,9 @@ impl Pending {
         file::write_json(&paths.pending(container_id, ifname), &pending, true)
     }
 
-    /// Reads one; `None` if there is none.
+    /// Reads one; `None` if there is none, code 6 if it is torn, code 7 if a later cni-shim wrote it.
     pub fn load(paths: &Paths, container_id: &str, ifname: &str) -> Result<Option<Self>, Error> {
-        file::read_json(&paths.pending(container_id, ifname))
+        file::read_format(&paths.pending(container_id, ifname), FORMAT)
     }
 
     /// Removes one.
@@ -87,7 +90,7 @@ impl Pending {
     pub fn list_all(paths: &Paths) -> Result<(Vec<Self>, Vec<PathBuf>), Error> {
         let (mut found, mut torn) = (Vec::new(), Vec::new());
         for path in file::list(&paths.pendings())? {
-            match file::read_json(&path) {
+            match file::read_format(&path, FORMAT) {
                 Ok(pending) => found.extend(pending),
                 Err(_) => torn.push(path),
             }

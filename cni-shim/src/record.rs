@@ -122,6 +122,9 @@ pub struct Record {
     /// When ADD began, in Unix milliseconds.
     #[serde(default)]
     pub created_ms: u64,
+    /// The same in milliseconds since the boot: that clock cannot be set.
+    #[serde(default)]
+    pub created_boot_ms: u64,
     /// Made from evidence: the sandbox is older than the shim.
     #[serde(default)]
     pub imported: bool,
@@ -145,6 +148,7 @@ impl Record {
             shim_version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: file::boot_id(),
             created_ms: file::now_ms(),
+            created_boot_ms: file::since_boot_ms(),
             imported: false,
         }
     }
@@ -152,12 +156,7 @@ impl Record {
     /// Reads a record; `None` if there is none, code 6 if it is torn or another attachment's, code 7 if a later shim wrote it.
     pub fn load(paths: &Paths, container_id: &str, ifname: &str) -> Result<Option<Self>, Error> {
         let path = paths.record(container_id, ifname);
-        match file::read_json::<Self>(&path)? {
-            Some(record) if record.format > FORMAT => Err(Error::new(
-                error::CONFIG,
-                format!("{} has format {}", path.display(), record.format),
-                format!("this cni-shim reads up to {FORMAT}. To fix it: install the later cni-shim again"),
-            )),
+        match file::read_format::<Self>(&path, FORMAT)? {
             Some(record) if (record.container_id.as_str(), record.ifname.as_str()) != (container_id, ifname) => {
                 Err(Error::new(error::DECODE, format!("{} is another attachment's", path.display()), ""))
             }
@@ -179,10 +178,9 @@ impl Record {
     pub fn list(paths: &Paths) -> Result<(Vec<Self>, Vec<PathBuf>), Error> {
         let (mut records, mut torn) = (Vec::new(), Vec::new());
         for path in file::list(&paths.attachments())? {
-            match file::read_json::<Self>(&path) {
-                Ok(Some(record)) if record.format <= FORMAT => records.push(record),
-                Ok(None) => {}
-                Ok(Some(_)) | Err(_) => torn.push(path),
+            match file::read_format(&path, FORMAT) {
+                Ok(record) => records.extend(record),
+                Err(_) => torn.push(path),
             }
         }
         Ok((records, torn))
@@ -193,6 +191,17 @@ impl Record {
         let (mut records, _) = Self::list(paths)?;
         records.retain(|record| record.phase == Phase::Intent && record.is_busy(paths).unwrap_or(true));
         Ok(records)
+    }
+
+    /// Whether its ADD began in this boot and not so long ago.
+    pub fn is_younger_than(&self, age: Duration) -> bool {
+        let since = Duration::from_millis(file::since_boot_ms().saturating_sub(self.created_boot_ms));
+        self.boot_id == file::boot_id() && since < age
+    }
+
+    /// The nodectl run whose own attachment this is: no runtime knows it.
+    pub fn run(&self) -> Option<&str> {
+        self.del.iter().find_map(|list| argument(&list.args, "NODECTL_RUN"))
     }
 
     /// Whether an ADD, a DEL or one of its delegates is still at work on the attachment.

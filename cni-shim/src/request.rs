@@ -134,14 +134,24 @@ impl Request {
             .map_err(|cause| Error::new(error::DECODE, "error unmarshall network config", cause.to_string()))?;
         let name = config.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         check(verb, &config, &name, version)?;
-        let invalid = |cause: serde_json::Error| {
-            let fix = format!("{cause}. To fix it: let nodectl write the conflist");
+        let invalid = |why: &str| {
+            let fix = format!("{why}. To fix it: let nodectl write the conflist");
             Error::new(error::CONFIG, "the conflist's entry for cni-shim is invalid", fix)
         };
-        let settings: Settings = serde_json::from_value(Value::Object(config.clone())).map_err(invalid)?;
+        let settings = serde_json::from_value(Value::Object(config.clone()));
+        let settings: Settings = settings.map_err(|cause| invalid(&cause.to_string()))?;
         let root = settings.root.unwrap_or_else(|| PathBuf::from("/"));
         let state_dir = settings.state_dir.unwrap_or_else(|| Paths::under(&root).state_dir().to_owned());
         let usual = Backends::default();
+        let backends = Backends {
+            flannel: settings.backends.flannel.unwrap_or(usual.flannel),
+            calico: settings.backends.calico.unwrap_or(usual.calico),
+        };
+        // A relative one would lie wherever the runtime happens to stand.
+        let places = [&root, &state_dir, &backends.flannel, &backends.calico];
+        if let Some(place) = places.into_iter().find(|place| !place.is_absolute()) {
+            return Err(invalid(&format!("{place:?} is not an absolute path")));
+        }
         Ok(Self {
             invocation,
             name,
@@ -150,10 +160,7 @@ impl Request {
             previous: config.get("prevResult").filter(|previous| previous.is_object()).cloned(),
             config,
             paths: Paths::new(root, state_dir),
-            backends: Backends {
-                flannel: settings.backends.flannel.unwrap_or(usual.flannel),
-                calico: settings.backends.calico.unwrap_or(usual.calico),
-            },
+            backends,
             default: settings.default.unwrap_or(Backend::Flannel),
             limits: settings.limits,
         })
@@ -195,8 +202,7 @@ pub fn environment(verb: Verb, variable: impl Fn(&str) -> Result<String, VarErro
         return Err(invalid(format!("required env variables [{}] missing", missing.join(",")), ""));
     }
     let (id, ifname) = (&invocation.container_id, &invocation.ifname);
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    if of_pod && !(id.bytes().all(word) && id.starts_with(|first: char| first.is_ascii_alphanumeric())) {
+    if of_pod && !is_name(id) {
         return Err(invalid(format!("invalid characters in containerID \"{id}\""), "CNI_CONTAINERID"));
     }
     let unusable = ifname.len() > 15 || [".", ".."].contains(&ifname.as_str());
@@ -206,9 +212,14 @@ pub fn environment(verb: Verb, variable: impl Fn(&str) -> Result<String, VarErro
     Ok(invocation)
 }
 
+/// What names a container or a network: libcni's `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$` (pkg/utils).
+fn is_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+}
+
 fn check(verb: Verb, config: &Map<String, Value>, name: &str, version: &mut String) -> Result<(), Error> {
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    if !(name.bytes().all(word) && name.starts_with(|first: char| first.is_ascii_alphanumeric())) {
+    if !is_name(name) {
         let why = format!("\"name\" is \"{name}\"");
         return Err(Error::new(error::CONFIG, "missing network name, or invalid characters in it", why));
     }

@@ -25,6 +25,19 @@ pub enum Backend {
     Calico,
 }
 
+impl Backend {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Flannel, Self::Calico];
+
+    /// The one that this is not.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Flannel => Self::Calico,
+            Self::Calico => Self::Flannel,
+        }
+    }
+}
+
 impl std::fmt::Display for Backend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -102,9 +115,9 @@ pub struct State {
     /// When this state was entered, in Unix milliseconds.
     #[serde(default)]
     pub since_ms: u64,
-    /// During a hold: when it ends by itself, in Unix milliseconds.
+    /// During a hold: when it ends by itself, in milliseconds since the boot. A clock that is set must not end it.
     #[serde(default)]
-    pub deadline_ms: Option<u64>,
+    pub deadline_boot_ms: Option<u64>,
     /// A DEL whose delegates fail is kept for later and answered with success (for a dead API server).
     #[serde(default)]
     pub defer_failed_del: bool,
@@ -132,7 +145,7 @@ impl State {
             next: None,
             owner: None,
             since_ms: file::now_ms(),
-            deadline_ms: None,
+            deadline_boot_ms: None,
             defer_failed_del: false,
             generation: 0,
         }
@@ -140,15 +153,14 @@ impl State {
 
     /// The state in which new pods wait, at most for `bound`, on their way from one backend to another.
     pub fn hold(before: Backend, next: Backend, owner: Owner, bound: Duration) -> Self {
-        let now = file::now_ms();
         let bound = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
         let (before, next, owner) = (Some(before), Some(next), Some(owner));
-        let deadline_ms = Some(now.saturating_add(bound));
-        Self { mode: Mode::Hold, before, next, owner, deadline_ms, ..Self::routed(Backend::Flannel) }
+        let deadline_boot_ms = Some(file::since_boot_ms().saturating_add(bound));
+        Self { mode: Mode::Hold, before, next, owner, deadline_boot_ms, ..Self::routed(Backend::Flannel) }
     }
 
-    /// Where an ADD goes at `now_ms`; `run` is the nodectl run that the ADD says it belongs to, if any.
-    pub fn route(&self, run: Option<&str>, now_ms: u64) -> Route {
+    /// Where an ADD goes at `now`, in milliseconds since the boot; `run` is the nodectl run that the ADD says it belongs to.
+    pub fn route(&self, run: Option<&str>, now: u64) -> Route {
         let before = match self.mode {
             Mode::Flannel => return Route::To(Backend::Flannel),
             Mode::Calico => return Route::To(Backend::Calico),
@@ -157,13 +169,13 @@ impl State {
         let owner = self.owner.as_ref();
         match (before, self.next) {
             (_, Some(next)) if run.is_some() && run == owner.map(|owner| owner.run.as_str()) => Route::To(next),
-            (Some(before), _) if !self.hold_lasts(now_ms) => Route::To(before),
+            (Some(before), _) if !self.hold_lasts(now) => Route::To(before),
             _ => Route::Wait,
         }
     }
 
-    fn hold_lasts(&self, now_ms: u64) -> bool {
-        let expired = self.deadline_ms.is_some_and(|deadline| now_ms >= deadline);
+    fn hold_lasts(&self, now: u64) -> bool {
+        let expired = self.deadline_boot_ms.is_some_and(|deadline| now >= deadline);
         !expired && self.owner.as_ref().is_some_and(Owner::is_alive)
     }
 

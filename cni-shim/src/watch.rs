@@ -5,8 +5,8 @@ use cni_shim::conflist::{List, TYPE};
 use cni_shim::delete::{self, Terms};
 use cni_shim::record::{Phase, Record};
 use cni_shim::request::Request;
-use cni_shim::state::{Backend, Mode, State};
-use cni_shim::{Error, chain, convert, error, lock};
+use cni_shim::state::{Backend, Route, State};
+use cni_shim::{Error, chain, convert, error, file, lock};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -15,10 +15,8 @@ use std::time::{Duration, Instant};
 /// after every ADD, and code 3 would say that no DEL is needed.
 pub fn check(request: &Request) -> Result<(), Error> {
     let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
-    let Some(lock) = lock::attachment(&request.paths, id, ifname, request.limits.lock().min(Duration::from_secs(10)))?
-    else {
-        return Ok(());
-    };
+    let wait = request.limits.lock().min(Duration::from_secs(10));
+    let Ok(Some(lock)) = lock::attachment(&request.paths, id, ifname, wait) else { return Ok(()) };
     let record = match Record::load(&request.paths, id, ifname) {
         Ok(Some(record)) if record.phase == Phase::Added && record.result.is_some() => record,
         Ok(None) => {
@@ -43,24 +41,34 @@ pub fn check(request: &Request) -> Result<(), Error> {
     if failures.is_empty() { Ok(()) } else { Err(chain::join(&failures)) }
 }
 
-/// Detaches what the shim attached and the runtime no longer knows. Sandboxes older than the shim are not its business.
+/// Detaches what the shim attached and the runtime no longer knows. Sandboxes older than the shim are not its business, nor
+/// is what a nodectl run attaches for itself.
 pub fn gc(request: &Request) -> Result<(), Error> {
     let named = ["cni.dev/valid-attachments", "cni.dev/attachments"];
     // Absent or null: the runtime does not say what is valid (cnitool), so nothing is known to be invalid.
-    let Some(valid) = named.iter().find_map(|key| request.config.get(*key)?.as_array()) else {
+    let Some(valid) = named.iter().find_map(|key| request.config.get(*key).filter(|valid| !valid.is_null())) else {
         return Ok(());
     };
-    let text = |entry: &Value, key| entry.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let keep: HashSet<_> = valid.iter().map(|entry| (text(entry, "containerID"), text(entry, "ifname"))).collect();
+    let keep = attachments(valid).ok_or_else(|| {
+        let why = "nothing was done. To fix it: see the runtime's version; CNI 1.1.0 wants a list of them";
+        Error::new(error::DECODE, "cni.dev/valid-attachments does not name containers and interfaces", why)
+    })?;
     let deadline = Instant::now() + request.limits.gc();
     let mut failures = Vec::new();
     for record in Record::list(&request.paths)?.0 {
-        if !record.imported && !keep.contains(&(record.container_id.clone(), record.ifname.clone())) {
-            failures.extend(collect(request, &record, deadline));
+        let is_valid = keep.contains(&(record.container_id.as_str(), record.ifname.as_str()));
+        if is_valid || record.imported || record.run().is_some() {
+            continue;
         }
+        if Instant::now() >= deadline {
+            let fix = "what is left stays recorded. To fix it: run \"nodectl shim reap\" on this node";
+            failures.push(ours(request, Error::new(error::TRY_LATER, "there was no time left to delete all", fix)));
+            break;
+        }
+        failures.extend(collect(request, &record, deadline));
     }
-    let more: Map<_, _> = named.iter().map(|key| ((*key).to_owned(), valid.clone().into())).collect();
-    for backend in [Backend::Flannel, Backend::Calico] {
+    let more: Map<_, _> = named.iter().map(|key| ((*key).to_owned(), valid.clone())).collect();
+    for backend in Backend::ALL {
         let Ok(list) = List::of_backend(&request.paths, &request.backends, backend, true) else { continue };
         if list.disable_gc || !convert::at_least(&list.cni_version, "1.1.0") {
             continue;
@@ -73,14 +81,23 @@ pub fn gc(request: &Request) -> Result<(), Error> {
     if failures.is_empty() { Ok(()) } else { Err(chain::join(&failures)) }
 }
 
+/// Container and interface of each attachment; `None` if one of them cannot be told: it would pass for a dead one.
+fn attachments(valid: &Value) -> Option<HashSet<(&str, &str)>> {
+    let entries = valid.as_array()?.iter();
+    entries.map(|entry| Some((entry.get("containerID")?.as_str()?, entry.get("ifname")?.as_str()?))).collect()
+}
+
+fn ours(request: &Request, error: Error) -> Failure {
+    Failure { plugin: TYPE.to_owned(), network: request.name.clone(), error }
+}
+
 /// Detaches one of them, unless a call or a delegate is at work on it, or its DEL has come meanwhile.
 fn collect(request: &Request, record: &Record, deadline: Instant) -> Vec<Failure> {
     let (id, ifname) = (&record.container_id, &record.ifname);
-    let fail = |error| vec![Failure { plugin: TYPE.to_owned(), network: request.name.clone(), error }];
     let lock = match lock::attachment(&request.paths, id, ifname, Duration::ZERO) {
         Ok(Some(lock)) => lock,
         Ok(None) => return Vec::new(),
-        Err(error) => return fail(error),
+        Err(error) => return vec![ours(request, error)],
     };
     match Record::load(&request.paths, id, ifname) {
         Ok(Some(record)) => {
@@ -93,7 +110,7 @@ fn collect(request: &Request, record: &Record, deadline: Instant) -> Vec<Failure
             lock.remove();
             Vec::new()
         }
-        Err(error) => fail(error),
+        Err(error) => vec![ours(request, error)],
     }
 }
 
@@ -101,20 +118,20 @@ fn collect(request: &Request, record: &Record, deadline: Instant) -> Vec<Failure
 pub fn status(request: &Request) -> Result<(), Error> {
     let unavailable = |code, cause: Error| Error::new(code, cause.msg, cause.details);
     let state = State::load(&request.paths).map_err(|cause| unavailable(error::UNAVAILABLE, cause))?;
-    let (backend, other) = match state.map_or(request.default.into(), |state| state.mode) {
-        Mode::Hold => return Ok(()),
-        Mode::Flannel => (Backend::Flannel, Backend::Calico),
-        Mode::Calico => (Backend::Calico, Backend::Flannel),
-    };
-    ready(request, backend).map_err(|cause| {
+    let route = state.map_or(Route::To(request.default), |state| state.route(None, file::since_boot_ms()));
+    let Route::To(backend) = route else { return Ok(()) };
+    let deadline = Instant::now() + request.limits.status();
+    ready(request, backend, deadline).map_err(|cause| {
+        let other = backend.other();
         let with_pods =
             Record::list(&request.paths).is_ok_and(|(all, _)| all.iter().any(|record| record.backend == other));
-        let both = with_pods && ready(request, other).is_err();
-        unavailable(if both { error::LIMITED } else { error::UNAVAILABLE }, cause)
+        // A delegate may say the worse by itself.
+        let limited = cause.code == error::LIMITED || with_pods && ready(request, other, deadline).is_err();
+        unavailable(if limited { error::LIMITED } else { error::UNAVAILABLE }, cause)
     })
 }
 
-fn ready(request: &Request, backend: Backend) -> Result<(), Error> {
+fn ready(request: &Request, backend: Backend, deadline: Instant) -> Result<(), Error> {
     let list = List::of_backend(&request.paths, &request.backends, backend, true)?;
     match backend {
         Backend::Flannel => subnet_file(request, &list)?,
@@ -127,7 +144,6 @@ fn ready(request: &Request, backend: Backend) -> Result<(), Error> {
     if !convert::at_least(&run.cni_version, "1.1.0") {
         return Ok(());
     }
-    let deadline = Instant::now() + request.limits.status();
     let failures = chain::each("STATUS", &run, &request.invocation, &Map::new(), deadline);
     if failures.is_empty() { Ok(()) } else { Err(chain::join(&failures)) }
 }

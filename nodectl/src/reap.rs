@@ -5,12 +5,14 @@
 //! Each DEL runs under its attachment's lock, so nothing here is in the way of a runtime or of a run of nodectl.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use cni_shim::conflist::Backends;
+use cni_shim::paths::attachment_of;
 use cni_shim::pending::{Outcome, Pending};
-use cni_shim::record::{Record, argument};
+use cni_shim::record::Record;
 use cni_shim::{Error, Paths, chain, error, file, lock};
 use serde::Serialize;
 
@@ -63,21 +65,24 @@ impl Reaper<'_> {
     /// Runs every DEL that is due, past failures.
     pub fn run(&self) -> Result<Reaped> {
         let mut reaped = Reaped { runtime_silent: self.living.is_none(), ..Reaped::default() };
-        let mut tried = BTreeSet::new();
-        for pending in self.forgotten()?.into_iter().chain(Pending::list(&self.paths)?) {
-            let id = (pending.container_id.clone(), pending.ifname.clone());
-            if tried.insert(id.clone()) {
-                self.one(&pending, id, &mut reaped);
+        for (container, interface, record) in self.forgotten()? {
+            if let Err(error) = self.note(&container, &interface, record.as_ref()) {
+                reaped.left.push(Left { container, interface, why: error.to_string() });
             }
         }
-        // Markers and locks of killed shims go with their attachments.
+        for pending in Pending::list(&self.paths)? {
+            self.one(&pending, &mut reaped);
+        }
+        // Markers, temporary files and locks of killed shims go with their attachments. Listing is what sweeps.
         cni_shim::holds::list(&self.paths)?;
+        self.paths.written().iter().try_for_each(|dir| file::list(dir).map(drop))?;
         lock::sweep(&self.paths)?;
         Ok(reaped)
     }
 
-    fn one(&self, pending: &Pending, (container, interface): (String, String), reaped: &mut Reaped) {
+    fn one(&self, pending: &Pending, reaped: &mut Reaped) {
         fault::point("shim.pending");
+        let (container, interface) = (pending.container_id.clone(), pending.ifname.clone());
         let why = match pending.run(&self.paths, &self.backends, &self.cni_path, LIMIT) {
             Ok(Outcome::Done) => return reaped.finished.push(container),
             Ok(Outcome::Busy) => {
@@ -89,64 +94,45 @@ impl Reaper<'_> {
         reaped.left.push(Left { container, interface, why });
     }
 
-    /// The records of sandboxes that the runtime does not know any more, noted as pending DELs.
-    fn forgotten(&self) -> Result<Vec<Pending>> {
+    /// The records of sandboxes that the runtime does not know any more, and the files that should be some.
+    fn forgotten(&self) -> Result<Vec<(String, String, Option<Record>)>> {
         let Some(living) = &self.living else { return Ok(Vec::new()) };
-        let (records, torn) = Record::list(&self.paths)?;
-        let mut dead: Vec<(String, String, Option<Record>)> = Vec::new();
-        for record in records {
-            if !living.contains(&record.container_id) && !self.is_young(record.created_ms) && self.is_abandoned(&record)
-            {
-                dead.push((record.container_id.clone(), record.ifname.clone(), Some(record)));
-            }
-        }
+        let (mut records, torn) = Record::list(&self.paths)?;
+        records.retain(|record| !living.contains(&record.container_id));
+        records.retain(|record| !record.is_younger_than(self.older_than) && self.is_abandoned(record));
+        let dead = records.into_iter().map(|record| (record.container_id.clone(), record.ifname.clone(), Some(record)));
+        let mut dead: Vec<_> = dead.collect();
         let (_, torn_pending) = Pending::list_all(&self.paths)?;
-        for path in torn.into_iter().chain(torn_pending) {
-            let named = path.file_stem().and_then(|name| name.to_str()).and_then(container_and_interface);
-            let Some((container, interface)) = named.filter(|(id, _)| !living.contains(id)) else { continue };
-            if !self.is_young(modified_ms(&path)) {
-                dead.push((container, interface, None));
-            }
+        for path in torn.into_iter().chain(torn_pending).filter(|path| since_written(path) >= self.older_than) {
+            let named = attachment_of(&path).filter(|(id, _)| !living.contains(id));
+            dead.extend(named.map(|(container, interface)| (container, interface, None)));
         }
+        Ok(dead)
+    }
+
+    /// Notes a DEL as pending, unless somebody is at work on the attachment.
+    fn note(&self, container: &str, interface: &str, record: Option<&Record>) -> Result<(), Error> {
         let gone = Error::new(error::TRY_LATER, "the runtime does not know the sandbox any more", "");
-        let noted = dead.into_iter().map(|(container, interface, record)| -> Result<Option<Pending>> {
-            let lock = lock::attachment(&self.paths, &container, &interface, Duration::ZERO)?;
-            if lock.is_none() {
-                // Somebody is at work on it.
-                return Ok(None);
-            }
-            Pending::note(&self.paths, &container, &interface, record.as_ref(), &gone)
-                .context("could not note what is to be deleted")?;
-            Ok(Pending::load(&self.paths, &container, &interface)?)
-        });
-        noted.filter_map(Result::transpose).collect()
+        match lock::attachment(&self.paths, container, interface, Duration::ZERO)? {
+            Some(_lock) => Pending::note(&self.paths, container, interface, record, &gone),
+            None => Ok(()),
+        }
     }
 
     /// Whether nobody can be using an attachment that the runtime does not know. A container that belongs to no pod (one of
     /// `ctr run --cni`) is known to its maker alone, and lives as long as its network namespace.
     fn is_abandoned(&self, record: &Record) -> bool {
-        match record.del.iter().find_map(|list| argument(&list.args, "NODECTL_RUN")) {
+        match record.run() {
             Some(run) => self.open_run != Some(run),
             None => record.pod.is_some() || record.netns.is_empty() || !self.paths.node(&record.netns).exists(),
         }
     }
-
-    fn is_young(&self, since_ms: u64) -> bool {
-        u128::from(file::now_ms().saturating_sub(since_ms)) < self.older_than.as_millis()
-    }
 }
 
-/// The parts of a record's name, `<container>-<interface>`. Runtimes' ids are 64 hex digits; in others the last dash counts.
-fn container_and_interface(name: &str) -> Option<(String, String)> {
-    let first = name.split_once('-').filter(|(id, _)| id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()));
-    let (container, interface) = first.or_else(|| name.rsplit_once('-'))?;
-    Some((container.to_owned(), interface.to_owned()))
-}
-
-fn modified_ms(path: &std::path::Path) -> u64 {
-    let modified = std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    let since = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+/// How long ago a file was written; nothing where that cannot be told.
+fn since_written(path: &Path) -> Duration {
+    let written = std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    written.and_then(|time| time.elapsed().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -170,8 +156,45 @@ mod tests {
         };
         let mut record = Record::new(id, "eth0", Backend::Flannel, vec![list]);
         record.netns = netns.into();
-        record.created_ms -= age_s * 1000;
+        record.created_boot_ms = record.created_boot_ms.saturating_sub(age_s * 1000);
         record.store(paths, false).expect("a record");
+    }
+
+    fn reaper(paths: &Paths) -> Reaper<'static> {
+        Reaper {
+            paths: paths.clone(),
+            backends: Backends::default(),
+            cni_path: String::new(),
+            living: Some(["known".to_owned()].into()),
+            older_than: Duration::from_secs(60),
+            open_run: Some("r1"),
+        }
+    }
+
+    #[test]
+    fn row_26_what_is_locked_is_left_alone() {
+        let root = tempfile::tempdir().expect("a directory");
+        let paths = Paths::under(root.path());
+        attach(&paths, "c1", "", "", 90);
+        let lock = lock::attachment(&paths, "c1", "eth0", Duration::ZERO).expect("a lock");
+        assert_eq!(reaper(&paths).run().expect("it runs"), Reaped::default());
+        drop(lock);
+        assert_eq!(reaper(&paths).run().expect("it runs").finished, ["c1"]);
+    }
+
+    #[test]
+    fn one_that_cannot_be_noted_does_not_keep_the_others() {
+        let root = tempfile::tempdir().expect("a directory");
+        let paths = Paths::under(root.path());
+        attach(&paths, "a", "", "", 90);
+        attach(&paths, "b", "", "", 90);
+        let later = paths.pending("a", "eth0");
+        std::fs::create_dir(paths.pendings()).expect("a directory");
+        std::fs::write(&later, r#"{"format":2}"#).expect("a file");
+        let reaped = reaper(&paths).run().expect("it runs");
+        assert_eq!((reaped.finished, reaped.left.len()), (vec!["b".to_owned()], 1));
+        assert!(reaped.left[0].why.contains("install the later cni-shim again"), "{:?}", reaped.left);
+        assert_eq!(std::fs::read_to_string(&later).expect("it stays"), r#"{"format":2}"#);
     }
 
     #[test]
@@ -181,36 +204,19 @@ mod tests {
         std::fs::create_dir(root.path().join("netns")).expect("a directory");
         std::fs::write(root.path().join("netns/lives"), "").expect("a file");
         let pod = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web";
-        attach(&paths, "known", pod, "/netns/lives", 900);
-        attach(&paths, "forgotten", pod, "/netns/lives", 900);
-        attach(&paths, "young", pod, "/netns/lives", 30);
-        attach(&paths, "container", "", "/netns/lives", 900);
-        attach(&paths, "ended", "", "/netns/gone", 900);
-        attach(&paths, "probe", "NODECTL_RUN=r1", "/netns/lives", 900);
-        attach(&paths, "stray", "NODECTL_RUN=r0", "/netns/lives", 900);
-        let reaper = Reaper {
-            paths: paths.clone(),
-            backends: Backends::default(),
-            cni_path: String::new(),
-            living: Some(["known".to_owned()].into()),
-            older_than: Duration::from_secs(600),
-            open_run: Some("r1"),
-        };
-        let reaped = reaper.run().expect("it runs");
+        attach(&paths, "known", pod, "/netns/lives", 90);
+        attach(&paths, "forgotten", pod, "/netns/lives", 90);
+        attach(&paths, "young", pod, "/netns/lives", 0);
+        attach(&paths, "container", "", "/netns/lives", 90);
+        attach(&paths, "ended", "", "/netns/gone", 90);
+        attach(&paths, "probe", "NODECTL_RUN=r1", "/netns/lives", 90);
+        attach(&paths, "stray", "NODECTL_RUN=r0", "/netns/lives", 90);
+        let reaped = reaper(&paths).run().expect("it runs");
         assert_eq!((reaped.finished, reaped.left), (["ended", "forgotten", "stray"].map(str::to_owned).into(), vec![]));
         let left = Record::list(&paths).expect("records").0;
         let left: Vec<_> = left.iter().map(|record| record.container_id.as_str()).collect();
         assert_eq!(left, ["container", "known", "probe", "young"]);
-        let silent = Reaper { living: None, older_than: Duration::ZERO, ..reaper };
+        let silent = Reaper { living: None, older_than: Duration::ZERO, ..reaper(&paths) };
         assert_eq!(silent.run().expect("it runs"), Reaped { runtime_silent: true, ..Reaped::default() });
-    }
-
-    #[test]
-    fn a_records_name_tells_whose_it_is() {
-        let id = "0".repeat(64);
-        let parts = |name: &str| container_and_interface(name);
-        assert_eq!(parts(&format!("{id}-net-1")), Some((id.clone(), "net-1".into())));
-        assert_eq!(parts("nodectl-2026-1-eth0"), Some(("nodectl-2026-1".into(), "eth0".into())));
-        assert_eq!(parts("nothing"), None);
     }
 }

@@ -4,6 +4,7 @@ use crate::common::{ARGS, World, wait_for};
 use cni_shim::holds;
 use cni_shim::state::{Backend, Mode, Owner, Route, State};
 use serde_json::json;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 fn hold(world: &World, owner: Owner, bound: Duration) -> State {
@@ -12,6 +13,13 @@ fn hold(world: &World, owner: Owner, bound: Duration) -> State {
 
 fn ours() -> Owner {
     Owner::this_process("run-1")
+}
+
+/// The ADD of c1, which waits in the hold by now.
+fn waiting(world: &World) -> Child {
+    let shim = world.call("ADD", "c1").spawn();
+    wait_for("the marker", || holds::list(&world.paths()).unwrap().len() == 1);
+    shim
 }
 
 const LONG: Duration = Duration::from_secs(600);
@@ -98,8 +106,7 @@ fn ends_by_itself_when_its_owner_is_gone() {
     let mut owner = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     let started = cni_shim::file::process_start(owner.id());
     hold(&world, Owner { pid: owner.id(), started, ..ours() }, LONG);
-    let shim = world.call("ADD", "c1").spawn();
-    wait_for("the marker", || holds::list(&world.paths()).unwrap().len() == 1);
+    let shim = waiting(&world);
     owner.kill().unwrap();
     let killed = Instant::now();
     assert!(shim.wait_with_output().unwrap().status.success());
@@ -136,8 +143,7 @@ fn the_runs_own_attachment_passes() {
 fn a_del_takes_back_an_add_that_waits() {
     let world = World::new();
     hold(&world, ours(), LONG);
-    let shim = world.call("ADD", "c1").spawn();
-    wait_for("the marker", || holds::list(&world.paths()).unwrap().len() == 1);
+    let shim = waiting(&world);
     world.del("c1").succeeded();
     world.route(Backend::Calico);
     let output = shim.wait_with_output().unwrap();
@@ -150,8 +156,7 @@ fn a_del_takes_back_an_add_that_waits() {
 fn markers_of_killed_shims_are_swept() {
     let world = World::new();
     hold(&world, ours(), LONG);
-    let mut shim = world.call("ADD", "c1").spawn();
-    wait_for("the marker", || holds::list(&world.paths()).unwrap().len() == 1);
+    let mut shim = waiting(&world);
     shim.kill().unwrap();
     shim.wait().unwrap();
     assert!(holds::list(&world.paths()).unwrap().is_empty());
@@ -163,8 +168,7 @@ fn markers_of_killed_shims_are_swept() {
 fn a_new_hold_after_a_hold_keeps_waiting() {
     let world = World::new();
     hold(&world, ours(), LONG);
-    let shim = world.call("ADD", "c1").spawn();
-    wait_for("the marker", || holds::list(&world.paths()).unwrap().len() == 1);
+    let shim = waiting(&world);
     hold(&world, Owner::this_process("run-2"), LONG);
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(holds::list(&world.paths()).unwrap().len(), 1);
@@ -176,11 +180,13 @@ fn a_new_hold_after_a_hold_keeps_waiting() {
 #[test]
 fn routes() {
     let state = State { mode: Mode::Hold, ..State::hold(Backend::Calico, Backend::Flannel, ours(), LONG) };
-    let now = state.since_ms;
+    // Not by the clock of the day, which somebody may set.
+    let now = cni_shim::file::since_boot_ms();
+    assert!(state.deadline_boot_ms.unwrap().abs_diff(now + 600_000) < 60_000, "{state:?}");
     assert_eq!(state.route(None, now), Route::Wait);
     assert_eq!(state.route(Some("run-1"), now), Route::To(Backend::Flannel));
     assert_eq!(state.route(Some("run-2"), now), Route::Wait);
-    assert_eq!(state.route(None, now + 600_001), Route::To(Backend::Calico));
+    assert_eq!(state.route(None, now + 700_000), Route::To(Backend::Calico));
     assert_eq!(State { owner: None, ..state }.route(None, now), Route::To(Backend::Calico));
     assert_eq!(State::routed(Backend::Calico).route(Some("run-1"), now), Route::To(Backend::Calico));
 }

@@ -17,6 +17,7 @@ mod hostile;
 mod matrix_add;
 mod matrix_chain;
 mod matrix_del;
+mod matrix_disk;
 mod matrix_verbs;
 mod properties;
 mod real;

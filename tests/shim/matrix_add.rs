@@ -1,11 +1,9 @@
-//! The failure matrix, rows about ADD and its state, files and binaries. `row_N_...` is row N.
+//! The failure matrix, rows about ADD and its state, files and binaries; the disk: matrix_disk.rs. `row_N_...` is row N.
 
 use crate::common::{World, calico_list, flannel_list, wait_for};
 use cni_shim::record::{Phase, Record};
 use cni_shim::request::{Request, Verb};
 use cni_shim::state::Backend;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -14,7 +12,8 @@ use std::time::Duration;
 #[test]
 fn row_01_state_missing_add_takes_the_default_backend() {
     let world = World::new();
-    world.add("c1").succeeded();
+    let said = world.add("c1").succeeded().stderr;
+    assert!(said.contains("state.json is missing") && said.contains("the default, flannel"), "{said}");
     assert_eq!(world.take_log(), ["flannel ADD", "portmap ADD"]);
     world.call("ADD", "c2").with("default", json!("calico")).go().succeeded();
     assert_eq!(world.take_log(), ["calico ADD", "bandwidth ADD"]);
@@ -207,57 +206,6 @@ fn row_06_shim_killed_the_next_del_waits_for_its_delegate() {
     world.assert_clean();
 }
 
-/// A full disk: a small tmpfs as the state directory, in a mount namespace of this thread's own.
-fn on_a_small_disk(world: &World) {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-    let dir = world.paths().state_dir().to_owned();
-    fs::create_dir_all(&dir).unwrap();
-    mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some("size=128k")).unwrap();
-}
-
-fn fill(world: &World) {
-    let full = fs::write(world.paths().state_dir().join("filler"), vec![b'x'; 1 << 20]);
-    assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
-}
-
-#[test]
-fn row_09_disk_full_at_the_intent() {
-    std::thread::spawn(|| {
-        let world = World::new();
-        on_a_small_disk(&world);
-        fill(&world);
-        let answer = world.add("c1").failed(5);
-        assert!(answer.stdout.contains("Nothing was done"), "{answer:?}");
-        assert!(world.take_log().is_empty());
-        fs::remove_file(world.paths().state_dir().join("filler")).unwrap();
-        world.assert_clean();
-    })
-    .join()
-    .unwrap();
-}
-
-#[test]
-fn row_10_and_11_disk_full_after_the_intent() {
-    std::thread::spawn(|| {
-        let world = World::new();
-        on_a_small_disk(&world);
-        world.tell("portmap.ADD", &format!("head -c 1M /dev/zero > {}/filler", world.paths().state_dir().display()));
-        let mappings = json!({"portMappings": [{"HostPort": 8080}]});
-        world.call("ADD", "c1").with("runtimeConfig", mappings.clone()).go().succeeded();
-        let record = world.record("c1").unwrap();
-        assert_eq!(record.phase, Phase::Intent, "there was no room for more");
-        world.del("c1").succeeded();
-        assert_eq!(world.calls()[2].stdin["runtimeConfig"], mappings);
-        assert_eq!(world.take_log(), ["flannel ADD", "portmap ADD", "portmap DEL", "flannel DEL"]);
-        world.assert_clean();
-        // Of a sandbox for which not even a lock file can be made.
-        world.del("c2").succeeded();
-    })
-    .join()
-    .unwrap();
-}
-
 #[test]
 fn row_12_same_attachment_added_again() {
     let world = World::new();
@@ -280,9 +228,7 @@ fn row_12_same_attachment_added_again() {
 fn row_13_state_changes_while_an_add_runs() {
     let world = World::new();
     world.route(Backend::Flannel);
-    world.tell("flannel.ADD", "echo > $world/started; while [ ! -e $world/go ]; do sleep 0.01; done");
-    let shim = world.call("ADD", "c1").spawn();
-    wait_for("the delegate", || world.path("started").exists());
+    let shim = world.begin_add("c1");
     world.route(Backend::Calico);
     assert_eq!(Record::in_flight(&world.paths()).unwrap().len(), 1);
     world.write("go", "");
@@ -301,9 +247,7 @@ fn row_13_state_changes_while_an_add_runs() {
 #[test]
 fn row_14_del_before_the_add_has_finished() {
     let world = World::new();
-    world.tell("flannel.ADD", "echo > $world/started; while [ ! -e $world/go ]; do sleep 0.01; done");
-    let shim = world.call("ADD", "c1").spawn();
-    wait_for("the delegate", || world.path("started").exists());
+    let shim = world.begin_add("c1");
     world.call("DEL", "c1").limits(json!({"lock": 100})).go().failed(11);
     assert!(world.paths().pending("c1", "eth0").exists());
     world.write("go", "");
@@ -368,11 +312,20 @@ fn row_28_upgrades() {
     let later = record.to_string();
     record["format"] = json!(1);
     record["something_new"] = json!(1);
-    fs::write(&path, &later).unwrap();
     world.take_log();
+    for later in [later, json!({"format": 2, "whatever": "it is then"}).to_string()] {
+        fs::write(&path, &later).unwrap();
+        world.del("c3").failed(7);
+        assert!(world.take_log().is_empty());
+        assert_eq!(fs::read_to_string(&path).unwrap(), later);
+    }
+    // Nor is a pending DEL.
+    fs::remove_file(&path).unwrap();
+    let (pending, later) = ("root/var/lib/cni-shim/pending/c3-eth0.json", r#"{"format":2}"#);
+    world.write(pending, later);
     world.del("c3").failed(7);
-    assert!(world.take_log().is_empty());
-    assert_eq!(fs::read_to_string(&path).unwrap(), later);
+    assert_eq!(fs::read_to_string(world.path(pending)).unwrap(), later);
+    fs::remove_file(world.path(pending)).unwrap();
     fs::write(&path, record.to_string()).unwrap();
     world.del("c3").succeeded();
     world.assert_clean();

@@ -58,6 +58,7 @@ fn row_08_errors_are_passed_on_as_libcni_words_them() {
         ("echo garbage; exit 1", 999, "netplugin failed but error parsing its diagnostic message \"garbage\\n\": ", ""),
         ("echo only stderr >&2; exit 1", 999, "netplugin failed: \"only stderr\\n\"", ""),
         ("exit 4", 999, "netplugin failed with no error message: exit status: 4", ""),
+        ("echo '{}'; exit 5", 999, "netplugin failed with no error message: exit status: 5", ""),
         ("kill -9 $$", 999, "netplugin failed with no error message: signal: 9 (SIGKILL)", ""),
     ];
     for (script, code, msg, details) in cases {
@@ -106,9 +107,29 @@ fn the_shim_never_runs_itself() {
     let world = World::new();
     for kind in ["cni-shim", "renamed"] {
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_cni-shim"), world.path("bin").join(kind)).unwrap();
-        world.conflist(Backend::Flannel, &json!({"name": "cbr0", "cniVersion": "1.0.0", "plugins": [{"type": kind}]}));
+        let plugins = json!([{"type": "flannel"}, {"type": kind}]);
+        world.conflist(Backend::Flannel, &json!({"name": "cbr0", "cniVersion": "1.0.0", "plugins": plugins}));
         let answer = world.add("c1").failed(7);
         assert!(answer.stdout.contains("is the shim itself"), "{answer:?}");
+        world.call("STATUS", "").go().failed(50);
+        // A DEL of the chain could never succeed either.
+        assert!(world.take_log().is_empty());
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_list_whose_results_could_not_be_read_is_not_begun() {
+    let world = World::new();
+    let mut list = crate::common::flannel_list();
+    for version in ["", "0.2.0", "2.0.0"] {
+        list["cniVersion"] = json!(version);
+        world.conflist(Backend::Flannel, &list);
+        let answer = world.add("c1").failed(1);
+        assert!(answer.stdout.contains("nothing was done"), "{answer:?}");
+        world.call("STATUS", "").go().failed(50);
+        assert!(world.take_log().is_empty());
+        world.assert_clean();
     }
 }
 

@@ -27,6 +27,24 @@ fn row_15_del_twice() {
     world.assert_clean();
 }
 
+/// Calico names a pod's interface after the pod: a StatefulSet's next one has the same.
+#[test]
+fn row_15_del_again_when_the_pod_has_another_sandbox() {
+    let world = World::new();
+    world.route(Backend::Calico);
+    world.write("root/sys/class/net/cali0d7763386da/ifindex", "7");
+    world.add("c1").succeeded();
+    world.del("c1").succeeded();
+    world.add("c2").succeeded();
+    world.take_log();
+    world.tell("calico.DEL", "fail 999 'the API server is unreachable' ''");
+    world.del("c1").succeeded();
+    assert!(world.take_log().is_empty() && world.record("c2").is_some());
+    world.untell("calico.DEL");
+    world.del("c2").succeeded();
+    world.assert_clean();
+}
+
 #[test]
 fn row_16_and_17_netns_empty_or_gone_is_forwarded_as_it_is() {
     let world = World::new();
@@ -201,6 +219,17 @@ fn row_31_pod_older_than_the_shim_by_other_evidence() {
     world.del("c2").succeeded();
     assert_eq!(world.take_log(), ["bandwidth DEL", "calico DEL"]);
     world.assert_clean();
+}
+
+#[test]
+fn row_31_another_containers_cache_is_no_evidence() {
+    let world = World::new();
+    // Network "cbr0" and container "a-c1", or network "cbr0-a" and container "c1".
+    cache_file(&world, &flannel_list(), "a-c1", &json!({"cniVersion": "0.3.1", "ips": []}));
+    world.del("c1").succeeded();
+    assert!(world.take_log().is_empty());
+    world.del("a-c1").succeeded();
+    assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL"]);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The failure matrix, rows about GC, CHECK and the end of the shim.
 
-use crate::common::{World, cache_file, calico_list, flannel_list};
+use crate::common::{ARGS, World, cache_file, calico_list, flannel_list};
 use cni_shim::lock;
-use cni_shim::record::Record;
-use cni_shim::state::Backend;
+use cni_shim::record::{Phase, Record};
+use cni_shim::state::{Backend, Owner, State};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -47,6 +47,46 @@ fn row_25_gc_deletes_own_records_that_are_not_valid() {
     world.conflist(Backend::Calico, &list);
     gc.go().succeeded();
     assert!(world.take_log().is_empty());
+}
+
+#[test]
+fn row_25_gc_deletes_nothing_when_what_is_valid_cannot_be_told() {
+    let world = World::new();
+    world.add("c1").succeeded();
+    let probe = format!("{ARGS};NODECTL_RUN=run-1");
+    world.call("ADD", "probe").env("CNI_ARGS", &probe).go().succeeded();
+    world.take_log();
+    let gc = |valid: Value| world.call("GC", "").with("cni.dev/valid-attachments", valid).go();
+    let one = json!({"containerID": "c1"});
+    for valid in [json!({}), json!("c1"), json!(["c1"]), json!([one]), json!([{"containerID": 1, "ifname": "eth0"}])] {
+        assert!(gc(valid).failed(6).stdout.contains("nothing was done"));
+    }
+    assert!(world.take_log().is_empty() && world.record("c1").is_some());
+    // What a nodectl run has attached for itself, no runtime knows.
+    gc(valid(&[])).succeeded();
+    assert!(world.record("c1").is_none() && world.record("probe").is_some());
+    world.del("probe").succeeded();
+    world.assert_clean();
+}
+
+#[test]
+fn row_25_gc_leaves_for_later_what_it_has_no_time_for() {
+    let world = World::new();
+    world.add("c1").succeeded();
+    world.add("c2").succeeded();
+    world.tell("flannel.DEL", "sleep 300");
+    world.take_log();
+    let gc = world.call("GC", "").limits(json!({"gc": 300})).with("cni.dev/valid-attachments", valid(&[]));
+    let answer = gc.go().failed(11);
+    assert!(answer.stdout.contains("no time left") && answer.took < Duration::from_secs(5), "{answer:?}");
+    assert!(
+        world.calls().iter().all(|call| call.container_id == "c1"),
+        "a plugin that is killed at its start is no help"
+    );
+    assert_eq!(world.record("c2").unwrap().phase, Phase::Added);
+    world.untell("flannel.DEL");
+    gc.go().succeeded();
+    world.assert_clean();
 }
 
 #[test]
@@ -153,11 +193,31 @@ fn status_tells_whether_an_add_would_succeed() {
     world.take_log();
     status().succeeded();
     assert_eq!(world.take_log(), ["calico STATUS", "bandwidth STATUS"]);
+    world.tell("calico.STATUS", "fail 51 'pods have no network' ''");
+    status().failed(51);
     world.tell("calico.STATUS", "sleep 60");
     let answer = world.call("STATUS", "").limits(json!({"status": 300})).go().failed(50);
     assert!(answer.took < Duration::from_secs(3));
     std::fs::remove_file(world.path("bin/bandwidth")).unwrap();
     status().failed(50);
+}
+
+#[test]
+fn status_of_a_hold_that_has_ended_by_itself_is_the_backends() {
+    let world = World::new();
+    std::fs::remove_file(world.path("root/run/flannel/subnet.env")).unwrap();
+    let alive = Owner::this_process("run-1");
+    let gone = Owner { started: Some(1), ..alive.clone() };
+    for (owner, ready) in [(alive, true), (gone, false)] {
+        let minute = Duration::from_secs(60);
+        State::hold(Backend::Flannel, Backend::Calico, owner, minute).store(&world.paths()).unwrap();
+        let status = world.call("STATUS", "").go();
+        if ready {
+            status.succeeded()
+        } else {
+            status.failed(50)
+        };
+    }
 }
 
 #[test]

@@ -2,12 +2,12 @@
 //! own libcni) and through the shim, in network and mount namespaces of the test thread's own.
 
 use crate::common::libcni::Runtime;
-use crate::common::{Answer, Call, Logged, World, wait_for};
+use crate::common::{Answer, Call, Logged, World, in_namespaces, wait_for};
 use cni_shim::pending::Pending;
 use cni_shim::record::Record;
 use cni_shim::state::Backend;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::CloneFlags;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,7 +33,7 @@ fn binary(kind: &str) -> PathBuf {
     found.next().unwrap_or_else(|| panic!("the plugin {kind} is missing. To fix it: run tests/provision"))
 }
 
-/// A node of its own: loopback, an uplink to nowhere, private /run and /var/lib, flannel's subnet file; the real plugins behind
+/// Makes this thread's namespaces a node: loopback, an uplink to nowhere, private /run and /var/lib, flannel's subnet file; the real plugins behind
 /// spies in `spy`.
 fn node(world: &World) {
     fs::create_dir_all(world.path("spy")).unwrap();
@@ -43,8 +43,6 @@ fn node(world: &World) {
         symlink(&spy, world.path("spy").join(kind)).unwrap();
         symlink(binary(kind), world.path("real").join(kind)).unwrap();
     }
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
     for dir in ["/run", "/var/lib"] {
         mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     }
@@ -61,14 +59,11 @@ fn node(world: &World) {
 
 /// Runs a test on a node of its own.
 pub fn on_a_node(test: impl FnOnce(&World) + Send + 'static) {
-    let thread = std::thread::spawn(move || {
+    in_namespaces(CloneFlags::CLONE_NEWNET, move || {
         let world = World::new();
         node(&world);
         test(&world);
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 fn host_local(subnet: &str) -> Value {

@@ -103,9 +103,7 @@ fn row_13_and_22_adds_and_changes_of_the_state_are_one_after_the_other() {
 fn row_22_an_add_holds_the_states_lock_only_while_it_reads_it_and_writes_its_intent() {
     let world = World::new();
     world.route(Backend::Flannel);
-    world.tell("flannel.ADD", "echo > $world/started; while [ ! -e $world/go ]; do sleep 0.01; done");
-    let shim = world.call("ADD", "c1").spawn();
-    wait_for("the delegate", || world.path("started").exists());
+    let shim = world.begin_add("c1");
     let held = lock::state(&world.paths(), true, Duration::ZERO).expect("nobody holds it while delegates run");
     world.write("go", "");
     assert!(shim.wait_with_output().unwrap().status.success(), "nor is it wanted again");

@@ -1,9 +1,13 @@
 //! What a runtime may send, and in which version it is answered.
 
-use crate::common::World;
+use crate::common::{Answer, World};
 use cni_shim::convert;
 use cni_shim::state::Backend;
 use serde_json::{Value, json};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::Command;
+use std::time::Instant;
 
 #[test]
 fn version_and_about() {
@@ -20,7 +24,11 @@ fn version_and_about() {
     }
     let about = world.call("", "").unset("CNI_COMMAND").go().succeeded();
     assert!(about.stdout.is_empty() && about.stderr.contains("cni-shim"));
+    let about = world.call("", "").go().succeeded();
+    assert!(about.stdout.is_empty() && about.stderr.contains("cni-shim"), "an empty one is none");
     world.call("RENAME", "c1").go().failed(4);
+    let odd = Command::new(env!("CARGO_BIN_EXE_cni-shim")).env("CNI_COMMAND", OsStr::from_bytes(b"AD\xff")).output();
+    Answer::of(odd.unwrap(), Instant::now()).failed(4);
 }
 
 #[test]
@@ -71,6 +79,11 @@ fn configuration_is_checked() {
         ("default", json!("cilium")),
         ("stateDir", json!(7)),
         ("deadlinesMs", json!({"add": -1})),
+        // They would lie wherever the runtime happens to stand.
+        ("stateDir", json!("")),
+        ("stateDir", json!("var/lib/cni-shim")),
+        ("root", json!(".")),
+        ("backends", json!({"flannel": "10-flannel.conflist"})),
     ] {
         let answer = world.call("ADD", "c1").with(key, value).go().failed(7);
         assert!(answer.stdout.contains("To fix it"));
@@ -172,5 +185,19 @@ fn two_interfaces_of_one_sandbox_are_two_attachments() {
     world.del("c1").succeeded();
     assert!(world.paths().record("c1", "net1").exists());
     world.call("DEL", "c1").env("CNI_IFNAME", "net1").go().succeeded();
+    world.assert_clean();
+}
+
+#[test]
+fn names_with_dashes_are_told_apart() {
+    let world = World::new();
+    world.call("ADD", "a-b").env("CNI_IFNAME", "c").go().succeeded();
+    world.call("DEL", "a").env("CNI_IFNAME", "b-c").go().succeeded();
+    assert!(world.paths().record("a-b", "c").exists());
+    world.call("ADD", "a").env("CNI_IFNAME", "b-c").go().succeeded();
+    world.take_log();
+    world.call("DEL", "a-b").env("CNI_IFNAME", "c").go().succeeded();
+    world.call("DEL", "a").env("CNI_IFNAME", "b-c").go().succeeded();
+    assert_eq!(world.take_log().len(), 4);
     world.assert_clean();
 }

@@ -16,9 +16,8 @@ pub(super) fn sweep(host: &Host, folders: &Folders, run: &RunFolder, plan: &Plan
     }
     folders.all().iter().try_for_each(|folder| files::remove_temporaries(folder).map(drop))?;
     below(&run.backup)?;
-    let shim = cni_shim::Paths::under(host.root());
     // Listing is what sweeps there.
-    for dir in [shim.state_dir().to_owned(), shim.attachments(), shim.pendings()] {
+    for dir in cni_shim::Paths::under(host.root()).written() {
         cni_shim::file::list(&dir).context("could not look for drafts of the shim")?;
     }
     Ok(())

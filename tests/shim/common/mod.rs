@@ -9,6 +9,8 @@ use cni_shim::Paths;
 use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
 use cni_shim::record::Record;
 use cni_shim::state::{Backend, State};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -187,6 +189,14 @@ impl World {
         self.call("ADD", container_id).go()
     }
 
+    /// An ADD whose first delegate is at work, until the file `go` is written.
+    pub fn begin_add(&self, container_id: &str) -> Child {
+        self.tell("flannel.ADD", "echo > $world/started; while [ ! -e $world/go ]; do sleep 0.01; done");
+        let shim = self.call("ADD", container_id).spawn();
+        wait_for("the delegate", || self.path("started").exists());
+        shim
+    }
+
     pub fn del(&self, container_id: &str) -> Answer {
         self.call("DEL", container_id).go()
     }
@@ -306,6 +316,18 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < until, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs a test on a thread of its own in namespaces of its own; nobody else sees its mounts.
+pub fn in_namespaces(more: CloneFlags, test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        unshare(more | CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
     }
 }
 
