@@ -24,12 +24,11 @@ const READ_PAUSE: Duration = Duration::from_millis(50);
 
 /// Attaches the sandbox and gives the result in the runtime's version.
 pub fn run(request: &Request) -> Result<Value, Error> {
-    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
     let mut waiting: Option<Waiting<'_>> = None;
     let mut reads = 1;
     loop {
         // Nothing is locked while waiting, so that a DEL can come meanwhile.
-        let lock = lock::attachment(&request.paths, id, ifname, request.limits.lock())?.ok_or_else(|| busy(request))?;
+        let lock = locked(request)?;
         if waiting.as_ref().is_some_and(|waiting| !waiting.marker.is_wanted(&request.paths)) {
             lock.remove();
             let late = "a DEL for this sandbox came while its ADD waited";
@@ -57,10 +56,10 @@ pub fn run(request: &Request) -> Result<Value, Error> {
     }
 }
 
-fn busy(request: &Request) -> Error {
+fn locked(request: &Request) -> Result<Lock, Error> {
     let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
-    let why = format!("a process holds {}", request.paths.attachment_lock(id, ifname).display());
-    Error::new(error::TRY_LATER, format!("another call for {ifname} of {id} is still at work"), why)
+    let lock = lock::attachment(&request.paths, id, ifname, request.limits.lock())?;
+    lock.ok_or_else(|| lock::busy(&request.paths, id, ifname))
 }
 
 /// Deals with what an earlier call for the same attachment has left.
@@ -79,7 +78,7 @@ fn clear(request: &Request, lock: Lock) -> Result<Lock, Error> {
     drop(lock);
     crate::del::run(request)?;
     match Pending::load(&request.paths, id, ifname) {
-        Ok(None) => lock::attachment(&request.paths, id, ifname, request.limits.lock())?.ok_or_else(|| busy(request)),
+        Ok(None) => locked(request),
         _ => Err(Error::new(
             error::TRY_LATER,
             format!("an earlier {ifname} of {id} is not cleaned up yet"),
@@ -124,10 +123,9 @@ fn begin(request: &Request, last_read: bool) -> Result<Begin, Error> {
     let mut record = Record::new(&request.invocation.container_id, &request.invocation.ifname, backend, vec![run]);
     record.netns.clone_from(&request.invocation.netns);
     record.cni_path.clone_from(&request.invocation.cni_path);
-    record.store(paths, false).map_err(|cause| Error {
-        details: format!("{}. Nothing was done. To fix it: see whether the disk is full", cause.details),
-        ..cause
-    })?;
+    record
+        .store(paths, false)
+        .map_err(|cause| Error { details: format!("Nothing was done: {}", cause.details), ..cause })?;
     Ok(Begin::Attach(Box::new(record)))
 }
 

@@ -81,7 +81,7 @@ pub fn call(
     ];
     let outcome = exec::run(&call.path, &environment, &input(list, call, more), deadline)?;
     let _ = std::io::stderr().write_all(&outcome.stderr);
-    outcome.result()
+    outcome.result(&format!("plugin \"{}\" of network \"{}\"", call.kind, list.network))
 }
 
 fn previous(result: Option<&Value>) -> Map<String, Value> {

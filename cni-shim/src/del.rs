@@ -44,8 +44,7 @@ pub fn run(request: &Request) -> Result<(), Error> {
 /// it if it cannot: a runtime may never ask again.
 fn overtaken(request: &Request) -> Error {
     let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
-    let why = format!("a process holds {}", request.paths.attachment_lock(id, ifname).display());
-    let error = Error::new(error::TRY_LATER, format!("another call for {ifname} of {id} is still at work"), why);
+    let error = lock::busy(&request.paths, id, ifname);
     let record = Record::load(&request.paths, id, ifname).ok().flatten();
     if let Err(cause) = Pending::note(&request.paths, id, ifname, record.as_ref(), &error) {
         file::log(&cause.to_string());

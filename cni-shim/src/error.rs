@@ -53,6 +53,12 @@ impl Error {
         move |cause| Self::new(IO, msg, cause.to_string())
     }
 
+    /// The same for a file that is changed.
+    pub fn disk<E: std::fmt::Display>(verb: &str, path: &std::path::Path) -> impl FnOnce(E) -> Self {
+        let error = Self::io(verb, path);
+        move |cause| error(format!("{cause}. To fix it: see whether its disk is full, failing, or can only be read"))
+    }
+
     /// The same error without the two phrases that make go-cni take a failed DEL for a success ("not found" always,
     /// "no such file or directory" when the netns path is empty: go-cni cni.go, Remove).
     pub fn unswallowed(mut self) -> Self {

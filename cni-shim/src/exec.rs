@@ -36,12 +36,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Standard output of a success; else the delegate's own error, or one in libcni's words (raw_exec.go, pluginErr).
-    pub fn result(self) -> Result<Vec<u8>, Error> {
-        let failed = |msg| Err(Error::new(error::INTERNAL, msg, ""));
+    /// Standard output of a success; else the delegate's own error, or one in libcni's words (raw_exec.go, pluginErr) with
+    /// `whose` it is for its details: the runtime will name the shim.
+    pub fn result(self, whose: &str) -> Result<Vec<u8>, Error> {
+        let failed = |msg| Err(Error::new(error::INTERNAL, msg, whose));
         match self.status {
             Some(status) if status.success() => Ok(self.stdout),
-            None => Err(Error::new(error::TRY_LATER, "netplugin did not end before its deadline and was killed", "")),
+            None => {
+                Err(Error::new(error::TRY_LATER, "netplugin did not end before its deadline and was killed", whose))
+            }
             Some(status) if self.stdout.is_empty() && self.stderr.is_empty() => {
                 failed(format!("netplugin failed with no error message: {status}"))
             }
@@ -118,7 +121,10 @@ fn spawn(path: &Path, environment: &[(&str, &str)], deadline: Instant) -> Result
                 }
                 sleep(Duration::from_secs(1).min(left));
             }
-            spawned => return spawned.map_err(Error::io("run", path)),
+            spawned => {
+                let hint = |cause| format!("{cause}. To fix it: install the plugin again");
+                return spawned.map_err(|cause| Error::io("run", path)(hint(cause)));
+            }
         }
         tries += 1;
     }

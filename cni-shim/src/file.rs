@@ -56,7 +56,7 @@ pub fn write(path: &Path, bytes: &[u8], durable: bool) -> Result<(), Error> {
     })();
     done.map_err(|cause| {
         let _ = fs::remove_file(&temporary);
-        Error::io("write", path)(cause)
+        Error::disk("write", path)(cause)
     })
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn with_parent<T>(path: &Path, open: impl Fn() -> std::io::Result<T>)
 /// Removes a file; one that is gone already is fine.
 pub fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(cause) if cause.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(cause)),
+        Err(cause) if cause.kind() != ErrorKind::NotFound => Err(Error::disk("remove", path)(cause)),
         _ => Ok(()),
     }
 }

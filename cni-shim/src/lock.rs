@@ -44,6 +44,16 @@ pub fn attachment(paths: &Paths, container_id: &str, ifname: &str, wait: Duratio
     take(&path, true, wait)
 }
 
+/// The error of a call that has waited in vain for an attachment's lock.
+pub fn busy(paths: &Paths, container_id: &str, ifname: &str) -> Error {
+    let path = paths.attachment_lock(container_id, ifname);
+    let why = format!(
+        "a process holds {}. To fix it: see with fuser(1) which, if trying again does not help",
+        path.display()
+    );
+    Error::new(error::TRY_LATER, format!("another call for {ifname} of {container_id} is still at work"), why)
+}
+
 /// Removes the lock files of attachments that have neither a record nor a pending DEL: a killed ADD leaves one. Says whether
 /// all were free: no call, and no plugin that one has left behind, is at work.
 pub fn sweep(paths: &Paths) -> Result<bool, Error> {
@@ -79,7 +89,7 @@ fn take(path: &Path, exclusive: bool, wait: Duration) -> Result<Option<Lock>, Er
     let until = Instant::now() + wait;
     let mut nap = Duration::from_micros(500);
     loop {
-        let lock = open(path).map_err(Error::io("open", path))?;
+        let lock = open(path).map_err(Error::disk("open", path))?;
         loop {
             let taken = if exclusive { lock.file.try_lock() } else { lock.file.try_lock_shared() };
             match taken {

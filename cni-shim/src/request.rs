@@ -134,6 +134,14 @@ impl Request {
             .map_err(|cause| Error::new(error::DECODE, "error unmarshall network config", cause.to_string()))?;
         let name = config.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         check(verb, &config, &name, version)?;
+        let runtime_config = match config.get("runtimeConfig") {
+            Some(Value::Object(given)) => given.clone(),
+            // Without its host ports, a pod would only seem to be attached.
+            Some(given) if verb == Verb::Add && !given.is_null() => {
+                return Err(Error::new(error::CONFIG, "runtimeConfig is not an object", given.to_string()));
+            }
+            _ => Map::new(),
+        };
         let invalid = |why: &str| {
             let fix = format!("{why}. To fix it: let nodectl write the conflist");
             Error::new(error::CONFIG, "the conflist's entry for cni-shim is invalid", fix)
@@ -156,7 +164,7 @@ impl Request {
             invocation,
             name,
             version: version.clone(),
-            runtime_config: config.get("runtimeConfig").and_then(Value::as_object).cloned().unwrap_or_default(),
+            runtime_config,
             previous: config.get("prevResult").filter(|previous| previous.is_object()).cloned(),
             config,
             paths: Paths::new(root, state_dir),

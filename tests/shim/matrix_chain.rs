@@ -52,14 +52,21 @@ fn row_07_garbage_on_stdout_with_success() {
 #[test]
 fn row_08_errors_are_passed_on_as_libcni_words_them() {
     let world = World::new();
+    // The runtime would say of all of them that cni-shim failed.
+    let whose = "plugin \"portmap\" of network \"cbr0\"";
     let cases = [
         ("fail 123 'no address' 'the pool is empty'", 123, "no address", "the pool is empty"),
         ("echo '{\"msg\":\"old style\"}'; exit 3", 999, "old style", ""),
-        ("echo garbage; exit 1", 999, "netplugin failed but error parsing its diagnostic message \"garbage\\n\": ", ""),
-        ("echo only stderr >&2; exit 1", 999, "netplugin failed: \"only stderr\\n\"", ""),
-        ("exit 4", 999, "netplugin failed with no error message: exit status: 4", ""),
-        ("echo '{}'; exit 5", 999, "netplugin failed with no error message: exit status: 5", ""),
-        ("kill -9 $$", 999, "netplugin failed with no error message: signal: 9 (SIGKILL)", ""),
+        (
+            "echo garbage; exit 1",
+            999,
+            "netplugin failed but error parsing its diagnostic message \"garbage\\n\": ",
+            whose,
+        ),
+        ("echo only stderr >&2; exit 1", 999, "netplugin failed: \"only stderr\\n\"", whose),
+        ("exit 4", 999, "netplugin failed with no error message: exit status: 4", whose),
+        ("echo '{}'; exit 5", 999, "netplugin failed with no error message: exit status: 5", whose),
+        ("kill -9 $$", 999, "netplugin failed with no error message: signal: 9 (SIGKILL)", whose),
     ];
     for (script, code, msg, details) in cases {
         world.tell("portmap.ADD", script);

@@ -356,7 +356,7 @@ proptest! {
         let call = PluginCall { kind: "calico".into(), path: "/x".into(), config: list.plugins[0].clone() };
         let list = DelList { network: list.name, cni_version: "1.0.0".into(), plugins: vec![call.clone()],
             runtime_config: Map::new(), args: String::new(), disable_check: false };
-        match (Outcome { status, stdout: stdout.clone(), stderr }).result() {
+        match (Outcome { status, stdout: stdout.clone(), stderr }).result("whose") {
             Ok(output) => {
                 prop_assert!(succeeded && output == stdout);
                 match parse_result(&output, &list, &call) {

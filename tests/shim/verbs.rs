@@ -68,6 +68,8 @@ fn configuration_is_checked() {
     for name in [json!(null), json!(""), json!("a/b"), json!(3), json!("-x")] {
         world.call("ADD", "c1").with("name", name).go().failed(7);
     }
+    world.call("ADD", "c1").with("runtimeConfig", json!([{"portMappings": []}])).go().failed(7);
+    world.call("DEL", "c1").with("runtimeConfig", json!([1])).go().succeeded();
     for version in [json!("0.2.0"), json!(""), json!("1.2.0"), json!(null), json!(1), json!("v1.0.0")] {
         world.call("ADD", "c1").with("cniVersion", version).go().failed(1);
     }
