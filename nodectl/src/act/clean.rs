@@ -6,10 +6,12 @@ use anyhow::{Context as _, Result, bail};
 use cni_shim::pending::Pending;
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, attachment};
 use crate::cni::Cni;
 use crate::host::{backup, iptables, netlink};
+use crate::journal::Debt;
 use crate::ownership;
+use crate::plan::shim_backend;
 use crate::remove::{self, Aside};
 use crate::rules::{OwnedRules, put_back};
 use crate::step::{Before, CleanScope, RemovedImage};
@@ -42,12 +44,27 @@ fn rule_count(rules: &OwnedRules) -> usize {
 pub(super) fn remove_all(cx: &mut Context, cni: Cni, scope: &CleanScope, keep: &str) -> Result<()> {
     let mut image = ownership::owned(&crate::observe::node(cx.host), cni, scope);
     image.links.retain(|l| l.name != keep);
-    if !Pending::list(&cx.shim())?.is_empty() {
-        // Kept DELs need the plugin and its credentials; its conflist must go, or a runtime would take it.
+    if are_dels_kept(cx, cni)? {
+        // They need the plugin and its credentials; its conflist must go, or a runtime would take it.
         let conflist = Path::new(&scope.conf_dir).join(&scope.conflist);
         image.files.retain(|file| Path::new(file) == conflist);
     }
     remove(cx, &image)
+}
+
+/// Whether DELs of this CNI are kept still. With a server that answers they are run now; without, they are owed.
+fn are_dels_kept(cx: &mut Context, cni: Cni) -> Result<bool> {
+    if !cx.api.is_dead()
+        && let Err(error) = attachment::drain_pending(cx)
+    {
+        tracing::warn!(error = format!("{error:#}"), "DELs are kept still");
+    }
+    let is_of = |pending: &Pending| pending.record.as_ref().is_none_or(|record| record.backend == shim_backend(cni));
+    let kept = Pending::list(&cx.shim())?.iter().any(is_of);
+    if kept && cx.api.is_dead() {
+        cx.owe(Debt::PendingDels)?;
+    }
+    Ok(kept)
 }
 
 /// Takes the files away that kept DELs needed, once these have run.

@@ -25,14 +25,21 @@ const CONF_NAMES: [(Cni, &str); 7] = [
     (Cni::Calico, "calico-tls"),
 ];
 
-/// Plugins that are of no use to anybody else. `host-local`, `portmap`, `bridge` and the like stay.
-const BINARIES: [(Cni, &str); 6] = [
+/// Plugins that are of no use to anybody else (`host-local`, `portmap`, `bridge` and the like stay), and what an installer that
+/// was interrupted leaves beside any of those that it brings.
+const BINARIES: [(Cni, &str); 12] = [
     (Cni::Flannel, "flannel"),
     (Cni::Flannel, "flannel.tmp"),
     (Cni::Calico, "calico"),
     (Cni::Calico, "calico-ipam"),
     (Cni::Calico, "calico.tmp"),
     (Cni::Calico, "calico-ipam.tmp"),
+    (Cni::Calico, "bandwidth.tmp"),
+    (Cni::Calico, "flannel.tmp"),
+    (Cni::Calico, "host-local.tmp"),
+    (Cni::Calico, "loopback.tmp"),
+    (Cni::Calico, "portmap.tmp"),
+    (Cni::Calico, "tuning.tmp"),
 ];
 
 /// Everything else that has a place of its own.
@@ -78,15 +85,18 @@ pub fn paths(cni: Cni, conf_dir: &str, bin_dir: &str, conflist: &str, network: &
             "/var/lib/cni/flannel".into(),
             format!("{LEASES}/{network}"),
         ],
-        Cni::Calico => vec![
-            format!("{conf_dir}/{conflist}"),
-            format!("{conf_dir}/calico-kubeconfig"),
-            format!("{conf_dir}/calico-tls"),
-            "/var/lib/calico".into(),
-            "/run/calico".into(),
-            format!("{bin_dir}/calico"),
-            format!("{bin_dir}/calico-ipam"),
-        ],
+        Cni::Calico => {
+            let mut paths = vec![
+                format!("{conf_dir}/{conflist}"),
+                format!("{conf_dir}/calico-kubeconfig"),
+                format!("{conf_dir}/calico-tls"),
+                "/var/lib/calico".into(),
+                "/run/calico".into(),
+            ];
+            let own = BINARIES.iter().filter(|(owner, _)| *owner == Cni::Calico);
+            paths.extend(own.map(|(_, name)| format!("{bin_dir}/{name}")));
+            paths
+        }
     }
 }
 
@@ -238,6 +248,29 @@ pub fn plugin_types(conf: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_interrupted_installer_left_is_its_own() {
+        let draft = "/opt/cni/bin/portmap.tmp".to_owned();
+        let scope = CleanScope {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dir: "/opt/cni/bin".into(),
+            conflist: "10-calico.conflist".into(),
+            network: "k8s-pod-network".into(),
+            cluster_cidr: "10.244.0.0/16".parse().expect("a network"),
+            pod_cidr: "10.244.1.0/24".parse().expect("a network"),
+            vni: 1,
+            interface_prefix: "cali".into(),
+        };
+        let mut facts = Facts::default();
+        facts.files.present = vec![draft.clone(), "/opt/cni/bin/portmap".into()];
+        let mut inventory = Inventory::default();
+        claim_of_switch(&facts, Cni::Calico, &scope, &mut inventory);
+        assert_eq!(inventory.image.files, [draft]);
+        let mut inventory = Inventory::default();
+        claim_of_switch(&facts, Cni::Flannel, &scope, &mut inventory);
+        assert!(inventory.image.files.is_empty());
+    }
 
     #[test]
     fn a_drop_in_is_owned_only_if_it_speaks_of_nothing_else() {
