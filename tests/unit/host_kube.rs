@@ -9,8 +9,14 @@ use tempfile::TempDir;
 
 #[path = "host_kube/credentials.rs"]
 mod credentials;
+#[path = "host_kube/secrets.rs"]
+mod secrets;
 #[path = "support/tls_server.rs"]
 mod tls_server;
+#[path = "host_kube/watches.rs"]
+mod watches;
+#[path = "host_kube/ways.rs"]
+mod ways;
 use tls_server::{Answer, Authority, Identity, Seen, Server, base64, kubeconfig, ok, status};
 
 const SERVER: &str = "127.0.0.1";
@@ -64,9 +70,37 @@ fn other_refusals_are_not_repeated_and_read_as_a_sentence() {
         format!("the API server {} refused to change /api/v1/nodes/n2: {message} (403 Forbidden)", server.url());
     assert!(error.is_forbidden() && error.message == wanted, "{error}");
     assert_eq!(server.seen().len(), 1);
-    let (server, kube, _directory) = pair(|_, _| (500, Vec::new(), "x".repeat(5000)));
+    let (server, kube, _directory) = pair(|_, _| (422, Vec::new(), "x".repeat(5000)));
     assert!(kube.get("/api").unwrap_err().message.len() < 1400);
     assert_eq!(server.seen().len(), 1);
+}
+
+#[test]
+fn an_error_that_may_pass_is_tried_again_a_few_times_and_not_for_ever() {
+    let lost = || status(500, "InternalError", "etcdserver: leader changed");
+    let (server, kube, _directory) = pair(move |n, _| if n < 2 { lost() } else { ok(json!({})) });
+    kube.get("/api").unwrap();
+    assert_eq!(server.seen().len(), 3);
+    let (server, kube, _directory) = pair(move |_, _| lost());
+    assert_eq!(kube.get("/api").unwrap_err().code, Some(500));
+    assert_eq!(server.seen().len(), 3);
+    // What may not be done twice is not.
+    let (server, kube, _directory) = pair(move |_, _| lost());
+    assert_eq!(kube.post("/x", &json!({}), Write::REAL).unwrap_err().code, Some(500));
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[test]
+fn a_conflict_is_tried_again_where_no_version_was_named() {
+    let conflict = || status(409, "Conflict", "the object has been modified");
+    let (server, kube, _directory) = pair(move |n, _| if n < 2 { conflict() } else { ok(json!({})) });
+    kube.patch("/x", Patch::Merge, &json!({"spec": {"unschedulable": true}}), Write::REAL).unwrap();
+    assert_eq!(server.seen().len(), 3);
+    let (server, kube, _directory) = pair(move |_, _| conflict());
+    let swap = json!({"metadata": {"resourceVersion": "7"}});
+    assert!(kube.patch("/x", Patch::Merge, &swap, Write::REAL).unwrap_err().is_conflict());
+    assert!(kube.patch("/x", Patch::Apply, &json!({}), Write::REAL).unwrap_err().is_conflict());
+    assert_eq!(server.seen().len(), 2, "what was seen is not what is there, or somebody else's field");
 }
 
 #[test]
@@ -139,12 +173,22 @@ fn writes_name_us_and_can_be_rehearsed() {
     assert_eq!((seen[2].method.as_str(), seen[2].body.as_str()), ("DELETE", ""));
 }
 
+/// What `/api/v1` says of evictions.
+fn discovery(version: &str) -> Answer {
+    ok(json!({"kind": "APIResourceList", "groupVersion": "v1", "resources": [
+        {"name": "pods", "kind": "Pod", "namespaced": true},
+        {"name": "pods/eviction", "kind": "Eviction", "group": "policy", "version": version, "namespaced": true}]}))
+}
+
 #[test]
 fn evictions_speak_the_servers_version_and_tell_budgets_from_errors() {
     let budget = json!({"kind": "Status", "message": "Cannot evict pod", "reason": "TooManyRequests", "code": 429,
         "details": {"causes": [{"reason": "DisruptionBudget", "message": "The disruption budget web needs 2 healthy pods"}]}});
     let (server, kube, _directory) = pair(move |n, seen| match n {
-        0 => status(400, "BadRequest", "no kind Eviction in policy/v1"),
+        0 => {
+            assert_eq!(seen.target, "/api/v1");
+            discovery("v1beta1")
+        }
         1 => {
             assert!(seen.body.contains("policy/v1beta1") && seen.body.contains(r#""uid":"u1""#), "{}", seen.body);
             (201, Vec::new(), "{}".to_owned())
@@ -167,7 +211,19 @@ fn evictions_speak_the_servers_version_and_tell_budgets_from_errors() {
     assert_eq!(kube.evict(pod, Write::REAL).unwrap_err().code, Some(422));
     let seen = server.seen();
     assert!(seen[2].target.ends_with("/eviction?dryRun=All") && seen[2].body.contains(r#""dryRun":["All"]"#));
-    assert!(seen.iter().skip(1).all(|s| s.body.contains("policy/v1beta1")));
+    assert_eq!(seen.len(), 6, "the server is asked once what it speaks");
+}
+
+#[test]
+fn a_newer_server_gets_the_newer_eviction_and_one_without_gets_none() {
+    let (server, kube, _directory) = pair(|n, _| if n == 0 { discovery("v1") } else { ok(json!({})) });
+    let pod = Evictee { namespace: "d", name: "web-0", uid: "u1", grace_seconds: Some(0) };
+    kube.evict(pod, Write::REAL).unwrap();
+    let body: Value = serde_json::from_str(&server.seen()[1].body).unwrap();
+    assert_eq!((&body["apiVersion"], &body["deleteOptions"]["gracePeriodSeconds"]), (&json!("policy/v1"), &json!(0)));
+    let (server, kube, _directory) = pair(|_, _| ok(json!({"resources": []})));
+    let error = kube.evict(pod, Write::REAL).unwrap_err();
+    assert!(error.message.contains("offers no evictions") && server.seen().len() == 1, "{error}");
 }
 
 #[test]

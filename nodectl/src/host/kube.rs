@@ -13,6 +13,7 @@ use self::config::Source;
 pub use self::evict::{Evictee, Eviction};
 use self::http::{Call, Method, Session};
 pub use self::status::KubeError;
+pub use self::watch::News;
 use crate::fault;
 use crate::host::Host;
 
@@ -24,6 +25,7 @@ pub(crate) mod kubeconfig;
 mod status;
 mod tls;
 mod view;
+mod watch;
 
 /// How long a request may take with all its repetitions, unless [`Kube::patience`] says otherwise.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,7 +43,7 @@ pub struct Kube {
 struct Inner {
     source: Source,
     session: Mutex<Arc<Session>>,
-    eviction: OnceLock<&'static str>,
+    eviction: OnceLock<String>,
 }
 
 /// How a patch document is applied.
@@ -126,6 +128,11 @@ impl Kube {
 
     /// Reads all objects of a collection, page by page, each with its kind. `query` holds selectors, e.g. `("fieldSelector", "spec.nodeName=n1")`.
     pub fn list(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>, KubeError> {
+        Ok(self.list_at(path, query)?.0)
+    }
+
+    /// The same, with the version that a watch goes on from.
+    fn list_at(&self, path: &str, query: &[(&str, &str)]) -> Result<(Vec<Value>, String), KubeError> {
         let mut items = Vec::new();
         let mut token = String::new();
         let mut restarted = false;
@@ -146,11 +153,11 @@ impl Kube {
                 other => other?,
             };
             items.extend(whole_items(&mut page));
-            let next = page.pointer("/metadata/continue").and_then(Value::as_str).unwrap_or_default();
-            if next.is_empty() {
-                return Ok(items);
+            let text = |at: &str| page.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+            token = text("/metadata/continue");
+            if token.is_empty() {
+                return Ok((items, text("/metadata/resourceVersion")));
             }
-            token = next.to_owned();
         }
     }
 
@@ -197,6 +204,7 @@ impl Kube {
             content_type: "application/json",
             body: Some(review.to_string().into_bytes()),
             idempotent: true,
+            any_version: false,
         })?;
         let name = answer.pointer("/status/userInfo/username").and_then(Value::as_str);
         Ok(name.unwrap_or_default().to_owned())
@@ -221,6 +229,7 @@ impl Kube {
             content_type: "",
             body: None,
             idempotent: true,
+            any_version: false,
         })
     }
 
@@ -233,6 +242,8 @@ impl Kube {
         write: Write,
         idempotent: bool,
     ) -> Result<Value, KubeError> {
+        let merges = ["application/merge-patch+json", "application/strategic-merge-patch+json"].contains(&content_type);
+        let any_version = merges && body.is_some_and(|b| b.pointer("/metadata/resourceVersion").is_none());
         let mut query = Vec::new();
         if method != Method::Delete {
             query.push(("fieldManager", "nodectl"));
@@ -255,7 +266,7 @@ impl Kube {
             query.push(("fieldValidation", "Strict"));
         }
         let body = body.map(|b| b.to_string().into_bytes());
-        self.send(&Call { method, target: target(path, &query), content_type, body, idempotent })
+        self.send(&Call { method, target: target(path, &query), content_type, body, idempotent, any_version })
     }
 
     /// Sends a request, again and again where that may help, until it succeeds or patience is at its end.
@@ -290,7 +301,17 @@ impl Kube {
 
     fn fresh_session(&self) -> Result<Arc<Session>, KubeError> {
         let session = self.session();
-        if session.fresh() { Ok(session) } else { self.renew().map_err(|e| KubeError::local(&e)) }
+        if session.is_current() {
+            return Ok(session);
+        }
+        match self.renew() {
+            // The files are being written right now, or were broken: what they held before may still do.
+            Err(error) if session.is_usable() => {
+                tracing::warn!("the changed credentials cannot be used yet: {error:#}");
+                Ok(session)
+            }
+            other => other.map_err(|e| KubeError::local(&e)),
+        }
     }
 
     fn renew(&self) -> Result<Arc<Session>> {

@@ -160,12 +160,16 @@ impl Run {
 impl Output {
     /// How it failed, with the end of its standard error: "failed with status 2: ...".
     pub fn failure(&self) -> String {
-        let how = match (self.status.code(), self.status.signal()) {
+        format!("{}{}", self.ending(), tail(&self.stderr))
+    }
+
+    /// The same without what it wrote, for a program whose words may be secret.
+    pub fn ending(&self) -> String {
+        match (self.status.code(), self.status.signal()) {
             (Some(code), _) => format!("failed with status {code}"),
             (None, Some(signal)) => format!("was killed by signal {signal}"),
             (None, None) => "failed".to_owned(),
-        };
-        format!("{how}{}", tail(&self.stderr))
+        }
     }
 }
 

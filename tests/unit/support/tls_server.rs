@@ -81,9 +81,19 @@ impl Server {
         name: &str,
         answer: impl Fn(usize, &Seen) -> Answer + Send + Sync + 'static,
     ) -> Server {
+        Server::start_on("127.0.0.1:0", authority, name, answer)
+    }
+
+    /// The same, on another address.
+    pub fn start_on(
+        address: &str,
+        authority: &Authority,
+        name: &str,
+        answer: impl Fn(usize, &Seen) -> Answer + Send + Sync + 'static,
+    ) -> Server {
         let identity = authority.issue("server", &[name]);
         let config = Arc::new(server_config(authority, &identity));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (log, answer) = (Arc::clone(&seen), Arc::new(answer));

@@ -2,9 +2,10 @@
 //! rotate. The fields and their precedence are client-go's (tools/clientcmd).
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -27,8 +28,8 @@ pub(super) struct Settings {
     pub certificate: Option<(Vec<u8>, Vec<u8>)>,
     /// Value of the Authorization header.
     pub authorization: Option<String>,
-    /// A token file is in use, which must be read again from time to time.
-    pub token_file: bool,
+    /// Every file that this was read from.
+    pub files: Vec<Stamp>,
     /// Command that gives credentials, if nothing else does.
     pub exec: Option<Exec>,
     /// Impersonation headers.
@@ -43,6 +44,29 @@ pub(super) struct Source {
     pub path: PathBuf,
     pub context: Option<String>,
     pub root: PathBuf,
+}
+
+/// A file as it was when it was read, by what a replacement cannot share with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stamp {
+    path: PathBuf,
+    found: Option<(u64, u64, i64, i64)>,
+}
+
+impl Stamp {
+    fn of(path: PathBuf) -> Stamp {
+        Stamp { found: identity(&path), path }
+    }
+
+    /// Whether another file lies there now. One that is away may be in the middle of a rotation: what was read still holds.
+    pub fn is_outdated(&self) -> bool {
+        identity(&self.path).is_some_and(|now| Some(now) != self.found)
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64, i64, i64)> {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))
 }
 
 /// A file is missing or does not fit another one, which may be a rotation caught half way.
@@ -138,10 +162,18 @@ impl Source {
     /// Reads the file and everything it points to.
     pub fn load(&self) -> Result<Settings> {
         let shown = self.path.display();
+        let own = Stamp::of(self.path.clone());
         let text = files::read_text_optional(&self.path)?.with_context(|| format!("there is no kubeconfig {shown}"))?;
-        let file: File =
-            yaml_serde::from_str(&text).with_context(|| format!("the kubeconfig {shown} does not parse"))?;
-        self.settle(file).with_context(|| format!("the kubeconfig {shown} cannot be used"))
+        // Where, but not what: the parser's own words quote what it met, and that may be a token.
+        let file: File = yaml_serde::from_str(&text).map_err(|e| match e.location() {
+            Some(at) => {
+                anyhow!("the kubeconfig {shown} does not parse: see line {}, column {}", at.line(), at.column())
+            }
+            None => anyhow!("the kubeconfig {shown} does not parse"),
+        })?;
+        let mut settings = self.settle(file).with_context(|| format!("the kubeconfig {shown} cannot be used"))?;
+        settings.files.push(own);
+        Ok(settings)
     }
 
     fn settle(&self, file: File) -> Result<Settings> {
@@ -161,6 +193,10 @@ impl Source {
     }
 
     fn combine(&self, cluster: Cluster, user: User) -> Result<Settings> {
+        // Before they are read: what changes meanwhile is read again.
+        let named = [&cluster.certificate_authority, &user.client_certificate, &user.client_key, &user.token_file];
+        let files = named.into_iter().flatten().filter(|p| !p.as_os_str().is_empty());
+        let files = files.map(|p| Stamp::of(self.resolve(p))).collect();
         let authority = self.bytes(
             "certificate-authority",
             cluster.certificate_authority_data.as_deref(),
@@ -188,7 +224,7 @@ impl Source {
             insecure: cluster.insecure_skip_tls_verify,
             certificate,
             authorization,
-            token_file: user.token_file.is_some(),
+            files,
             exec: exec.map(|e| self.locate(e)),
             headers: impersonation(&user),
         })

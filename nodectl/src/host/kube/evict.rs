@@ -36,16 +36,25 @@ impl Kube {
         if !write.dry_run {
             fault::point("kube.evict");
         }
-        let known = self.inner.eviction.get().copied();
-        let mut answer = self.send_eviction(pod, write, known.unwrap_or("policy/v1"));
-        if known.is_none() && matches!(&answer, Err(e) if e.code == Some(400)) {
-            // Servers before 1.22 take this body alone.
-            answer = self.send_eviction(pod, write, "policy/v1beta1");
-            if !matches!(&answer, Err(e) if e.code == Some(400)) {
-                let _ = self.inner.eviction.set("policy/v1beta1");
-            }
+        outcome(self.send_eviction(pod, write, &self.eviction_version()?))
+    }
+
+    /// The group and version of the body that this server takes for an eviction: before 1.22 `policy/v1beta1` alone.
+    fn eviction_version(&self) -> Result<String, KubeError> {
+        if let Some(known) = self.inner.eviction.get() {
+            return Ok(known.clone());
         }
-        outcome(answer)
+        let found = self.get("/api/v1")?;
+        let resources = found.get("resources").and_then(Value::as_array).into_iter().flatten();
+        let text = |resource: &Value, field: &str| resource.get(field).and_then(Value::as_str).map(str::to_owned);
+        let mut evictions = resources.filter(|r| text(r, "name").as_deref() == Some("pods/eviction"));
+        let version = evictions.find_map(|r| Some(format!("{}/{}", text(r, "group")?, text(r, "version")?)));
+        let version = version.ok_or_else(|| {
+            KubeError::local(&anyhow::anyhow!(
+                "the API server offers no evictions, so no disruption budget would be respected"
+            ))
+        })?;
+        Ok(self.inner.eviction.get_or_init(|| version).clone())
     }
 
     /// Asks whether a pod may be evicted now: `None` if it may (or has gone), else why not. Nothing is changed.
@@ -81,6 +90,7 @@ impl Kube {
             body: Some(body.to_string().into_bytes()),
             // The uid makes a second one harmless.
             idempotent: true,
+            any_version: false,
         })
     }
 }
@@ -94,8 +104,7 @@ fn outcome(answer: Result<Value, KubeError>) -> Result<Eviction, KubeError> {
         // Another pod has the name now.
         Some(404 | 409) => return Ok(Eviction::Gone),
         Some(429) => true,
-        // Two budgets on one pod: the server never allows it and gives no reason.
-        Some(500) => error.message.contains("more than one PodDisruptionBudget"),
+        Some(500) => error.is_about_two_budgets(),
         Some(403) => error.has_cause("NamespaceTerminating"),
         _ => false,
     };

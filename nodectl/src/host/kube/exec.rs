@@ -57,7 +57,11 @@ pub(super) fn run(exec: &Exec, cluster: &Value) -> Result<Credential> {
     let failed = || format!("the credential plugin {} gave no credentials", exec.command);
     let output = run.output().with_context(failed)?;
     if !output.status.success() {
-        bail!("the credential plugin {} {}", exec.command, output.failure());
+        bail!(
+            "the credential plugin {} {}. To fix it: run it by hand and see what it says",
+            exec.command,
+            output.ending()
+        );
     }
     parse(&output.stdout, version).with_context(failed)
 }

@@ -1,9 +1,10 @@
 //! Requests to the API server: one connection pool with credentials in it, and what is tried again when something fails.
 
 use std::hash::{BuildHasher, Hasher};
-use std::io::ErrorKind;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -11,7 +12,7 @@ use ureq::unversioned::resolver::{ArrayVec, DefaultResolver, ResolvedSocketAddrs
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Proxy};
 
-use super::config::{Settings, Unsettled};
+use super::config::{Settings, Stamp, Unsettled};
 use super::exec::Credential;
 use super::status::{Kind, KubeError};
 use super::tls;
@@ -24,8 +25,11 @@ const ATTEMPT: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The largest answer that is read: a list of everything on a large node is some MiB.
 const BODY_LIMIT: u64 = 128 << 20;
-/// client-go reads token files again about as often.
-const TOKEN_FILE_AGE: Duration = Duration::from_secs(60);
+/// How often a 500 without Retry-After is tried again: it passes when etcd has just lost its leader, and stays where a webhook
+/// is broken.
+const PASSING_ERRORS: u32 = 2;
+/// Idle connections that are kept: as many as send at the same time.
+const IDLE_CONNECTIONS: usize = 16;
 
 /// A request method, by what it does to the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub(super) struct Call {
     pub body: Option<Vec<u8>>,
     /// Sending it twice does the same as sending it once.
     pub idempotent: bool,
+    /// It names no version of the object, so that a conflict only says that others write at the same time.
+    pub any_version: bool,
 }
 
 /// A connection pool with one state of the credentials.
@@ -54,8 +60,7 @@ pub(super) struct Session {
     base: String,
     server: String,
     headers: Vec<(String, String)>,
-    made: Instant,
-    token_file: bool,
+    files: Vec<Stamp>,
     exec: Option<Credential>,
     /// Common name of the client certificate.
     pub common_name: Option<String>,
@@ -76,6 +81,7 @@ impl Session {
             .proxy(proxy)
             .http_status_as_error(false)
             .max_redirects(0)
+            .max_idle_connections_per_host(IDLE_CONNECTIONS)
             .max_redirects_will_error(false)
             .user_agent(user_agent())
             .accept("application/json")
@@ -90,17 +96,43 @@ impl Session {
             base,
             server: settings.server.clone(),
             headers,
-            made: Instant::now(),
-            token_file: settings.token_file,
+            files: settings.files.clone(),
             common_name: certificate.and_then(|(chain, _)| tls::common_name(chain)),
             exec,
         })
     }
 
-    /// Whether the credentials in it are still the ones to use.
-    pub fn fresh(&self) -> bool {
-        let aged = self.token_file && self.made.elapsed() > TOKEN_FILE_AGE;
-        !aged && self.exec.as_ref().is_none_or(Credential::fresh)
+    /// Whether the credentials in it are still the ones to use: they have not expired, and the files still hold them.
+    pub fn is_current(&self) -> bool {
+        self.is_usable() && !self.files.iter().any(Stamp::is_outdated)
+    }
+
+    /// Whether the credentials in it have not expired, as far as they say when they do.
+    pub fn is_usable(&self) -> bool {
+        self.exec.as_ref().is_none_or(Credential::fresh)
+    }
+
+    /// Sends the request once and hands over the answer's lines as they come, until it ends or `handle` has had enough.
+    pub fn follow(
+        &self,
+        call: &Call,
+        limit: Duration,
+        mut handle: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), KubeError> {
+        let answer = self.transmit(call, limit).map_err(|e| self.failure(call, &e))?;
+        let (parts, body) = answer.into_parts();
+        let body = body.into_with_config().limit(BODY_LIMIT);
+        if !parts.status.is_success() {
+            let bytes = body.read_to_vec().map_err(|e| self.failure(call, &e))?;
+            return Err(self.refusal(call, &parts, &bytes));
+        }
+        for line in BufReader::new(body.reader()).split(b'\n') {
+            let line = line.map_err(|e| self.failure(call, &ureq::Error::from(e)))?;
+            if !line.is_empty() && handle(&line).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Sends the request once.
@@ -113,10 +145,7 @@ impl Session {
         let bytes = body.into_with_config().limit(BODY_LIMIT).read_to_vec();
         let bytes = bytes.map_err(|e| self.failure(call, &e))?;
         if !parts.status.is_success() {
-            let retry_after = parts.headers.get("retry-after");
-            let retry_after = retry_after.and_then(|v| v.to_str().ok()?.trim().parse().ok());
-            let (what, code) = (describe(call), parts.status.as_u16());
-            return Err(KubeError::answered(&self.server, &what, code, retry_after, &bytes));
+            return Err(self.refusal(call, &parts, &bytes));
         }
         if bytes.is_empty() {
             return Ok(Value::Null);
@@ -124,6 +153,12 @@ impl Session {
         // /healthz and its like answer in plain text.
         Ok(serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())))
+    }
+
+    fn refusal(&self, call: &Call, parts: &ureq::http::response::Parts, body: &[u8]) -> KubeError {
+        let retry_after = parts.headers.get("retry-after");
+        let retry_after = retry_after.and_then(|v| v.to_str().ok()?.trim().parse().ok());
+        KubeError::answered(&self.server, &describe(call), parts.status.as_u16(), retry_after, body)
     }
 
     fn transmit(&self, call: &Call, limit: Duration) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
@@ -187,8 +222,11 @@ pub(super) fn pause(error: &KubeError, call: &Call, attempt: u32) -> Option<Dura
         (_, Some(429)) => Some(asked.map_or(ours, |a| a + ours / 10)),
         (_, Some(503)) if asked.is_some() => asked.map(|a| a + ours / 10),
         (_, Some(502..=504)) if call.idempotent => Some(asked.unwrap_or(ours)),
-        // A 500 without Retry-After lasts: two disruption budgets on one pod, a broken webhook.
-        (_, Some(500..)) if call.idempotent => asked,
+        (_, Some(500..)) if asked.is_some() && call.idempotent => asked,
+        // It never comes to allow it.
+        (_, Some(500)) if error.is_about_two_budgets() => None,
+        (_, Some(500..)) if call.idempotent && attempt < PASSING_ERRORS => Some(ours),
+        (_, Some(409)) if call.any_version && error.reason == "Conflict" => Some(ours),
         _ => None,
     }
 }
@@ -206,7 +244,7 @@ pub(super) fn encode(text: &str) -> String {
 }
 
 /// Full jitter: the many nodes of a cluster must not knock at the same moments.
-fn backoff(attempt: u32) -> Duration {
+pub(super) fn backoff(attempt: u32) -> Duration {
     let ceiling = LONGEST_PAUSE.min(Duration::from_millis(100) * 2u32.saturating_pow(attempt.min(10)));
     let random = std::hash::RandomState::new().build_hasher().finish();
     ceiling / 2 + (ceiling / 2).mul_f64((random % 1000) as f64 / 1000.0)

@@ -71,6 +71,11 @@ impl KubeError {
         self.reason == "AlreadyExists"
     }
 
+    /// Two disruption budgets select the pod, which the server never evicts: it says so with 500 and without a reason.
+    pub fn is_about_two_budgets(&self) -> bool {
+        self.code == Some(500) && self.message.contains("more than one PodDisruptionBudget")
+    }
+
     /// Whether the Status object's details name this cause.
     pub fn has_cause(&self, reason: &str) -> bool {
         self.causes.iter().any(|(r, _)| r == reason)
