@@ -16,8 +16,10 @@ pub enum Kind {
     Reset,
     /// The connection is reset instead of an answer, after the request took effect.
     Lose,
-    /// Answered with this status.
+    /// Answered with this status, and with Retry-After where servers send one.
     Fail(u16),
+    /// Answered with this status, without Retry-After.
+    FailBare(u16),
     /// Never answered.
     Dead,
 }
@@ -31,6 +33,10 @@ pub struct Fault {
     pub prefix: String,
     /// Only this method; empty: all.
     pub method: String,
+    /// Only requests whose User-Agent starts so; empty: all.
+    pub agent: String,
+    /// Only after so many requests that it would meet.
+    pub skip: u32,
     /// Only so many requests.
     pub times: Option<u32>,
 }
@@ -38,10 +44,11 @@ pub struct Fault {
 impl Fault {
     /// A fault for every request.
     pub fn all(kind: Kind) -> Self {
-        Self { kind, prefix: String::new(), method: String::new(), times: None }
+        Self { kind, prefix: String::new(), method: String::new(), agent: String::new(), skip: 0, times: None }
     }
 
-    /// Reads `slow MS`, `refuse`, `reset`, `lose`, `500` (any code), `dead`, then `/prefix`, `method=PATCH`, `times=N`.
+    /// Reads `slow MS`, `refuse`, `reset`, `lose`, `500` (any code), `dead`, then `/prefix`, `method=PATCH`, `agent=NAME`,
+    /// `skip=N`, `times=N`, and for a code `bare`: without Retry-After.
     pub fn parse(words: &[&str]) -> Result<Self, String> {
         let (kind, rest) = match words {
             ["slow", ms, rest @ ..] => {
@@ -64,10 +71,18 @@ impl Fault {
                 fault.prefix = (*word).into();
             } else if let Some(method) = word.strip_prefix("method=") {
                 fault.method = method.to_uppercase();
+            } else if let Some(agent) = word.strip_prefix("agent=") {
+                fault.agent = agent.into();
+            } else if let Some(Ok(skip)) = word.strip_prefix("skip=").map(str::parse) {
+                fault.skip = skip;
             } else if let Some(Ok(times)) = word.strip_prefix("times=").map(str::parse) {
                 fault.times = Some(times);
+            } else if let ("bare", Kind::Fail(code)) = (*word, fault.kind) {
+                fault.kind = Kind::FailBare(code);
             } else {
-                return Err(format!("{word} is no /prefix, method=NAME or times=N"));
+                return Err(format!(
+                    "{word} is no /prefix, method=NAME, agent=NAME, skip=N, times=N or, after a code, bare"
+                ));
             }
         }
         Ok(fault)
@@ -75,12 +90,13 @@ impl Fault {
 
     /// Whether it can be had without looking into requests.
     pub fn is_whole(&self) -> bool {
-        let all = self.prefix.is_empty() && self.method.is_empty() && self.times.is_none();
+        let all = *self == Self::all(self.kind);
         all && matches!(self.kind, Kind::Refuse | Kind::Reset | Kind::Dead)
     }
 
-    fn meets(&self, method: &str, path: &str) -> bool {
-        path.starts_with(&self.prefix) && (self.method.is_empty() || self.method == method)
+    fn meets(&self, method: &str, path: &str, agent: &str) -> bool {
+        let fits = path.starts_with(&self.prefix) && agent.starts_with(&self.agent);
+        fits && (self.method.is_empty() || self.method == method)
     }
 }
 
@@ -114,9 +130,13 @@ impl Faults {
     }
 
     /// The fault that a request meets, counted off if it is a limited one.
-    pub fn take(&self, method: &str, path: &str) -> Option<Kind> {
+    pub fn take(&self, method: &str, path: &str, agent: &str) -> Option<Kind> {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = list.iter().position(|fault| fault.kind != Kind::Refuse && fault.meets(method, path))?;
+        let at = list.iter().position(|fault| fault.kind != Kind::Refuse && fault.meets(method, path, agent))?;
+        if list[at].skip > 0 {
+            list[at].skip -= 1;
+            return None;
+        }
         let kind = list[at].kind;
         if let Some(times) = &mut list[at].times {
             *times = times.saturating_sub(1);
@@ -141,14 +161,14 @@ impl Faults {
     pub fn cuts(&self, path: &str) -> bool {
         self.has(|fault| match fault.kind {
             Kind::Refuse => true,
-            Kind::Reset => fault.times.is_none() && fault.meets("GET", path),
+            Kind::Reset => fault.times.is_none() && fault.meets("GET", path, &fault.agent),
             _ => false,
         })
     }
 
     /// Whether open streams must fall silent.
     pub fn silences(&self, path: &str) -> bool {
-        self.has(|fault| fault.kind == Kind::Dead && fault.meets("GET", path))
+        self.has(|fault| fault.kind == Kind::Dead && fault.meets("GET", path, &fault.agent))
     }
 
     /// Follows changes.

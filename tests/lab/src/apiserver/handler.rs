@@ -80,7 +80,7 @@ impl Handler {
 
     fn other_path(&self, path: &str) -> Response<Body> {
         match path {
-            "/healthz" | "/livez" | "/readyz" => plain(200, "ok"),
+            "/healthz" | "/livez" | "/readyz" | "/readyz/etcd" => plain(200, "ok"),
             path => self.api.discovery(path).map_or_else(unknown_path, |answer| reply(200, &answer)),
         }
     }
@@ -220,9 +220,11 @@ pub fn failure(error: &ApiError) -> Response<Body> {
     response
 }
 
-/// The answer of an injected failure.
-pub fn injected(code: u16) -> Response<Body> {
+/// The answer of an injected failure; with Retry-After where servers send one, unless it is to be bare.
+pub fn injected(code: u16, bare: bool) -> Response<Body> {
     let reason = match code {
+        401 => "Unauthorized",
+        409 => "Conflict",
         429 => "TooManyRequests",
         503 => "ServiceUnavailable",
         504 => "Timeout",
@@ -230,6 +232,6 @@ pub fn injected(code: u16) -> Response<Body> {
     };
     let mut error = ApiError::new(code, reason, "Internal error occurred: injected by the lab");
     error.details = Some(Box::default());
-    error.retry_after = matches!(code, 429 | 503).then_some(1);
+    error.retry_after = (matches!(code, 429 | 503) && !bare).then_some(1);
     failure(&error)
 }

@@ -55,6 +55,8 @@ const TABLE: &[Row] = &[
     ("", "v1", "secrets", "Secret", "n", ""),
     ("", "v1", "serviceaccounts", "ServiceAccount", "n", "sa"),
     ("", "v1", "services", "Service", "ns", "svc"),
+    ("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", "", ""),
+    ("admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", "", ""),
     ("apps", "v1", "controllerrevisions", "ControllerRevision", "n", ""),
     ("apps", "v1", "daemonsets", "DaemonSet", "ns", "ds"),
     ("apps", "v1", "deployments", "Deployment", "ns", "deploy"),

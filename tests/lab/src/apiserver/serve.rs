@@ -163,9 +163,12 @@ async fn respond(
     let path = request.uri().path().to_string();
     *line.path.lock().unwrap_or_else(PoisonError::into_inner) = path.clone();
     let request = request.map(Body::new);
-    match service.faults.take(request.method().as_str(), &path) {
+    let agent =
+        request.headers().get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    match service.faults.take(request.method().as_str(), &path, agent) {
         Some(Kind::Slow(time)) => tokio::time::sleep(time).await,
-        Some(Kind::Fail(code)) => return Ok(injected(code)),
+        Some(Kind::Fail(code)) => return Ok(injected(code, false)),
+        Some(Kind::FailBare(code)) => return Ok(injected(code, true)),
         Some(Kind::Dead) => {
             revival(&service.faults).await;
             cut(&line).await;

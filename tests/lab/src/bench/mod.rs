@@ -6,6 +6,7 @@ mod at_once;
 mod figure;
 mod links;
 mod plan;
+mod prepare;
 mod shim;
 mod size;
 
@@ -21,8 +22,13 @@ use figure::Figure;
 type Bench = fn() -> Result<Vec<Figure>>;
 
 /// Every bench, by its name.
-const BENCHES: [(&str, Bench); 4] =
-    [("shim", || inside("shim")), ("plan", plan::run), ("links", || inside("links")), ("size", size::run)];
+const BENCHES: [(&str, Bench); 5] = [
+    ("shim", || inside("shim")),
+    ("plan", plan::run),
+    ("links", || inside("links")),
+    ("prepare", prepare::run),
+    ("size", size::run),
+];
 
 /// Benches that run in a node, as its root would.
 const INSIDE: [(&str, Bench); 2] = [("shim", shim::run), ("links", links::run)];
