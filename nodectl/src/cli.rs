@@ -66,6 +66,9 @@ pub enum Command {
     Shim(ShimArgs),
     /// Take one CNI off this node completely, and touch nothing else.
     Cleanup(CleanupArgs),
+    /// Put together what `cluster prepare --dry-run` and the nodes' `preflight` found, as one table. Exit 0 when every node
+    /// may be switched, else 3.
+    Report(ReportArgs),
     /// The cluster's side; needs an admin kubeconfig.
     Cluster(crate::cluster::ClusterArgs),
 }
@@ -158,6 +161,9 @@ pub struct MigrateArgs {
     /// Show the plan and change nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Where the roll has a pace (`cluster prepare --pace`, `cluster pause`): wait until this node is allowed to begin.
+    #[arg(long)]
+    pub when_allowed: bool,
 }
 
 /// Arguments of `revert`.
@@ -269,6 +275,14 @@ pub struct CleanupArgs {
     /// Why; goes into the record.
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// What `nodectl cluster prepare --dry-run --output json` and, on each node, `nodectl preflight --output json` printed.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
 }
 
 /// The two boot-time units' work.

@@ -18,6 +18,15 @@ pub const NODE_LABEL: &str = "nodectl.io/cni";
 /// Annotation on a Node that holds what `cluster prepare` wrote.
 pub const PREPARED_ANNOTATION: &str = "nodectl.io/prepared";
 
+/// Annotation on a Node that says whether it may begin: [`PACE_WAIT`] or [`PACE_ALLOWED`]; without it, it may.
+pub const PACE_ANNOTATION: &str = "nodectl.io/pace";
+
+/// The node does not begin before it is allowed to.
+pub const PACE_WAIT: &str = "wait";
+
+/// The node may begin.
+pub const PACE_ALLOWED: &str = "allowed";
+
 /// Calico's own label; any value but `calico` keeps its garbage collector from giving away empty blocks of the node.
 pub const CALICO_MIGRATION_LABEL: &str = "projectcalico.org/node-network-during-migration";
 

@@ -4,8 +4,10 @@ mod cleanup;
 mod history;
 mod look;
 mod migrate;
+mod pace;
 mod plan;
 mod preflight;
+mod report;
 mod resume;
 mod revert;
 mod settings;
@@ -31,6 +33,7 @@ pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
         Command::History => history::run(&host, settings),
         Command::Shim(args) => shim::run(&host, args, settings),
         Command::Cleanup(args) => cleanup::run(&host, args, cli.common.verbose > 0, settings),
-        Command::Cluster(args) => crate::cluster::run(args, settings.output),
+        Command::Report(args) => report::run(args, settings),
+        Command::Cluster(args) => crate::cluster::run(args, &settings.config.cluster, settings.output),
     }
 }

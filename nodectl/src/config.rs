@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 use toml::{Spanned, Table, Value};
 
+use crate::cluster::ClusterConfig;
 use crate::host::{Host, Overrides, files};
 use crate::report::{OutputFormat, ProgressFormat};
 use crate::request::Strategy;
@@ -16,6 +17,9 @@ use crate::request::Strategy;
 const FILE: &str = "/etc/nodectl/config.toml";
 /// Further files, which win over it.
 const FOLDER: &str = "/etc/nodectl/config.d";
+
+/// The table of what concerns the cluster.
+const CLUSTER: &str = "cluster";
 
 /// What the files say; what they do not name is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -53,6 +57,8 @@ pub struct Config {
     /// kubelet's kubeconfig, the node's own identity.
     #[serde(deserialize_with = "absolute")]
     pub kubeconfig: Option<String>,
+    /// What `nodectl cluster` would be told with flags.
+    pub cluster: ClusterConfig,
 }
 
 /// One thing in a file that cannot be used.
@@ -84,7 +90,7 @@ impl Config {
         let mut merged = Table::new();
         for path in sources(host, given, &mut problems) {
             match files::read_text_optional(&path) {
-                Ok(Some(text)) => merged.extend(settings(&path, &text, &mut problems)),
+                Ok(Some(text)) => merge(&mut merged, settings(&path, &text, &mut problems)),
                 Ok(None) if given.is_none() => {}
                 Ok(None) => problems.push(whole(&path, "there is no such file".into())),
                 Err(error) => problems.push(whole(&path, format!("{error:#}"))),
@@ -134,18 +140,43 @@ fn settings(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Table {
     let mut good = Table::new();
     for (key, value) in found {
         let (at, name) = (key.span().start, key.into_inner());
-        let alone = Table::from_iter([(name.clone(), value.clone())]);
-        match alone.try_into::<Config>() {
-            Ok(_) => drop(good.insert(name, value)),
-            Err(error) => problems.push(Problem {
-                file: path.to_owned(),
-                line: line(at),
-                key: Some(name),
-                why: error.message().to_owned(),
-            }),
+        for (name, alone) in single(name, value) {
+            match alone.clone().try_into::<Config>() {
+                Ok(_) => merge(&mut good, alone),
+                Err(error) => problems.push(Problem {
+                    file: path.to_owned(),
+                    line: line(at),
+                    key: Some(name),
+                    why: error.message().to_owned(),
+                }),
+            }
         }
     }
     good
+}
+
+/// A setting alone, by its name; those of the table `[cluster]` each for itself.
+fn single(name: String, value: Value) -> Vec<(String, Table)> {
+    match value {
+        Value::Table(inner) if name == CLUSTER => inner
+            .into_iter()
+            .map(|(key, value)| {
+                let full = format!("{CLUSTER}.{key}");
+                (full, Table::from_iter([(name.clone(), Value::Table(Table::from_iter([(key, value)])))]))
+            })
+            .collect(),
+        value => vec![(name.clone(), Table::from_iter([(name, value)]))],
+    }
+}
+
+/// Adds settings; the later one wins, within a table each for itself.
+fn merge(into: &mut Table, more: Table) {
+    for (key, value) in more {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(there)), Value::Table(more)) => there.extend(more),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
 }
 
 fn whole(path: &Path, why: String) -> Problem {
@@ -234,15 +265,32 @@ mod tests {
     }
 
     #[test]
+    fn settings_of_the_cluster_are_merged_and_named_one_by_one() {
+        let (root, host) = machine(&[
+            ("config.toml", "[cluster]\nflannel_vni = 7\nflannel_port = 8472\n"),
+            ("config.d/a.toml", "[cluster]\nflannel_port = 4789\nflannel_mtu = 9\nflanel_vni = 1\n"),
+        ]);
+        let (config, problems) = Config::load(&host, None);
+        assert_eq!((config.cluster.flannel_vni, config.cluster.flannel_port), (Some(7), Some(4789)));
+        let words = words(&root, &problems).join("\n");
+        assert!(words.contains("a.toml line 1, cluster.flannel_mtu: 9 is not between 576 and 65535"), "{words}");
+        assert!(words.contains("cluster.flanel_vni: unknown field `flanel_vni`"), "{words}");
+        assert_eq!(problems.len(), 2, "{words}");
+    }
+
+    #[test]
     fn the_packaged_file_says_nothing_and_all_it_shows_is_right() {
         let packaged = include_str!("../../packaging/config.toml");
         let (_root, host) = machine(&[("config.toml", packaged)]);
         assert_eq!(Config::load(&host, None), (Config::default(), Vec::new()));
-        let setting = |line: &&str| line.starts_with('#') && line.contains(" = ") && !line.starts_with("# ");
+        let setting = |line: &&str| {
+            line.starts_with("#[") || line.starts_with('#') && line.contains(" = ") && !line.starts_with("# ")
+        };
         let shown: Vec<&str> = packaged.lines().filter(setting).map(|line| &line[1..]).collect();
         let (_root, host) = machine(&[("config.toml", &shown.join("\n"))]);
         let (config, problems) = Config::load(&host, None);
-        assert_eq!((problems, shown.len()), (Vec::new(), 14));
+        assert_eq!((problems, shown.len()), (Vec::new(), 31));
+        assert_eq!(config.cluster.flannel_vni, Some(1));
         assert_eq!(config.drain_timeout, Some(crate::request::Request::default().drain_timeout_s));
     }
 }

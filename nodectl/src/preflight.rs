@@ -54,7 +54,7 @@ impl Check {
 }
 
 /// Checks that `--ignore` cannot waive: without them there is nothing to work with.
-const REQUIRED: [&str; 5] = ["root", "api", "prepared", "scope", "open-run"];
+const REQUIRED: [&str; 6] = ["root", "api", "prepared", "pace", "scope", "open-run"];
 
 /// Every check, in the order in which an operator would look.
 pub fn checks(facts: &Facts, request: &Request) -> Vec<Check> {
@@ -74,6 +74,7 @@ pub fn checks(facts: &Facts, request: &Request) -> Vec<Check> {
         checks.push(cluster::node_ready(view));
         checks.push(cluster::permissions(view));
         checks.push(cluster::prepared(facts, view, request));
+        checks.push(cluster::pace(view, request));
         checks.extend(scope::checks(facts, view, request));
         if let Some(Ok(prepared)) = &view.prepared {
             checks.push(node::conflist_order(facts, prepared));

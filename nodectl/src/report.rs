@@ -61,6 +61,17 @@ pub fn failure(format: OutputFormat, error: &anyhow::Error) {
     let _ = result(format, "", &data, code == code::NEEDS_HANDS);
 }
 
+/// Writes one of several results to stdout: its text and an empty line, or its data as a document on one line.
+pub fn one_of_many(format: OutputFormat, text: &str, data: &impl Serialize) -> Result<()> {
+    WRITTEN.store(true, Ordering::Relaxed);
+    let line = match format {
+        OutputFormat::Text => format!("{text}\n"),
+        OutputFormat::Json => format!("{}\n", document(data, false)?),
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(line.as_bytes()).and_then(|()| out.flush()).context("could not write to stdout")
+}
+
 /// Writes a result to stdout: its text, or its data as one JSON document with `schema_version` and `changed`.
 pub fn result(format: OutputFormat, text: &str, data: &impl Serialize, changed: bool) -> Result<()> {
     WRITTEN.store(true, Ordering::Relaxed);

@@ -10,10 +10,20 @@ mod faults;
 mod fixture;
 #[path = "prepare/kills.rs"]
 mod kills;
+#[path = "prepare/known_faults.rs"]
+mod known_faults;
+#[path = "prepare/manifests.rs"]
+mod manifests;
+#[path = "prepare/pace.rs"]
+mod pace;
+#[path = "prepare/policies.rs"]
+mod policies;
 #[path = "prepare/refusals.rs"]
 mod refusals;
 #[path = "prepare/runs.rs"]
 mod runs;
+#[path = "prepare/status.rs"]
+mod status;
 #[path = "apiserver/support.rs"]
 #[allow(dead_code)]
 mod support;

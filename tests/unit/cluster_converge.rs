@@ -201,6 +201,7 @@ fn finish_refuses_while_a_node_or_a_pod_is_on_flannel() {
     assert_eq!(
         refusals(&decision),
         [
+            "finish-prepared: this cluster was not prepared: there is no ConfigMap kube-system/nodectl-cluster, and no node has the label nodectl.io/cni",
             "finish-flannel: flannel still runs on node1 and node2",
             "finish-calico: calico-node runs on no node at all, so flannel cannot go"
         ]

@@ -11,7 +11,7 @@ mod support;
 use nodectl::cluster::facts::ClusterFacts;
 use nodectl::cluster::report;
 use nodectl::cluster::request::Request;
-use nodectl::cluster::{abort, finish, prepare, status};
+use nodectl::cluster::{abort, finish, pace, prepare, status};
 use serde::Deserialize;
 use serde_json::Value;
 use support::{converge, dry_run, fresh, now, request, switch};
@@ -77,6 +77,8 @@ fn output(case: &Case) -> String {
         "prepare" => report::run_text(&dry_run("prepare", &prepare::decide(&facts, &request))),
         "finish" => report::run_text(&dry_run("finish", &finish::decide(&facts, &request))),
         "abort" => report::run_text(&dry_run("abort", &abort::decide(&facts, &request))),
+        "allow" => report::run_text(&dry_run("allow", &pace::allow(&facts, &request))),
+        "pause" => report::run_text(&dry_run("pause", &pace::pause(&facts, &request))),
         "status" => report::status_text(&status::status(&facts, None)),
         other => panic!("unknown command {other}"),
     }

@@ -16,7 +16,7 @@ use super::object::{Kind, ObjectRef, annotation, find, find_in, label, name, nam
 use super::prepare::{ADDRESS, VTEP_ADDRESS, VTEP_MAC};
 use super::record::{self, BlocksMade, Record};
 use super::request::Request;
-use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PREPARED_ANNOTATION};
+use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PACE_ANNOTATION, PREPARED_ANNOTATION};
 
 /// Decides what `abort` has to do.
 pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
@@ -116,7 +116,7 @@ fn annotations(node: &NodeView, record: &Record) -> Option<Change> {
     annotation(node.object, PREPARED_ANNOTATION)?;
     let target = ObjectRef::cluster(Kind::Node, node.name);
     let mut wanted = node.object.clone();
-    for key in [ADDRESS, VTEP_ADDRESS, VTEP_MAC, PREPARED_ANNOTATION] {
+    for key in [ADDRESS, VTEP_ADDRESS, VTEP_MAC, PREPARED_ANNOTATION, PACE_ANNOTATION] {
         put_back(&mut wanted, "annotations", key, record.before(&target));
     }
     Change::update(target, node.object, wanted, "no Calico node will look for this one")

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::request::{NamespacedName, Request};
 use crate::cni::Cni;
@@ -28,7 +28,13 @@ pub enum ClusterCommand {
     /// Make every node ready to be switched from flannel to Calico, and tell the nodes what they must know. Run it
     /// again for nodes that join.
     Prepare(Box<PrepareArgs>),
-    /// Show where every node stands. Exit 0 when all nodes are on the same CNI, else 2.
+    /// Turn a manifest of Calico's or flannel's into one that is safe to apply to this cluster, and print it.
+    Manifest(ManifestArgs),
+    /// With `prepare --pace`, or after `pause`: let nodes begin.
+    Allow(AllowArgs),
+    /// Let no further node begin; one that is in the middle of its switch goes on.
+    Pause(PauseArgs),
+    /// Show where every node stands. Exit 0 when all nodes are on the CNI asked for, else 2.
     Status(StatusArgs),
     /// When no node is on flannel any more: remove flannel from the cluster, and everything that prepare needed.
     Finish(FinishArgs),
@@ -45,12 +51,15 @@ pub struct WriteArgs {
     /// With --dry-run: exit 2 where something would be written.
     #[arg(long, requires = "dry_run")]
     pub detailed_exitcode: bool,
-    /// Where every object is saved before it is changed.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/nodectl/backup")]
-    pub backup_dir: PathBuf,
+    /// Where every object is saved before it is changed; /var/lib/nodectl/backup by default.
+    #[arg(long, value_name = "DIR")]
+    pub backup_dir: Option<PathBuf>,
     /// How long to wait for what others have to do meanwhile (pods that are replaced, nodes that join), in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub wait: u64,
+    /// How many writes may be on their way to the API server at the same time.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub parallel: u8,
 }
 
 /// Which DaemonSets are meant, where that is not found.
@@ -88,6 +97,9 @@ pub struct PrepareArgs {
     /// flannel's network.
     #[arg(long, value_name = "CIDR")]
     pub flannel_network: Option<Ipv4Net>,
+    /// flannel's IPv6 network; a cluster that has one is refused.
+    #[arg(long, value_name = "CIDR")]
+    pub flannel_ipv6_network: Option<Ipv6Net>,
     /// MTU of flannel's overlay (FLANNEL_MTU in /run/flannel/subnet.env of a node).
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(576..=65535))]
     pub flannel_mtu: Option<u32>,
@@ -97,6 +109,9 @@ pub struct PrepareArgs {
     /// Prefix length of a node's pod CIDR.
     #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u8).range(8..=30))]
     pub flannel_subnet_len: Option<u8>,
+    /// Prefix length of a node's IPv6 pod CIDR; a cluster that has one is refused.
+    #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u8).range(16..=124))]
+    pub flannel_ipv6_subnet_len: Option<u8>,
     /// flannel's VXLAN network identifier.
     #[arg(long, value_name = "VNI", value_parser = clap::value_parser!(u32).range(1..16_777_216))]
     pub flannel_vni: Option<u32>,
@@ -106,6 +121,12 @@ pub struct PrepareArgs {
     /// Directory on the nodes that both agents write their CNI configuration to.
     #[arg(long, value_name = "DIR")]
     pub cni_config_dir: Option<String>,
+    /// Go on although network policies begin to be enforced, on each node from its switch on; they are listed.
+    #[arg(long)]
+    pub accept_policy_change: bool,
+    /// Let a node begin only once `nodectl cluster allow` has named it.
+    #[arg(long)]
+    pub pace: bool,
     /// The write.
     #[command(flatten)]
     pub write: WriteArgs,
@@ -116,12 +137,16 @@ impl PrepareArgs {
     pub fn request(&self) -> Request {
         Request {
             flannel_network: self.flannel_network,
+            flannel_ipv6_network: self.flannel_ipv6_network,
             flannel_mtu: self.flannel_mtu,
             flannel_ip_masq: self.flannel_ip_masq,
             flannel_subnet_len: self.flannel_subnet_len,
+            flannel_ipv6_subnet_len: self.flannel_ipv6_subnet_len,
             flannel_vni: self.flannel_vni,
             flannel_port: self.flannel_port,
             cni_config_dir: self.cni_config_dir.clone(),
+            accept_policy_change: self.accept_policy_change,
+            pace: self.pace,
             ..self.agents.request()
         }
     }
@@ -136,6 +161,56 @@ pub struct StatusArgs {
     /// The CNI that the roll goes to: exit 0 only when all nodes are on it, else 2.
     #[arg(long, value_enum, default_value = "calico")]
     pub to: Cni,
+    /// Go on showing it, whenever it changes, until the roll is complete. With --output json each time one line.
+    #[arg(long)]
+    pub watch: bool,
+    /// Wait so long, in seconds, for the roll to be complete; with --watch for ever where this is not given.
+    #[arg(long, value_name = "SECONDS")]
+    pub wait: Option<u64>,
+}
+
+/// Arguments of `cluster manifest`.
+#[derive(Debug, Args)]
+pub struct ManifestArgs {
+    /// The agents.
+    #[command(flatten)]
+    pub agents: AgentArgs,
+    /// The manifest, in YAML; `-` is standard input.
+    pub file: PathBuf,
+}
+
+/// Arguments of `cluster allow`.
+#[derive(Debug, Args)]
+pub struct AllowArgs {
+    /// The nodes that may begin.
+    #[arg(value_name = "NODE", required_unless_present = "all")]
+    pub nodes: Vec<String>,
+    /// Every node that is still on flannel, the control plane excepted unless it is all that is left.
+    #[arg(long, conflicts_with = "nodes")]
+    pub all: bool,
+    /// Let nodes of the control plane begin before the others have ended, or several at the same time.
+    #[arg(long)]
+    pub force: bool,
+    /// The agents.
+    #[command(flatten)]
+    pub agents: AgentArgs,
+    /// The write.
+    #[command(flatten)]
+    pub write: WriteArgs,
+}
+
+/// Arguments of `cluster pause`.
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// The nodes that may not begin; all where none is named.
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<String>,
+    /// The agents.
+    #[command(flatten)]
+    pub agents: AgentArgs,
+    /// The write.
+    #[command(flatten)]
+    pub write: WriteArgs,
 }
 
 /// Arguments of `cluster finish`.

@@ -26,22 +26,25 @@ pub struct Check {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
+    /// The nodes that it is about, where it refuses for some alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
 }
 
 impl Check {
     /// It is as it has to be.
     pub fn passed(name: &'static str, finding: impl Into<String>) -> Check {
-        Check { name, outcome: Outcome::Passed, finding: finding.into(), fix: None }
+        Check { name, outcome: Outcome::Passed, finding: finding.into(), fix: None, nodes: Vec::new() }
     }
 
     /// It can be gone on with.
     pub fn warning(name: &'static str, finding: impl Into<String>, fix: impl Into<String>) -> Check {
-        Check { name, outcome: Outcome::Warning, finding: finding.into(), fix: Some(fix.into()) }
+        Check { name, outcome: Outcome::Warning, finding: finding.into(), fix: Some(fix.into()), nodes: Vec::new() }
     }
 
     /// Nothing is done until this is fixed.
     pub fn refused(name: &'static str, finding: impl Into<String>, fix: impl Into<String>) -> Check {
-        Check { name, outcome: Outcome::Refused, finding: finding.into(), fix: Some(fix.into()) }
+        Check { name, outcome: Outcome::Refused, finding: finding.into(), fix: Some(fix.into()), nodes: Vec::new() }
     }
 
     /// Passed where nothing is found, else refused: `problem` is the sentence up to what was found.

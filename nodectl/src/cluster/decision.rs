@@ -11,6 +11,7 @@ use super::check::{Check, listed};
 use super::daemon_set as ds;
 use super::facts::{AgentPod, ClusterFacts};
 use super::flannel::{self, Flannel};
+use super::fleet::FleetNode;
 use super::ipam;
 use super::node::NodeView;
 use super::object::{is_going, name, namespace};
@@ -31,6 +32,8 @@ pub struct Decision {
     pub pending: Vec<String>,
     /// What the operator should know, as sentences.
     pub notes: Vec<String>,
+    /// What it comes to for every node, where that was looked at.
+    pub fleet: Vec<FleetNode>,
 }
 
 impl Decision {

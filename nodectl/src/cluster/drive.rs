@@ -1,6 +1,7 @@
 //! The loop of a command that writes: observe, decide, execute, and again, until nothing is left to be done. What is
 //! reported as done was read back from the server; what others have to do meanwhile is waited for.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use super::check::Check;
 use super::decision::Decision;
 use super::execute::{Outcome, execute};
 use super::facts::ClusterFacts;
+use super::fleet::FleetNode;
+use super::object::ObjectRef;
 use super::observe::{Scope, observe};
 use super::request::{Now, Request};
 use crate::failure::Failure;
@@ -41,6 +44,8 @@ pub struct Drive<'a> {
     pub dry_run: bool,
     /// How long to wait for others.
     pub wait: Duration,
+    /// How many writes at the same time.
+    pub parallel: usize,
 }
 
 /// What came of it.
@@ -60,6 +65,8 @@ pub struct Run {
     pub pending: Vec<String>,
     /// What the operator should know.
     pub notes: Vec<String>,
+    /// What it came to for every node, in a dry run.
+    pub fleet: Vec<FleetNode>,
     /// Files with the objects as they were.
     pub backups: Vec<PathBuf>,
 }
@@ -88,6 +95,9 @@ impl Drive<'_> {
             let facts = observe(self.kube, self.scope, &request)?;
             let decision = (self.decide)(&facts, &request);
             run.take_over(&decision);
+            if self.dry_run {
+                run.fleet.clone_from(&decision.fleet);
+            }
             if run.refused {
                 return Ok(());
             }
@@ -106,7 +116,7 @@ impl Drive<'_> {
             }
             self.refuse_endless_repeats(run, ready)?;
             run.backups.push(backup::save(self.backup_dir, self.command, &request.now.rfc3339, ready)?);
-            match execute(self.kube, ready, |change| run.changes.push(change.clone()))? {
+            match execute(self.kube, ready, self.parallel, |change| run.changes.push(change.clone()))? {
                 Outcome::Done => stale = 0,
                 Outcome::Stale(object) if stale < STALE => {
                     stale += 1;
@@ -119,10 +129,11 @@ impl Drive<'_> {
 
     /// Somebody who undoes what we write would keep us here for ever.
     fn refuse_endless_repeats(&self, run: &Run, ready: &[Change]) -> Result<()> {
+        let mut written: HashMap<&ObjectRef, Vec<&Change>> = HashMap::new();
+        run.changes.iter().for_each(|done| written.entry(&done.target).or_default().push(done));
         let repeated = ready.iter().find(|change| {
-            let again =
-                run.changes.iter().filter(|done| done.target == change.target && done.fields() == change.fields());
-            again.count() >= REPEATS
+            let before = written.get(&change.target).into_iter().flatten();
+            before.filter(|done| done.fields() == change.fields()).count() >= REPEATS
         });
         let Some(change) = repeated else { return Ok(()) };
         let fields: Vec<String> = change.fields().into_iter().map(|f| f.field).collect();

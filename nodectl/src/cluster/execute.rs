@@ -1,7 +1,12 @@
 //! Doing the writes. Each is a compare-and-swap against what the decision saw: an object that somebody changed
 //! meanwhile is looked at again, and where the very fields differ, everything is decided anew.
+//!
+//! Writes of which there is one for each node or block are done several at a time, as long as they stand beside each other;
+//! the order of everything else is the decision's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -10,8 +15,9 @@ use super::change::{Action, Change};
 use super::object::{Kind, ObjectRef, set, text};
 use crate::host::kube::{Kube, KubeError, Patch, Write};
 
-/// How often one object is tried again when others write to it at the same time.
-const ATTEMPTS: usize = 10;
+/// How often one object is tried again when others write to it at the same time. Something that writes to a Node all the time
+/// comes in between more often than not.
+const ATTEMPTS: usize = 50;
 
 /// What came of a list of writes.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,24 +28,108 @@ pub enum Outcome {
     Stale(String),
 }
 
-/// Does the writes in order and calls `done` after each that changed something.
-pub fn execute(kube: &Kube, changes: &[Change], mut done: impl FnMut(&Change)) -> Result<Outcome> {
-    // An object can be written twice; the second write builds on the first one's answer.
-    let mut versions: BTreeMap<ObjectRef, String> = BTreeMap::new();
-    for change in changes {
-        tracing::info!(object = %change.target, action = ?change.action, "writing");
-        let step = match change.action {
-            Action::Create => create(kube, change),
-            Action::Update => update(kube, change, &mut versions),
-            Action::Delete => delete(kube, change),
-        };
-        match step? {
-            Step::Changed => done(change),
-            Step::AlreadySo => {}
-            Step::Stale => return Ok(Outcome::Stale(change.target.to_string())),
+/// Versions of the objects that were written: an object can be written twice, and the second write builds on the first one's
+/// answer.
+#[derive(Default)]
+struct Versions(Mutex<BTreeMap<ObjectRef, String>>);
+
+impl Versions {
+    fn get(&self, target: &ObjectRef) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(target).cloned()
+    }
+
+    fn learn(&self, target: &ObjectRef, object: &Value) {
+        if let Some(version) = version_of(object) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone(), version);
+        }
+    }
+}
+
+/// Does the writes in order, at most `parallel` at the same time, and calls `done` after each that changed something.
+pub fn execute(kube: &Kube, changes: &[Change], parallel: usize, mut done: impl FnMut(&Change)) -> Result<Outcome> {
+    let versions = Versions::default();
+    let mut rest = changes;
+    while !rest.is_empty() {
+        let (batch, after) = rest.split_at(together(rest));
+        rest = after;
+        match write_batch(kube, batch, parallel, &versions, &mut done)? {
+            Outcome::Done => {}
+            stale => return Ok(stale),
         }
     }
     Ok(Outcome::Done)
+}
+
+/// How many of these changes, from the first one on, may be done at the same time.
+fn together(changes: &[Change]) -> usize {
+    let Some(first) = changes.first() else { return 0 };
+    let mut seen = BTreeSet::new();
+    for change in changes {
+        let alike = change.target.kind == first.target.kind && change.action == first.action;
+        if !alike || !change.target.kind.is_of_a_node() || !seen.insert(&change.target) {
+            break;
+        }
+    }
+    seen.len().max(1)
+}
+
+/// Does writes that do not depend on each other. After one that failed no other is begun.
+fn write_batch(
+    kube: &Kube,
+    batch: &[Change],
+    parallel: usize,
+    versions: &Versions,
+    done: &mut impl FnMut(&Change),
+) -> Result<Outcome> {
+    let next = AtomicUsize::new(0);
+    let (sender, answers) = mpsc::channel();
+    let work = |sender: mpsc::Sender<(usize, Result<Step, KubeError>)>| {
+        let take = || {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            Some((at, batch.get(at)?))
+        };
+        while let Some((at, change)) = take() {
+            let step = write(kube, change, versions);
+            if !matches!(step, Ok(Step::Changed | Step::AlreadySo)) {
+                next.store(batch.len(), Ordering::Relaxed);
+            }
+            // Whoever listens lives as long as this scope.
+            let _ = sender.send((at, step));
+        }
+    };
+    let (mut changed, mut failed, mut stale) = (Vec::new(), None, None);
+    std::thread::scope(|scope| {
+        for _ in 0..parallel.clamp(1, batch.len()) {
+            let (sender, work) = (sender.clone(), &work);
+            scope.spawn(move || work(sender));
+        }
+        drop(sender);
+        for (at, step) in answers {
+            match step {
+                Ok(Step::Changed) => changed.push(at),
+                Ok(Step::AlreadySo) => {}
+                Ok(Step::Stale) => stale = Some(batch[at].target.to_string()),
+                Err(error) => failed = Some(error),
+            }
+        }
+    });
+    // Told in the decision's order, whichever was quicker.
+    changed.sort_unstable();
+    changed.into_iter().filter_map(|at| batch.get(at)).for_each(done);
+    match (failed, stale) {
+        (Some(error), _) => Err(error.into()),
+        (None, Some(object)) => Ok(Outcome::Stale(object)),
+        (None, None) => Ok(Outcome::Done),
+    }
+}
+
+fn write(kube: &Kube, change: &Change, versions: &Versions) -> Result<Step, KubeError> {
+    tracing::info!(object = %change.target, action = ?change.action, "writing");
+    match change.action {
+        Action::Create => create(kube, change),
+        Action::Update => update(kube, change, versions),
+        Action::Delete => delete(kube, change),
+    }
 }
 
 enum Step {
@@ -66,10 +156,10 @@ fn create(kube: &Kube, change: &Change) -> Result<Step, KubeError> {
     }
 }
 
-fn update(kube: &Kube, change: &Change, versions: &mut BTreeMap<ObjectRef, String>) -> Result<Step, KubeError> {
+fn update(kube: &Kube, change: &Change, versions: &Versions) -> Result<Step, KubeError> {
     let target = &change.target;
     let seen = change.before.as_ref().and_then(|b| text(b, "/metadata/resourceVersion"));
-    let mut version = versions.get(target).cloned().or_else(|| seen.map(str::to_owned));
+    let mut version = versions.get(target).or_else(|| seen.map(str::to_owned));
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let mut patch = change.patch();
@@ -78,7 +168,7 @@ fn update(kube: &Kube, change: &Change, versions: &mut BTreeMap<ObjectRef, Strin
         }
         let error = match kube.patch(&target.path(), Patch::Merge, &patch, Write::REAL) {
             Ok(stored) => {
-                versions.extend(version_of(&stored).map(|v| (target.clone(), v)));
+                versions.learn(target, &stored);
                 return Ok(Step::Changed);
             }
             Err(error) if error.is_not_found() => return Ok(Step::Stale),
@@ -89,7 +179,7 @@ fn update(kube: &Kube, change: &Change, versions: &mut BTreeMap<ObjectRef, Strin
         match compare(change, &current) {
             Same::AsBefore => version = version_of(&current),
             Same::AsAfter => {
-                versions.extend(version_of(&current).map(|v| (target.clone(), v)));
+                versions.learn(target, &current);
                 return Ok(Step::AlreadySo);
             }
             Same::Neither => return Ok(Step::Stale),
@@ -168,4 +258,27 @@ fn contains(current: &Value, wanted: &Value) -> bool {
 
 fn version_of(object: &Value) -> Option<String> {
     text(object, "/metadata/resourceVersion").map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_go_together_that_are_of_the_nodes_and_touch_nothing_twice() {
+        let change = |kind: Kind, name: &str| Change::create(ObjectRef::cluster(kind, name), json!({}), "");
+        let lengths = |changes: &[Change]| {
+            let (mut rest, mut lengths) = (changes, Vec::new());
+            while !rest.is_empty() {
+                lengths.push(together(rest));
+                rest = &rest[together(rest)..];
+            }
+            lengths
+        };
+        let roles = [change(Kind::ClusterRole, "a"), change(Kind::ClusterRole, "b")];
+        assert_eq!(lengths(&roles), [1, 1]);
+        let (label, note) = (change(Kind::Node, "a"), change(Kind::Node, "b"));
+        let twice = [label.clone(), note.clone(), label.clone(), note, change(Kind::IPAMBlock, "a"), label];
+        assert_eq!(lengths(&twice), [2, 2, 1, 1]);
+    }
 }

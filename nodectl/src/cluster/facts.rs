@@ -46,12 +46,34 @@ pub struct ClusterFacts {
     pub network_policies: Vec<Value>,
     /// Pods in namespaces that have some.
     pub policed_pods: Vec<PolicedPod>,
-    /// Calico's own policies, as `Kind name`.
-    pub calico_policies: Vec<String>,
+    /// Calico's own policies.
+    pub calico_policies: Vec<CalicoPolicy>,
+    /// What the API server finds wrong with its etcd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_problem: Option<String>,
+    /// Admission webhooks that nobody may fail, and where their pods run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<Webhook>,
     /// Our own record of what was there before the first prepare.
     pub record: Option<Value>,
     /// flannel's roles and accounts, and what else lives in its namespace.
     pub flannel_rest: FlannelRest,
+}
+
+/// A policy of Calico's own kinds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CalicoPolicy {
+    /// `GlobalNetworkPolicy`, or `Calico NetworkPolicy`.
+    pub kind: String,
+    /// Its namespace, empty for one of the whole cluster.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The pods that it is for, in Calico's language.
+    pub selector: String,
+    /// It is for pods of some namespaces only, which are not looked at.
+    pub by_namespace: bool,
 }
 
 /// A pod that a NetworkPolicy may select.
@@ -62,6 +84,18 @@ pub struct PolicedPod {
     pub namespace: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// An admission webhook without whose answer the API server refuses requests.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Webhook {
+    /// Its configuration, as `Kind name`.
+    pub configuration: String,
+    /// Its Service, as `namespace/name`.
+    pub service: String,
+    /// Nodes of the ready pods behind it, once for each.
+    pub nodes: Vec<String>,
 }
 
 /// What flannel's manifest installs besides its DaemonSet.

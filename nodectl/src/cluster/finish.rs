@@ -15,7 +15,7 @@ use super::node::NodeView;
 use super::object::{Kind, ObjectRef, find_in, name, namespace, text, unset};
 use super::record::{self, FlannelParts, Record};
 use super::request::Request;
-use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PREPARED_ANNOTATION};
+use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PACE_ANNOTATION, PREPARED_ANNOTATION};
 
 /// What flannel writes on a node, after the prefix.
 const FLANNEL_ANNOTATIONS: [&str; 6] =
@@ -25,8 +25,15 @@ const FLANNEL_ANNOTATIONS: [&str; 6] =
 pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     let survey = Survey::new(facts, request);
     let known = Record::read(facts.record.as_ref());
+    let was_prepared = prepared_check(&survey, known.as_ref());
     let parts = survey.flannel.as_ref().map(|f| f.parts()).or_else(|| known.map(|r| r.flannel));
-    let checks = vec![labels_check(&survey), flannel_check(&survey), calico_check(&survey), delivery_check(&survey)];
+    let checks = vec![
+        was_prepared,
+        labels_check(&survey),
+        flannel_check(&survey),
+        calico_check(&survey),
+        delivery_check(&survey),
+    ];
     let mut decision = Decision { checks, ..Decision::default() };
     if decision.is_refused() {
         return decision;
@@ -51,6 +58,23 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     }
     decision.changes = changes;
     decision
+}
+
+/// Where flannel's DaemonSet is gone and nobody was ever switched, there is no roll to finish: Calico would start on every node.
+fn prepared_check(survey: &Survey, known: Option<&Record>) -> Check {
+    const NAME: &str = "finish-prepared";
+    let begun = known.is_some() || survey.nodes.iter().any(|n| n.wanted.is_some());
+    if begun || calico_selector(survey).is_none() {
+        return Check::passed(NAME, "there is a roll to finish, or nothing is left of it");
+    }
+    Check::refused(
+        NAME,
+        format!(
+            "this cluster was not prepared: there is no {}, and no node has the label {NODE_LABEL}",
+            record::target()
+        ),
+        "run nodectl cluster prepare and switch the nodes first",
+    )
 }
 
 fn labels_check(survey: &Survey) -> Check {
@@ -193,7 +217,9 @@ fn node(node: &NodeView, annotation_prefix: &str) -> Option<Change> {
     for key in [NODE_LABEL, CALICO_MIGRATION_LABEL] {
         unset(&mut wanted, &["metadata", "labels", key]);
     }
-    unset(&mut wanted, &["metadata", "annotations", PREPARED_ANNOTATION]);
+    for key in [PREPARED_ANNOTATION, PACE_ANNOTATION] {
+        unset(&mut wanted, &["metadata", "annotations", key]);
+    }
     if !annotation_prefix.is_empty() {
         for key in FLANNEL_ANNOTATIONS {
             unset(&mut wanted, &["metadata", "annotations", &format!("{annotation_prefix}{key}")]);

@@ -106,7 +106,7 @@ pub fn detect(facts: &ClusterFacts, request: &Request, checks: &mut Vec<Check>) 
     let config = find_config(facts, first);
     let net_conf = read_net_conf(config, request, checks)?;
     checks.push(checks::backend_check(net_conf.backend.as_ref(), config.is_some()));
-    checks.push(checks::families_check(&net_conf));
+    checks.push(checks::families_check(&net_conf, request));
     let network = network(&net_conf, request, checks)?;
     let backend = net_conf.backend.unwrap_or_default();
     let (mtu, mtu_check) = mtu(request, &backend);

@@ -63,6 +63,19 @@ impl<'a> NodeView<'a> {
         condition.and_then(|c| text(c, "/reason")).unwrap_or_default()
     }
 
+    /// Its IPv4 addresses as kubelet tells them, the first one first.
+    pub fn internal_ips(&self) -> Vec<Ipv4Addr> {
+        let addresses = items(self.object, "/status/addresses").iter();
+        let internal = addresses.filter(|a| text(a, "/type") == Some("InternalIP"));
+        internal.filter_map(|a| text(a, "/address")?.parse().ok()).collect()
+    }
+
+    /// Its kubelet says that it is well.
+    pub fn is_ready(&self) -> bool {
+        let conditions = items(self.object, "/status/conditions");
+        conditions.iter().any(|c| text(c, "/type") == Some("Ready") && text(c, "/status") == Some("True"))
+    }
+
     /// It has what Calico's side needs to know: a pod CIDR and flannel's end of the overlay.
     pub fn described(&self) -> Option<(Ipv4Net, &FlannelNode)> {
         Some((self.pod_cidr?, self.flannel.as_ref()?))

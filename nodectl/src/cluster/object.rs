@@ -88,6 +88,11 @@ impl Kind {
         }
     }
 
+    /// There is one for each node, or several, and none depends on another.
+    pub fn is_of_a_node(self) -> bool {
+        matches!(self, Kind::Node | Kind::IPAMBlock | Kind::BlockAffinity | Kind::IPAMHandle)
+    }
+
     /// Path under which its objects of one namespace, or of the cluster, are listed and created.
     pub fn collection(self, namespace: &str) -> String {
         let api = match self.api_version() {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::daemon_set as ds;
-use super::facts::{AgentPod, ClusterFacts, FlannelRest, PolicedPod};
+use super::facts::{AgentPod, CalicoPolicy, ClusterFacts, FlannelRest, PolicedPod, Webhook};
 use super::object::{CALICO_API, Kind, is_going, items, name, namespace, set, text, text_map, unset};
 use super::record::{self, Record};
 use super::request::Request;
@@ -17,7 +17,9 @@ use crate::host::kube::Kube;
 pub enum Scope {
     /// The nodes and the agents on them.
     Agents,
-    /// Calico's settings and addresses too.
+    /// How the API server finds its etcd too.
+    ControlPlane,
+    /// Calico's settings and addresses too, policies and webhooks.
     Addresses,
     /// What flannel's manifest installs besides its DaemonSet too.
     FlannelRest,
@@ -36,11 +38,15 @@ pub fn observe(kube: &Kube, scope: Scope, request: &Request) -> Result<ClusterFa
     let every = kube.list("/apis/apps/v1/daemonsets", &[])?;
     facts.daemon_sets = every.into_iter().filter(|d| is_agent(d, request)).map(trimmed).collect();
     facts.pods = pods(kube, &facts.daemon_sets)?;
+    if scope >= Scope::ControlPlane {
+        facts.etcd_problem = etcd_problem(kube);
+    }
     if scope >= Scope::Addresses {
         facts.config_maps = config_maps(kube, &facts.daemon_sets, known.as_ref())?;
         facts.services = services(kube)?;
         calico(kube, &mut facts)?;
         policies(kube, &mut facts)?;
+        facts.webhooks = webhooks(kube)?;
     }
     if scope >= Scope::FlannelRest {
         facts.flannel_rest = flannel_rest(kube, &facts, known.as_ref())?;
@@ -61,8 +67,10 @@ fn trimmed_node(node: Value) -> Value {
         .filter(|c| matches!(text(c, "/type"), Some("NetworkUnavailable" | "Ready")))
         .map(|c| json!({"type": c.get("type"), "status": c.get("status"), "reason": c.get("reason")}))
         .collect();
+    let addresses = items(&node, "/status/addresses").iter().filter(|a| text(a, "/type") == Some("InternalIP"));
+    let addresses: Vec<Value> = addresses.cloned().collect();
     let mut node = trimmed(node);
-    set(&mut node, &["status"], json!({ "conditions": conditions }));
+    set(&mut node, &["status"], json!({"conditions": conditions, "addresses": addresses}));
     node
 }
 
@@ -151,14 +159,6 @@ fn calico(kube: &Kube, facts: &mut ClusterFacts) -> Result<()> {
 fn policies(kube: &Kube, facts: &mut ClusterFacts) -> Result<()> {
     let policies = kube.list("/apis/networking.k8s.io/v1/networkpolicies", &[])?;
     facts.network_policies = policies.into_iter().map(trimmed).collect();
-    let namespaces: BTreeSet<&str> = facts.network_policies.iter().map(namespace).collect();
-    for place in namespaces {
-        let pods = kube.list(&format!("/api/v1/namespaces/{place}/pods"), &[])?;
-        // Policies do not reach pods in the host's network.
-        let pods = pods.iter().filter(|p| p.pointer("/spec/hostNetwork") != Some(&Value::Bool(true)));
-        let policed = pods.map(|p| PolicedPod { namespace: place.to_owned(), labels: text_map(p, "/metadata/labels") });
-        facts.policed_pods.extend(policed);
-    }
     for (kind, plural) in
         [("GlobalNetworkPolicy", "globalnetworkpolicies"), ("Calico NetworkPolicy", "networkpolicies")]
     {
@@ -168,9 +168,93 @@ fn policies(kube: &Kube, facts: &mut ClusterFacts) -> Result<()> {
             Err(error) if error.is_not_found() => continue,
             Err(error) => return Err(error).with_context(|| format!("could not read Calico's {plural}")),
         };
-        facts.calico_policies.extend(found.iter().map(|p| format!("{kind} {}", name(p))));
+        facts.calico_policies.extend(found.iter().map(|policy| calico_policy(kind, policy)));
+    }
+    let kubernetes = facts.network_policies.iter().map(namespace);
+    let wanted: BTreeSet<&str> = kubernetes.chain(facts.calico_policies.iter().map(|p| p.namespace.as_str())).collect();
+    // A policy of the whole cluster is for pods of every namespace.
+    let places: Vec<String> = match wanted.contains("") {
+        true => vec!["/api/v1/pods".to_owned()],
+        false => wanted.into_iter().map(|place| format!("/api/v1/namespaces/{place}/pods")).collect(),
+    };
+    for place in places {
+        let pods = kube.list(&place, &[])?;
+        // Policies do not reach pods in the host's network.
+        let pods = pods.iter().filter(|p| p.pointer("/spec/hostNetwork") != Some(&Value::Bool(true)));
+        let policed =
+            pods.map(|p| PolicedPod { namespace: namespace(p).to_owned(), labels: text_map(p, "/metadata/labels") });
+        facts.policed_pods.extend(policed);
     }
     Ok(())
+}
+
+fn calico_policy(kind: &str, policy: &Value) -> CalicoPolicy {
+    CalicoPolicy {
+        kind: kind.to_owned(),
+        namespace: namespace(policy).to_owned(),
+        name: name(policy).to_owned(),
+        selector: text(policy, "/spec/selector").unwrap_or_default().to_owned(),
+        by_namespace: text(policy, "/spec/namespaceSelector").is_some_and(|s| !s.is_empty()),
+    }
+}
+
+/// What the server says of its etcd, where it says that anything is wrong. Servers before 1.16 do not tell.
+fn etcd_problem(kube: &Kube) -> Option<String> {
+    let error = kube.get("/readyz/etcd").err()?;
+    (!error.is_not_found() && !error.is_forbidden()).then_some(error.message)
+}
+
+/// Webhooks in the pod network that may not fail, with the nodes that their ready pods are on.
+fn webhooks(kube: &Kube) -> Result<Vec<Webhook>> {
+    let mut found = Vec::new();
+    for kind in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
+        let path = format!("/apis/admissionregistration.k8s.io/v1/{}s", kind.to_ascii_lowercase());
+        let configurations = match kube.list(&path, &[]) {
+            Ok(found) => found,
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => return Err(error).with_context(|| format!("could not read the {kind}s")),
+        };
+        for configuration in &configurations {
+            let hooks = items(configuration, "/webhooks").iter();
+            let strict = hooks.filter(|w| text(w, "/failurePolicy") != Some("Ignore"));
+            let services: BTreeSet<(&str, &str)> = strict
+                .filter_map(|w| w.pointer("/clientConfig/service"))
+                .filter_map(|s| Some((text(s, "/namespace")?, text(s, "/name")?)))
+                .collect();
+            for (place, service) in services {
+                if let Some(nodes) = nodes_behind(kube, place, service)? {
+                    let configuration = format!("{kind} {}", name(configuration));
+                    found.push(Webhook { configuration, service: format!("{place}/{service}"), nodes });
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Nodes of the ready pods behind a Service; `None` where it has no pods of its own, or some in the host's network, which a
+/// switch does not touch.
+fn nodes_behind(kube: &Kube, place: &str, service: &str) -> Result<Option<Vec<String>>> {
+    let path = format!("/api/v1/namespaces/{place}/services/{service}");
+    let Some(service) = kube.get_optional(&path)? else { return Ok(Some(Vec::new())) };
+    let selector: Vec<String> =
+        text_map(&service, "/spec/selector").into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if selector.is_empty() {
+        return Ok(None);
+    }
+    let query = [("labelSelector", selector.join(","))];
+    let query = query.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let pods = kube.list(&format!("/api/v1/namespaces/{place}/pods"), &query)?;
+    let is_ready = |pod: &Value| {
+        let conditions = items(pod, "/status/conditions");
+        conditions.iter().any(|c| text(c, "/type") == Some("Ready") && text(c, "/status") == Some("True"))
+    };
+    let ready: Vec<&Value> = pods.iter().filter(|p| is_ready(p) && !is_going(p)).collect();
+    if ready.iter().any(|p| p.pointer("/spec/hostNetwork") == Some(&Value::Bool(true))) {
+        return Ok(None);
+    }
+    let nodes: BTreeSet<&str> = ready.iter().filter_map(|p| text(p, "/spec/nodeName")).collect();
+    Ok(Some(nodes.into_iter().map(str::to_owned).collect()))
 }
 
 /// Namespaces that are never flannel's alone.

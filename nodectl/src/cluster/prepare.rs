@@ -12,11 +12,14 @@ mod network;
 mod nodes;
 mod policies;
 mod prepared_annotation;
+mod selector;
+mod webhooks;
 
 pub use nodes::{ADDRESS, VTEP_ADDRESS, VTEP_MAC};
 
 use super::decision::{Decision, Survey};
 use super::facts::ClusterFacts;
+use super::fleet;
 use super::record::Record;
 use super::request::Request;
 
@@ -27,13 +30,14 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
         survey.checks.push(network::pool_check(&survey, &flannel));
         survey.checks.extend(nodes::checks(&survey, &flannel));
         survey.checks.extend(addresses::checks(&survey));
-        survey.checks.push(policies::check(facts));
+        survey.checks.push(policies::check(facts, request.accept_policy_change));
+        survey.checks.push(webhooks::check(facts));
     }
-    let mut decision = Decision { checks: survey.checks.clone(), ..Decision::default() };
-    let (Some(flannel), Some(calico)) = (&survey.flannel, &survey.calico) else { return decision };
-    if decision.is_refused() {
+    let mut decision = Decision { checks: survey.checks.clone(), notes: policies::notes(facts), ..Decision::default() };
+    let (Some(flannel), Some(calico), false) = (&survey.flannel, &survey.calico, decision.is_refused()) else {
+        decision.fleet = fleet::nodes(&survey, &decision.checks, &[]);
         return decision;
-    }
+    };
     let mut changes = network::changes(&survey, flannel, calico);
     changes.extend(nodes::labels(&survey));
     changes.extend(addresses::changes(&survey));
@@ -50,6 +54,7 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     // What abort will put back is written down before anything is changed.
     let record = Record::extended(&survey, flannel, calico, &changes);
     changes.splice(0..0, record);
+    decision.fleet = fleet::nodes(&survey, &decision.checks, &changes);
     decision.changes = changes;
     decision.pending = nodes::pending(&survey, flannel);
     decision.pending.extend(agents::pending(&survey, flannel));

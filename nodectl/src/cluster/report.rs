@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::change::{Action, Change, FieldChange, field_changes};
 use super::check::{Check, Outcome};
 use super::drive::Run;
+use super::fleet;
 use super::ipam;
 use super::object::Kind;
 use super::status::{NodeStatus, Status};
@@ -33,6 +34,10 @@ pub fn run_text(run: &Run) -> String {
             }
             text.push_str(&change_text(change));
         }
+        text.push('\n');
+    }
+    if !run.fleet.is_empty() {
+        text.push_str(&fleet::text_of(&run.fleet));
         text.push('\n');
     }
     for note in &run.notes {
@@ -68,6 +73,7 @@ pub fn run_json(run: &Run) -> Value {
         "changes": changes,
         "pending": run.pending,
         "notes": run.notes,
+        "fleet": run.fleet,
         "backups": run.backups,
     })
 }
@@ -189,20 +195,9 @@ fn conclusion(run: &Run) -> String {
 
 /// The table of nodes.
 pub fn status_text(status: &Status) -> String {
-    let header = ["NODE", "WANTED", "RUNNING", "NETWORK", "PREPARED"].map(str::to_owned);
-    let mut rows = vec![header];
+    let mut rows = vec![["NODE", "WANTED", "RUNNING", "NETWORK", "PREPARED", "PACE"].map(str::to_owned)];
     rows.extend(status.nodes.iter().map(row));
-    let mut widths = [0; 5];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
+    let mut text = table(&rows);
     let verdict = match (status.on, status.complete) {
         (Some(cni), true) => format!("all nodes are on {cni}"),
         (Some(cni), false) => format!("all nodes are on {cni}, which is not what was asked for"),
@@ -213,8 +208,28 @@ pub fn status_text(status: &Status) -> String {
     text
 }
 
-fn row(node: &NodeStatus) -> [String; 5] {
-    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+/// Rows below each other, as wide as their widest.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+/// A dash for nothing.
+pub(crate) fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+fn row(node: &NodeStatus) -> [String; 6] {
     let running: Vec<String> =
         node.running
             .iter()
@@ -228,5 +243,6 @@ fn row(node: &NodeStatus) -> [String; 5] {
         or_dash(&running.join(", ")),
         or_dash(&node.network),
         node.prepared.clone(),
+        or_dash(&node.pace),
     ]
 }

@@ -1,6 +1,6 @@
 //! What the operator asked for: the flags, and the moment, so that deciding needs no clock.
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// What `prepare` is told instead of what it finds, and when it was asked.
@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Request {
     /// flannel's network.
     pub flannel_network: Option<Ipv4Net>,
+    /// flannel's IPv6 network.
+    pub flannel_ipv6_network: Option<Ipv6Net>,
     /// flannel's DaemonSet.
     pub flannel_daemonset: Option<NamespacedName>,
     /// MTU of the overlay.
@@ -17,6 +19,8 @@ pub struct Request {
     pub flannel_ip_masq: Option<bool>,
     /// Prefix length of a node's pod CIDR.
     pub flannel_subnet_len: Option<u8>,
+    /// Prefix length of a node's IPv6 pod CIDR.
+    pub flannel_ipv6_subnet_len: Option<u8>,
     /// Prefix of flannel's annotations.
     pub flannel_annotation_prefix: Option<String>,
     /// flannel's VXLAN network identifier.
@@ -27,6 +31,14 @@ pub struct Request {
     pub calico_daemonset: Option<NamespacedName>,
     /// The directory on the nodes that both agents write their CNI configuration to.
     pub cni_config_dir: Option<String>,
+    /// Network policies may begin to be enforced.
+    pub accept_policy_change: bool,
+    /// A node begins only once it was allowed to.
+    pub pace: bool,
+    /// The nodes that `allow` and `pause` are about; all of them where there is none.
+    pub nodes: Vec<String>,
+    /// `allow` goes against the order that the control plane should keep.
+    pub force: bool,
     /// `finish` leaves the addresses reserved that flannel's bridge may still have on a node.
     pub keep_reservations: bool,
     /// Now.

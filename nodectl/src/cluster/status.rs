@@ -7,6 +7,7 @@ use super::decision::Survey;
 use super::facts::{AgentPod, ClusterFacts};
 use super::node::NodeView;
 use super::object::annotation;
+use super::pace;
 use super::request::Request;
 use crate::cni::{Cni, PREPARED_ANNOTATION};
 use crate::prepared::Prepared;
@@ -35,6 +36,8 @@ pub struct NodeStatus {
     pub network: String,
     /// `yes`, `no`, or what is wrong with the annotation.
     pub prepared: String,
+    /// `wait` or `allowed`, empty where it may begin when it is told to.
+    pub pace: String,
 }
 
 /// An agent's pod on a node.
@@ -82,6 +85,7 @@ fn node_status(facts: &ClusterFacts, node: &NodeView) -> NodeStatus {
         running,
         network: node.network_reason().to_owned(),
         prepared,
+        pace: pace::of(node).unwrap_or_default().to_owned(),
     }
 }
 

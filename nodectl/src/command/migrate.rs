@@ -29,7 +29,10 @@ pub(super) fn run(host: &Host, args: &MigrateArgs, settings: &Settings) -> Resul
         report::result(settings.output, &report::plan_text(&plan), &json!({"plan": plan}), false)?;
         return Ok(code::DONE);
     }
-    deadline(&args.run)?;
+    let deadline = deadline(&args.run)?;
+    if args.when_allowed {
+        super::pace::wait(host, &request, deadline)?;
+    }
     let _lock = Lock::take(host)?;
     switch(host, &request, saved, &args.run, settings)
 }
@@ -68,7 +71,7 @@ pub(super) fn switch(
         undrifted(saved, &now)?;
     }
     if !preflight::passed(&checks) {
-        super::preflight::show(&checks, settings)?;
+        super::preflight::show(&facts, &checks, settings)?;
         bail!(Failure::Refused("preflight refused; nothing was changed".into()));
     }
     let plan = decide(&facts, request, saved)?;

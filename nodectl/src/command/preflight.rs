@@ -6,6 +6,7 @@ use serde_json::json;
 use super::look;
 use super::settings::Settings;
 use crate::cli::Switch;
+use crate::facts::Facts;
 use crate::failure::{Failure, code};
 use crate::host::Host;
 use crate::preflight::{self, Check};
@@ -17,13 +18,14 @@ pub(super) fn run(host: &Host, args: &Switch, settings: &Settings) -> Result<u8>
     let facts = look::look(host);
     let checks = preflight::checks(&facts, &request);
     known_ignores(&checks, &request)?;
-    show(&checks, settings)?;
+    show(&facts, &checks, settings)?;
     Ok(if preflight::passed(&checks) { code::DONE } else { code::REFUSED })
 }
 
-/// What the checks found, as the command's result.
-pub(super) fn show(checks: &[Check], settings: &Settings) -> Result<()> {
-    let data = json!({"ready": preflight::passed(checks), "checks": checks});
+/// What the checks found, as the command's result. `nodectl report` reads it.
+pub(super) fn show(facts: &Facts, checks: &[Check], settings: &Settings) -> Result<()> {
+    let node = facts.cluster.as_ref().map(|view| &view.node);
+    let data = json!({"node": node, "ready": preflight::passed(checks), "checks": checks});
     report::result(settings.output, &report::preflight_text(checks), &data, false)
 }
 

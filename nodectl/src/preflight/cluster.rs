@@ -1,7 +1,7 @@
 //! Checks of what the API server says about this node.
 
 use super::Check;
-use crate::cni::{CALICO_MIGRATION_LABEL, NODE_LABEL};
+use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PACE_ALLOWED, PACE_ANNOTATION};
 use crate::facts::{ClusterView, Facts};
 use crate::prepared::Prepared;
 use crate::request::Request;
@@ -94,6 +94,23 @@ pub(super) fn prepared(facts: &Facts, view: &ClusterView, request: &Request) -> 
             fix,
         ),
         Some(_) => Check::pass("prepared", format!("prepared at {} by {}", prepared.prepared_at, prepared.prepared_by)),
+    }
+}
+
+/// Whether this node may begin now, where the roll has a pace. The way back is always free.
+pub(super) fn pace(view: &ClusterView, request: &Request) -> Check {
+    match view.annotations.get(PACE_ANNOTATION).map(String::as_str) {
+        None => Check::pass("pace", "this node may be switched when it is told to"),
+        Some(_) if request.to == Cni::Flannel => Check::pass("pace", "the way back needs no leave"),
+        Some(PACE_ALLOWED) => Check::pass("pace", "this node is allowed to begin"),
+        Some(word) => Check::fail(
+            "pace",
+            format!("this node is not allowed to begin yet ({PACE_ANNOTATION}: {word})"),
+            format!(
+                "nodectl cluster allow {} (with an admin kubeconfig), or let migrate wait for it with --when-allowed",
+                view.node
+            ),
+        ),
     }
 }
 

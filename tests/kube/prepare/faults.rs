@@ -1,6 +1,9 @@
 //! An API server that fails: a run ends well, or with a clear error and nothing half-done that a second run would
 //! not finish.
 
+use nodectl_lab::scenario::sample;
+use serde_json::json;
+
 use super::fixture::{Cluster, same, timeless};
 
 /// A fault, and whether one run must get over it alone.
@@ -58,4 +61,87 @@ fn a_dead_server_is_an_error_within_its_time() {
     let failed = cluster.run(&["prepare"]).exits(1);
     assert!(started.elapsed().as_secs() < 60);
     assert!(failed.stderr.contains("https://127.0.0.1"), "{}", failed.stderr);
+}
+
+/// What happens to one single request of a run.
+const ONCE: [&str; 11] =
+    ["429", "429 bare", "500", "503", "503 bare", "504", "409", "401", "reset", "lose", "slow 300"];
+
+/// How many requests a run makes.
+fn requests(cluster: &Cluster, args: &[&str]) -> usize {
+    let control = &cluster.fixture.server.control;
+    assert_eq!(control.run("slow 0 agent=nodectl/ times=1000000"), "ok");
+    cluster.run(args).exits(0);
+    let shown = control.run("show");
+    let left = shown.split("times: Some(").nth(1).and_then(|rest| rest.split(')').next()?.parse::<usize>().ok());
+    assert_eq!(control.run("ok"), "ok");
+    1_000_000 - left.unwrap_or_else(|| panic!("{shown}"))
+}
+
+/// Runs the command with one request spoilt: it succeeds, or says what failed.
+fn spoilt(cluster: &Cluster, args: &[&str], fault: &str, at: usize) {
+    let control = &cluster.fixture.server.control;
+    assert_eq!(control.run(&format!("{fault} agent=nodectl/ skip={at} times=1")), "ok", "{fault}");
+    let done = cluster.run(args);
+    assert_eq!(control.run("ok"), "ok");
+    let said = done.stderr.contains("https://127.0.0.1");
+    assert!(done.code == Some(0) || (matches!(done.code, Some(1 | 5)) && said), "{fault} at {at}: {done:?}");
+}
+
+#[test]
+fn a_fault_at_any_call_ends_well_or_is_said_and_the_next_run_finishes() {
+    let cluster = Cluster::quiet(2);
+    let before = cluster.dump();
+    let prepares = requests(&cluster, &["prepare", "--pace"]);
+    let prepared = timeless(&cluster.dump());
+    let aborts = requests(&cluster, &["abort"]);
+    same(&cluster.dump(), &before);
+    assert!(prepares > 40 && aborts > 30, "{prepares} {aborts}");
+    let places = |count: usize| ONCE.iter().flat_map(move |fault| (0..count).map(move |at| (*fault, at)));
+    let mut cases: Vec<(&str, &str, usize)> = places(prepares).map(|(fault, at)| ("prepare", fault, at)).collect();
+    cases.extend(places(aborts).map(|(fault, at)| ("abort", fault, at)));
+    for (command, fault, at) in sample(&cases, 40, 5) {
+        if command == "prepare" {
+            spoilt(&cluster, &["prepare", "--pace"], fault, at);
+        }
+        cluster.run(&["prepare", "--pace"]).exits(0);
+        same(&timeless(&cluster.dump()), &prepared);
+        if command == "abort" {
+            spoilt(&cluster, &["abort"], fault, at);
+        }
+        cluster.run(&["abort"]).exits(0);
+        same(&cluster.dump(), &before);
+    }
+}
+
+#[test]
+fn credentials_and_certificates_that_are_no_good_are_said_and_nothing_is_written() {
+    let cluster = Cluster::quiet(1);
+    let before = cluster.dump();
+    let url = cluster.fixture.server.url();
+    let good = std::fs::read_to_string(cluster.fixture.path("admin.conf")).unwrap();
+    let authority = cluster.fixture.server.pki.ca().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let foreign = nodectl_lab::pki::Pki::open_or_create(other.path()).unwrap();
+    let kubeconfig = |user: &serde_json::Value| {
+        json!({"apiVersion": "v1", "kind": "Config", "current-context": "it",
+            "clusters": [{"name": "c", "cluster": {"server": url, "certificate-authority": "ca.crt"}}],
+            "users": [{"name": "u", "user": user}],
+            "contexts": [{"name": "it", "context": {"cluster": "c", "user": "u"}}]})
+        .to_string()
+    };
+    let foreign = foreign.ca().unwrap();
+    for (authority, user, said) in [
+        (&authority, json!({"token": "expired"}), "have not expired"),
+        (&authority, json!({}), "got no credentials from us"),
+        (&foreign, json!({"token": "x"}), "no secure connection"),
+    ] {
+        std::fs::write(cluster.fixture.path("ca.crt"), authority).unwrap();
+        std::fs::write(cluster.fixture.path("admin.conf"), kubeconfig(&user)).unwrap();
+        let failed = cluster.run(&["prepare"]).exits(1);
+        assert!(failed.stderr.contains(said) && failed.stderr.contains("To fix it: "), "{}", failed.stderr);
+    }
+    std::fs::write(cluster.fixture.path("admin.conf"), good).unwrap();
+    same(&cluster.dump(), &before);
+    cluster.run(&["prepare"]).exits(0);
 }

@@ -57,15 +57,20 @@ impl Cluster {
     }
 
     pub fn with(nodes: u8, change: impl FnOnce(&mut Options)) -> Cluster {
-        Cluster::on(Fixture::with(change), nodes)
+        Cluster::on(Fixture::with(change), nodes, true)
     }
 
     /// On the stand-in, for what only that does.
     pub fn stand_in(nodes: u8) -> Cluster {
-        Cluster::on(Fixture::stand_in(|_| {}), nodes)
+        Cluster::on(Fixture::stand_in(|_| {}), nodes, true)
     }
 
-    fn on(fixture: Fixture, nodes: u8) -> Cluster {
+    /// The same without controllers and agents: flannel has annotated the nodes, and nobody has to be waited for.
+    pub fn quiet(nodes: u8) -> Cluster {
+        Cluster::on(Fixture::stand_in(|options| options.no_controllers = true), nodes, false)
+    }
+
+    fn on(fixture: Fixture, nodes: u8, lives: bool) -> Cluster {
         let admin = &fixture.admin;
         install(admin, &flannel::manifests(&flannel::Flannel::default())).unwrap();
         install(admin, &calico_crds::manifests()).unwrap();
@@ -76,10 +81,13 @@ impl Cluster {
         std::fs::create_dir(fixture.path("backup")).unwrap();
         let stopped = Arc::new(AtomicBool::new(false));
         let (stop, client) = (stopped.clone(), Client::from_kubeconfig(&fixture.path("admin.conf")).unwrap());
-        let player = std::thread::spawn(move || play(&client, &stop));
-        let cluster = Cluster { fixture, stopped, player: Some(player) };
+        let player = lives.then(|| std::thread::spawn(move || play(&client, &stop)));
+        let cluster = Cluster { fixture, stopped, player };
         (1..=nodes).for_each(|index| cluster.join(index));
         for index in 1..=nodes {
+            if !lives {
+                annotate(cluster.admin(), &format!("node{index}")).unwrap();
+            }
             cluster.eventually_annotated(index);
         }
         cluster
@@ -134,7 +142,8 @@ impl Cluster {
         let mut command = Command::new(nodectl);
         command.args(["cluster", "--kubeconfig"]).arg(self.fixture.path("admin.conf"));
         command.args(args).args(["--output", "json"]);
-        if !args.contains(&"status") && !args.contains(&"--backup-dir") {
+        let writes = !args.contains(&"status") && !args.contains(&"manifest");
+        if writes && !args.contains(&"--backup-dir") {
             command.arg("--backup-dir").arg(self.fixture.path("backup"));
         }
         command.env_remove("KUBECONFIG").env_remove("NODECTL_FAULT");

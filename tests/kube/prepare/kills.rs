@@ -27,11 +27,24 @@ fn prepare_and_abort_killed_after_each_write() {
     let cluster = Cluster::start(2);
     cluster.settle();
     let before = cluster.dump();
-    let kills = killed_after_each_write(&cluster, &["prepare"]);
+    let kills = killed_after_each_write(&cluster, &["prepare", "--parallel", "1"]);
     assert!(kills > 20, "{kills} kills: LAB_NODECTL has to name a build with --features fault-points");
     same(&timeless(&cluster.dump()), &timeless(&whole.dump()));
-    killed_after_each_write(&cluster, &["abort"]);
+    killed_after_each_write(&cluster, &["abort", "--parallel", "1"]);
     same(&cluster.dump(), &before);
+}
+
+#[test]
+fn killed_with_several_writes_on_their_way() {
+    let whole = Cluster::quiet(3);
+    let before = whole.dump();
+    whole.run(&["prepare"]).exits(0);
+    let cluster = Cluster::quiet(3);
+    let kills = killed_after_each_write(&cluster, &["prepare", "--parallel", "16"]);
+    assert!(kills > 3, "{kills} kills");
+    same(&timeless(&cluster.dump()), &timeless(&whole.dump()));
+    killed_after_each_write(&cluster, &["abort", "--parallel", "16"]);
+    same(&timeless(&cluster.dump()), &timeless(&before));
 }
 
 #[test]
@@ -65,7 +78,7 @@ fn finish_killed_after_each_write() {
         cluster.run(&["finish"]).exits(0);
     });
     let broken = end(&|cluster| {
-        assert!(killed_after_each_write(cluster, &["finish"]) > 8);
+        assert!(killed_after_each_write(cluster, &["finish", "--parallel", "1"]) > 8);
     });
     same(&broken, &whole);
 }

@@ -158,22 +158,6 @@ fn the_garbage_collector_leaves_blocks_and_reserved_addresses_alone() {
 }
 
 #[test]
-fn status_says_where_every_node_stands() {
-    let cluster = Cluster::start(2);
-    cluster.run(&["prepare"]).exits(0);
-    cluster.switch(1, "calico");
-    let mixed = cluster.run(&["status"]).exits(2).json();
-    assert_eq!(mixed["nodes"][0]["wanted"], "calico");
-    assert_eq!(mixed["nodes"][0]["running"][0]["agent"], "calico");
-    assert_eq!(mixed["nodes"][1]["running"][0]["agent"], "flannel");
-    assert_eq!((&mixed["on"], &mixed["complete"]), (&json!(null), &json!(false)));
-    cluster.switch(2, "calico");
-    assert_eq!(cluster.run(&["status"]).exits(0).json()["on"], "calico");
-    cluster.run(&["status", "--to", "calico"]).exits(0);
-    cluster.run(&["status", "--to", "flannel"]).exits(2);
-}
-
-#[test]
 fn abort_puts_the_cluster_back_as_it_was() {
     let cluster = Cluster::start(2);
     cluster.settle();

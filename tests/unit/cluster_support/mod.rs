@@ -45,6 +45,7 @@ pub fn dry_run(command: &'static str, decision: &Decision) -> Run {
         changes: decision.changes.clone(),
         pending: decision.waits(),
         notes: decision.notes.clone(),
+        fleet: decision.fleet.clone(),
         ..Run::default()
     }
 }

@@ -6,6 +6,7 @@ use super::{Backend, NetConf, OLDEST, argument};
 use crate::cluster::check::Check;
 use crate::cluster::daemon_set::{self as ds, full_name};
 use crate::cluster::object::{name, namespace};
+use crate::cluster::request::Request;
 use crate::cluster::version;
 use crate::cni::NODE_LABEL;
 
@@ -121,11 +122,17 @@ pub fn backend_check(backend: Option<&Backend>, configured: bool) -> Check {
 }
 
 /// IPv4 alone.
-pub fn families_check(conf: &NetConf) -> Check {
-    if conf.enable_ipv6 || conf.enable_ipv4 == Some(false) {
+pub fn families_check(conf: &NetConf, request: &Request) -> Check {
+    let told = request.flannel_ipv6_network.is_some() || request.flannel_ipv6_subnet_len.is_some();
+    if told || conf.enable_ipv6 || conf.enable_ipv4 == Some(false) {
+        let by = if told {
+            "--flannel-ipv6-network or --flannel-ipv6-subnet-len"
+        } else {
+            "EnableIPv6 in its net-conf.json"
+        };
         return Check::refused(
             "flannel-families",
-            "flannel carries IPv6 (EnableIPv6 in its net-conf.json)",
+            format!("flannel carries IPv6 ({by})"),
             "this release takes over IPv4 alone; leave the cluster on flannel",
         );
     }

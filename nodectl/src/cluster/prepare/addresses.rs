@@ -21,14 +21,14 @@ pub fn checks(survey: &Survey) -> Vec<Check> {
     let owners = nodes.iter().flat_map(|(node, cidr)| {
         ipam::blocks(*cidr, size)
             .into_iter()
-            .filter_map(|block| owner_problem(survey, &claims, node, block))
+            .filter_map(|block| Some((node.name, owner_problem(survey, &claims, node, block)?)))
             .collect::<Vec<_>>()
     });
     let holders = nodes.iter().flat_map(|(node, cidr)| {
         let reserved = ipam::reservations(node.name, *cidr);
-        reserved.iter().filter_map(|r| holder_problem(survey, r, *cidr, size)).collect::<Vec<_>>()
+        reserved.iter().filter_map(|r| Some((node.name, holder_problem(survey, r, *cidr, size)?))).collect::<Vec<_>>()
     });
-    let tunnels = nodes.iter().filter_map(|(node, cidr)| tunnel_problem(survey, node, *cidr, size));
+    let tunnels = nodes.iter().filter_map(|(node, cidr)| Some((node.name, tunnel_problem(survey, node, *cidr, size)?)));
     vec![
         summary(
             "node-blocks",
@@ -92,20 +92,32 @@ fn tunnel_problem(survey: &Survey, node: &NodeView, pod_cidr: Ipv4Net, size: u8)
 }
 
 /// The writes: handles before the blocks that name them, as Calico does it, and affinities last, so that a node never
-/// counts on a block that is not there.
+/// counts on a block that is not there. All nodes' objects of one kind stand together, so that they can be written together.
 pub fn changes(survey: &Survey) -> Vec<Change> {
-    let described = survey.nodes.iter().filter_map(|n| Some((n, n.described()?.0)));
-    described.flat_map(|(node, cidr)| of_node(survey, node.name, cidr)).collect()
+    let nodes: Vec<Claim> = survey.nodes.iter().filter_map(|n| Claim::new(survey, n)).collect();
+    let handles = nodes.iter().flat_map(|n| {
+        let ids = [ipam::vtep_handle(n.node), ipam::bridge_handle(n.node)];
+        ids.into_iter().filter_map(|id| handle(survey, &id, &n.reserved, &n.blocks))
+    });
+    let blocks =
+        nodes.iter().flat_map(|n| n.blocks.iter().filter_map(|cidr| block(survey, n.node, *cidr, &n.reserved)));
+    let affinities = nodes.iter().flat_map(|n| n.blocks.iter().filter_map(|cidr| affinity(survey, n.node, *cidr)));
+    handles.chain(blocks).chain(affinities).collect()
 }
 
-fn of_node(survey: &Survey, node: &str, pod_cidr: Ipv4Net) -> Vec<Change> {
-    let blocks = ipam::blocks(pod_cidr, survey.block_size);
-    let reserved = ipam::reservations(node, pod_cidr);
-    let handles = [ipam::vtep_handle(node), ipam::bridge_handle(node)];
-    let mut changes: Vec<Change> = handles.iter().filter_map(|id| handle(survey, id, &reserved, &blocks)).collect();
-    changes.extend(blocks.iter().filter_map(|cidr| block(survey, node, *cidr, &reserved)));
-    changes.extend(blocks.iter().filter_map(|cidr| affinity(survey, node, *cidr)));
-    changes
+/// What a node's pod CIDR comes to.
+struct Claim<'a> {
+    node: &'a str,
+    blocks: Vec<Ipv4Net>,
+    reserved: Vec<Reservation>,
+}
+
+impl<'a> Claim<'a> {
+    fn new(survey: &Survey, node: &NodeView<'a>) -> Option<Claim<'a>> {
+        let (pod_cidr, _) = node.described()?;
+        let blocks = ipam::blocks(pod_cidr, survey.block_size);
+        Some(Claim { node: node.name, blocks, reserved: ipam::reservations(node.name, pod_cidr) })
+    }
 }
 
 fn handle(survey: &Survey, id: &str, reserved: &[Reservation], blocks: &[Ipv4Net]) -> Option<Change> {

@@ -12,7 +12,8 @@ use crate::cluster::decision::Survey;
 use crate::cluster::flannel::Flannel;
 use crate::cluster::node::NodeView;
 use crate::cluster::object::{Kind, ObjectRef, annotation, label, set};
-use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PREPARED_ANNOTATION};
+use crate::cluster::pace;
+use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PACE_ANNOTATION, PREPARED_ANNOTATION};
 
 /// Calico's annotation with a node's outer address.
 pub const ADDRESS: &str = "projectcalico.org/IPv4Address";
@@ -27,13 +28,13 @@ pub fn checks(survey: &Survey, flannel: &Flannel) -> Vec<Check> {
         summary(
             "node-system",
             "every node runs Linux",
-            survey.nodes.iter().filter(|n| n.is_foreign()).map(|n| format!("{} does not run Linux", n.name)),
+            survey.nodes.iter().filter(|n| n.is_foreign()).map(|n| (n.name, format!("{} does not run Linux", n.name))),
             "this release prepares clusters of Linux nodes only",
         ),
         summary(
             "node-label",
             format!("every node's label {NODE_LABEL} has a value that is known"),
-            survey.nodes.iter().filter_map(unknown_label),
+            survey.nodes.iter().filter_map(|n| Some((n.name, unknown_label(n)?))),
             format!(
                 "set it to flannel, none or calico: whichever agent runs there (kubectl label node NAME --overwrite {NODE_LABEL}=flannel)"
             ),
@@ -45,32 +46,37 @@ pub fn checks(survey: &Survey, flannel: &Flannel) -> Vec<Check> {
                 .nodes
                 .iter()
                 .filter(|n| !is_joining(n, flannel))
-                .filter_map(|n| pod_cidr_problem(survey, flannel, n)),
+                .filter_map(|n| Some((n.name, pod_cidr_problem(survey, flannel, n)?))),
             "let kube-controller-manager run with --allocate-node-cidrs=true and the same --cluster-cidr as flannel's network",
         ),
         summary(
             "node-flannel",
             "every node carries flannel's annotations, and they fit its configuration",
-            survey.nodes.iter().filter(|n| !is_joining(n, flannel)).filter_map(|n| flannel_problem(flannel, n)),
+            survey
+                .nodes
+                .iter()
+                .filter(|n| !is_joining(n, flannel))
+                .filter_map(|n| Some((n.name, flannel_problem(flannel, n)?))),
             "see why flannel does not run there or was configured otherwise (kubectl logs of its pod); a node that never ran flannel has to begin with the label nodectl.io/cni=flannel; one that is gone for good: kubectl delete node NAME",
         ),
         summary(
             "node-address",
             "Calico's address of every switched node is flannel's",
-            survey.nodes.iter().filter_map(address_problem),
+            survey.nodes.iter().filter_map(|n| Some((n.name, address_problem(n)?))),
             "let calico-node detect the address that flannel uses (IP_AUTODETECTION_METHOD, for example kubernetes-internal-ip)",
         ),
     ]
 }
 
-/// One check over many nodes.
-pub fn summary(
+/// One check over many nodes; each problem with the name of its node.
+pub fn summary<'a>(
     name: &'static str,
     passed: impl Into<String>,
-    problems: impl Iterator<Item = String>,
+    problems: impl Iterator<Item = (&'a str, String)>,
     fix: impl Into<String>,
 ) -> Check {
-    Check::refused_for_any(name, passed, "", &problems.collect::<Vec<_>>(), fix)
+    let (nodes, problems): (Vec<String>, Vec<String>) = problems.map(|(node, text)| (node.to_owned(), text)).unzip();
+    Check { nodes, ..Check::refused_for_any(name, passed, "", &problems, fix) }
 }
 
 /// A node that came after flannel's DaemonSet was given the node selector: flannel starts on it only once it is
@@ -181,6 +187,9 @@ pub fn annotations(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Vec<C
         let prepared = prepared_annotation::new(survey, flannel, calico, node, pod_cidr, on_node);
         let existing = annotation(node.object, PREPARED_ANNOTATION).unwrap_or_default();
         annotate(PREPARED_ANNOTATION, &prepared_annotation::value(&prepared, existing));
+        if let Some(word) = pace::initial(survey, node) {
+            annotate(PACE_ANNOTATION, word);
+        }
         let reason = "Calico's nodes reach this one by its end of flannel's overlay, and the node learns of the cluster what its own credentials cannot read";
         Change::update(target, &before, wanted, reason)
     };

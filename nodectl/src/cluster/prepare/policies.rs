@@ -5,34 +5,71 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::selector;
 use crate::cluster::check::{Check, listed};
-use crate::cluster::facts::{ClusterFacts, PolicedPod};
+use crate::cluster::facts::{CalicoPolicy, ClusterFacts, PolicedPod};
 use crate::cluster::object::{items, name, namespace, text, text_map, texts};
 
-/// Names the policies that begin to be enforced.
-pub fn check(facts: &ClusterFacts) -> Check {
+/// Whether policies begin to be enforced, and whether that is accepted.
+pub fn check(facts: &ClusterFacts, accepted: bool) -> Check {
     const NAME: &str = "network-policies";
-    let mut found: Vec<String> = facts.network_policies.iter().map(|p| described(p, &facts.policed_pods)).collect();
-    found.extend(facts.calico_policies.iter().cloned());
+    let found = beginning(facts);
     if found.is_empty() {
         return Check::passed(NAME, "there are no NetworkPolicies that Calico would begin to enforce");
     }
-    Check::warning(
+    let finding = format!(
+        "flannel ignores network policies, Calico enforces them on every node from its switch on: {}",
+        listed(&found)
+    );
+    if accepted {
+        return Check::warning(NAME, finding, "nothing, if each of them is meant: --accept-policy-change was given");
+    }
+    Check::refused(
         NAME,
-        format!(
-            "flannel ignores network policies, Calico enforces them on every node from its switch on: {}",
-            listed(&found)
-        ),
-        "make sure that each of them is meant (kubectl get networkpolicies -A), and delete those that are not",
+        finding,
+        "make sure that each of them is meant (kubectl get networkpolicies -A), delete those that are not, then accept the others with --accept-policy-change",
     )
+}
+
+/// Every one of them, as notes: a check names only the first few.
+pub fn notes(facts: &ClusterFacts) -> Vec<String> {
+    beginning(facts).into_iter().map(|policy| format!("begins to be enforced: {policy}")).collect()
+}
+
+/// The policies that begin to be enforced, with the number of pods that each selects.
+fn beginning(facts: &ClusterFacts) -> Vec<String> {
+    let mut found: Vec<String> = facts.network_policies.iter().map(|p| described(p, &facts.policed_pods)).collect();
+    found.extend(facts.calico_policies.iter().map(|p| described_calico(p, &facts.policed_pods)));
+    found
+}
+
+fn described_calico(policy: &CalicoPolicy, pods: &[PolicedPod]) -> String {
+    let within = pods.iter().filter(|p| policy.namespace.is_empty() || p.namespace == policy.namespace);
+    let count = within.map(|pod| {
+        // Calico gives every pod these beside its own.
+        let mut labels = pod.labels.clone();
+        labels.insert("projectcalico.org/namespace".to_owned(), pod.namespace.clone());
+        labels.insert("projectcalico.org/orchestrator".to_owned(), "k8s".to_owned());
+        selector::selects(&policy.selector, &labels).map(usize::from)
+    });
+    let pods = match count.sum::<Option<usize>>() {
+        Some(count) if policy.by_namespace => format!("at most {}", counted(count)),
+        Some(count) => counted(count),
+        None => format!("the pods that {} selects", policy.selector),
+    };
+    let place = if policy.namespace.is_empty() { String::new() } else { format!("{}/", policy.namespace) };
+    format!("{} {place}{} ({pods})", policy.kind, policy.name)
+}
+
+fn counted(pods: usize) -> String {
+    if pods == 1 { "1 pod".to_owned() } else { format!("{pods} pods") }
 }
 
 fn described(policy: &Value, pods: &[PolicedPod]) -> String {
     let selector = policy.pointer("/spec/podSelector").unwrap_or(&Value::Null);
     let of_namespace = pods.iter().filter(|p| p.namespace == namespace(policy));
     let count = of_namespace.filter(|p| selects(selector, &p.labels)).count();
-    let pods = if count == 1 { "1 pod".to_owned() } else { format!("{count} pods") };
-    format!("{}/{} ({pods})", namespace(policy), name(policy))
+    format!("{}/{} ({})", namespace(policy), name(policy), counted(count))
 }
 
 /// Whether a label selector selects these labels; an empty one selects everything.
