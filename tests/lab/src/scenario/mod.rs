@@ -18,7 +18,7 @@ pub use self::nodectl::Done;
 pub use ::nodectl::cni::Cni;
 pub use drive::Driven;
 pub use plans::SavedPlan;
-pub use sample::{full, sample, seed};
+pub use sample::{full, sample, seed, shuffled};
 pub use wholeness::Off;
 pub use wholeness::touches;
 

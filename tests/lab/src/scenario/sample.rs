@@ -5,17 +5,27 @@ pub fn sample<T: Clone>(cases: &[T], count: usize, salt: u64) -> Vec<T> {
     if full() || count >= cases.len() {
         return cases.to_vec();
     }
+    let mut chosen = places(cases.len(), count, salt).get(..count).unwrap_or_default().to_vec();
+    chosen.sort_unstable();
+    chosen.into_iter().filter_map(|place| cases.get(place).cloned()).collect()
+}
+
+/// All cases in another order, which the salt and the seed decide.
+pub fn shuffled<T: Clone>(cases: &[T], salt: u64) -> Vec<T> {
+    let places = places(cases.len(), cases.len(), salt);
+    places.into_iter().filter_map(|place| cases.get(place).cloned()).collect()
+}
+
+/// Places of a list, of which the first `count` are as a Fisher-Yates shuffle leaves them.
+fn places(length: usize, count: usize, salt: u64) -> Vec<usize> {
     let mut state = seed() ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut places: Vec<usize> = (0..cases.len()).collect();
-    // The first `count` places of a Fisher-Yates shuffle.
+    let mut places: Vec<usize> = (0..length).collect();
     for at in 0..count {
         let left = places.len() - at;
         let other = at + usize::try_from(next(&mut state)).unwrap_or(0) % left;
         places.swap(at, other);
     }
-    let mut chosen = places.get(..count).unwrap_or_default().to_vec();
-    chosen.sort_unstable();
-    chosen.into_iter().filter_map(|place| cases.get(place).cloned()).collect()
+    places
 }
 
 /// True where every case is to be run.
