@@ -16,10 +16,12 @@ use crate::host::kube::Kube;
 use crate::host::{Host, files, ipset, iptables, machine, netlink, nft, process, sysctl, systemd};
 
 mod cni;
+mod peers;
 mod shim;
 mod traces;
 
 pub use cni::{CniDirectories, directories};
+pub use peers::peers;
 pub use shim::{backends, shim_view};
 
 /// Units whose state matters here.
@@ -28,8 +30,22 @@ const UNITS: [&str; 5] =
 /// Sysctls that matter here.
 const SYSCTLS: [&str; 3] = ["net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter"];
 /// Processes that matter here.
-const PROCESSES: [&str; 9] =
-    ["flanneld", "calico-node", "kubelet", "containerd", "k3s", "k3s-agent", "k3s-server", "rke2", "kube-proxy"];
+const PROCESSES: [&str; 14] = [
+    "flanneld",
+    "calico-node",
+    "calico-felix",
+    "bird",
+    "bird6",
+    "confd",
+    "kubelet",
+    "containerd",
+    "k3s",
+    "k3s-agent",
+    "k3s-server",
+    "rke2",
+    "kubelite",
+    "kube-proxy",
+];
 /// How long an API server that does not answer is waited for.
 const API_PATIENCE: Duration = Duration::from_secs(5);
 

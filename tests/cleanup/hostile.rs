@@ -155,12 +155,21 @@ fn what_names_a_device_that_goes_is_told_and_not_touched() {
     for place in [
         "/etc/firewalld/zones/trusted.xml:1",
         "/etc/ufw/user.rules:1",
+        "/etc/NetworkManager/conf.d/bridges.conf:2",
+        "/etc/systemd/network/20-overlays.network:2",
         "iptables-nft -A INPUT -i cni0",
         "iptables-legacy -A INPUT -i cni0",
     ] {
         assert!(told.contains(place), "{place} is not in {told}");
     }
     assert!(!told.contains("localip") && !told.contains("california") && !told.contains("cali*"), "{told}");
+    // The same lines name Calico's devices as well.
+    ground.build("mkdir /var/lib/calico");
+    let told = ground.would(&["--calico"])["stays"].to_string();
+    for place in ["trusted.xml:1", "20-overlays.network:2", "mixed.conf:2"] {
+        assert!(told.contains(place), "{place} is not in {told}");
+    }
+    ground.must(&["--calico", "--yes"], 0);
     ground.must(&["--flannel", "--yes"], 0);
     ground.must_be_as_others_left_it();
 }

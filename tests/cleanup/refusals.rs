@@ -40,11 +40,8 @@ fn living_pods_are_not_cut_off_unless_told_to() {
 
 #[test]
 fn an_agent_that_runs_and_the_active_cni_are_refused_each_by_its_name() {
-    let ground = ground("subnet_env; vxlan 1 8472; cp /bin/sleep /run/flanneld; cp /bin/sleep /run/kubelet");
-    let running = [
-        ground.node().spawn(&["/run/flanneld", "1000"]).unwrap(),
-        ground.node().spawn(&["/run/kubelet", "1000"]).unwrap(),
-    ];
+    let ground = ground("subnet_env; vxlan 1 8472");
+    let running = [ground.process("flanneld", &[]), ground.process("kubelet", &[])];
     assert_eq!(refusals(&ground, &["--flannel"]), ["agent-runs", "cni-active"]);
     assert_eq!(refusals(&ground, &["--flannel", "--force", "agent-runs"]), ["cni-active"]);
     let done = ground.must(&["--flannel", "--yes", "--force", "cni-active"], 3);
@@ -54,6 +51,21 @@ fn an_agent_that_runs_and_the_active_cni_are_refused_each_by_its_name() {
     // Where no kubelet runs nobody makes pods, and a first configuration is a leftover.
     ground.build(&format!("{FLANNEL_PARTS}\nsubnet_env"));
     assert!(refusals(&ground, &["--flannel"]).is_empty());
+}
+
+#[test]
+fn bird_of_calicos_is_an_agent_and_an_administrators_is_none() {
+    let ground = Ground::with("");
+    ground.build(
+        "mkdir -p /var/lib/calico; ip route add blackhole 10.244.1.0/26 proto bird\n\
+         ipset create cali40all-ipam-pools hash:net; ipset add cali40all-ipam-pools 10.244.0.0/16",
+    );
+    let own = ground.process("bird", &["-c", "/etc/bird/bird.conf"]);
+    assert!(refusals(&ground, &["--calico"]).is_empty());
+    drop(own);
+    let calicos = ground.process("bird", &["-c", "/etc/calico/confd/config/bird.cfg"]);
+    assert_eq!(refusals(&ground, &["--calico"]), ["agent-runs"]);
+    drop(calicos);
 }
 
 #[test]

@@ -70,12 +70,7 @@ fn open_run(facts: &Facts) -> Option<Refusal> {
 
 /// An agent puts back what is removed under it.
 fn agent(facts: &Facts, cni: Cni) -> Option<Refusal> {
-    let running: Vec<String> = facts
-        .processes
-        .iter()
-        .filter(|p| is_agent(p, facts, cni))
-        .map(|p| format!("{} (pid {})", p.name, p.pid))
-        .collect();
+    let running: Vec<String> = agents(facts, cni).map(|p| format!("{} (pid {})", p.name, p.pid)).collect();
     if running.is_empty() {
         return None;
     }
@@ -87,6 +82,10 @@ fn agent(facts: &Facts, cni: Cni) -> Option<Refusal> {
 }
 
 /// Processes that are the CNI's agent. k3s has flannel inside; BIRD may be an administrator's own.
+pub fn agents(facts: &Facts, cni: Cni) -> impl Iterator<Item = &Process> {
+    facts.processes.iter().filter(move |p| is_agent(p, facts, cni))
+}
+
 fn is_agent(process: &Process, facts: &Facts, cni: Cni) -> bool {
     let has = |part: &str| process.args.iter().any(|arg| arg.contains(part));
     match (cni, process.name.as_str()) {
@@ -97,6 +96,11 @@ fn is_agent(process: &Process, facts: &Facts, cni: Cni) -> bool {
         }
         _ => false,
     }
+}
+
+/// Somebody here makes pods.
+pub fn kubelet_runs(facts: &Facts) -> bool {
+    ["kubelet", "k3s", "k3s-agent", "k3s-server", "rke2", "kubelite"].iter().any(|name| facts.runs(name))
 }
 
 /// Pods lose their network with their devices.
@@ -136,10 +140,9 @@ fn active(facts: &Facts, cni: Cni) -> Option<Refusal> {
         return refusal("cni-active", format!("this node's state says that new pods get {cni}"), fix);
     }
     // Where no kubelet runs, nobody makes pods.
-    let kubelet = ["kubelet", "k3s", "k3s-agent", "k3s-server", "rke2"].iter().any(|name| facts.runs(name));
     let first = facts.files.conf_names.first().filter(|name| name.as_str() != SHIM_CONFLIST)?;
     let is_its = facts.files.confs.get(first).and_then(main_plugin) == Some(plugin(cni));
-    if !kubelet || !is_its {
+    if !kubelet_runs(facts) || !is_its {
         return None;
     }
     let why = format!("new pods get {cni}: {first} is the first network configuration in {}", facts.files.conf_dir);

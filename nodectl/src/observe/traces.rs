@@ -50,6 +50,7 @@ pub(super) fn observe(host: &Host, facts: &Facts) -> (Traces, Failed) {
         sysctls_then: sysctls_then(host).unwrap_or_default(),
         listings,
         notes,
+        peers: Vec::new(),
     };
     (traces, failed)
 }
@@ -166,6 +167,10 @@ fn notes(host: &Host, listings: &BTreeMap<String, Vec<String>>) -> Vec<Note> {
         let network = value["name"].as_str().unwrap_or_default().to_owned();
         notes.push(Note { path, network, container, networks, ..Note::default() });
     }
+    for note in &mut notes {
+        // One that cannot be looked at is as old as can be.
+        note.since = files::modified(&host.path(&note.path)).ok().flatten().unwrap_or_default();
+    }
     notes
 }
 
@@ -198,7 +203,7 @@ fn result(path: &str, name: &str, value: &Value) -> Option<Note> {
         plugins: if conf.is_null() { Vec::new() } else { plugin_types(&conf) },
         links: on_host.filter_map(|i| i["name"].as_str().map(str::to_owned)).collect(),
         ips: ips.filter_map(|ip| ip.split('/').next()?.parse().ok()).collect(),
-        networks: Vec::new(),
+        ..Note::default()
     })
 }
 
@@ -226,7 +231,7 @@ fn look_through(host: &Host, path: &Path, depth: usize, mentions: &mut Vec<Menti
     }
     let Ok(Some(text)) = files::read_text_optional(&here) else { return };
     for (number, line) in text.lines().enumerate() {
-        if let Some(device) = stays::device_in(line) {
+        for device in stays::devices_in(line) {
             mentions.push(Mention {
                 path: path.display().to_string(),
                 line: number + 1,

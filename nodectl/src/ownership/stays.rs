@@ -1,5 +1,7 @@
 //! What stays and names a CNI's device: zones, rules and drop-ins of others. Told, never touched.
 
+use std::collections::BTreeSet;
+
 use super::Inventory;
 use super::links::is_pod_name;
 use crate::cni::Cni;
@@ -44,18 +46,30 @@ pub fn device_of(word: &str) -> Option<Cni> {
     }
 }
 
-/// The first device of either CNI that a line of a configuration names.
-pub fn device_in(line: &str) -> Option<&str> {
+/// The devices of either CNI that a line of a configuration names, each once.
+pub fn devices_in(line: &str) -> BTreeSet<&str> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '*' | '+');
-    line.split(|c| !is_part(c)).find(|word| device_of(word).is_some())
+    line.split(|c| !is_part(c)).filter(|word| device_of(word).is_some()).collect()
+}
+
+/// Something of others that names a CNI's device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// `file:line`, or the rule.
+    pub object: String,
+    /// The device, or the pattern.
+    pub device: String,
+    /// The line of the file; empty for a rule.
+    pub text: String,
 }
 
 /// Lines of others' files, and of others' rules that stay, that name a device of this CNI.
-pub fn tell(facts: &Facts, cni: Cni, inventory: &mut Inventory) {
+pub fn named(facts: &Facts, cni: Cni, inventory: &Inventory) -> Vec<Named> {
     let told = |m: &&Mention| device_of(&m.device) == Some(cni) && !inventory.image.files.contains(&m.path);
-    let mentions: Vec<Mention> = facts.traces.iter().flat_map(|t| &t.mentions).filter(told).cloned().collect();
-    for m in mentions {
-        inventory.stays(&format!("{}:{}", m.path, m.line), &format!("names {}: {}", m.device, m.text.trim()));
+    let mut all: Vec<Named> = Vec::new();
+    for m in facts.traces.iter().flat_map(|t| &t.mentions).filter(told) {
+        let object = format!("{}:{}", m.path, m.line);
+        all.push(Named { object, device: m.device.clone(), text: m.text.trim().into() });
     }
     for saved in &facts.firewall.saved {
         let image = inventory.image.rules.iter().find(|r| r.backend == saved.backend && r.family == saved.family);
@@ -67,10 +81,21 @@ pub fn tell(facts: &Facts, cni: Cni, inventory: &mut Inventory) {
         let tool = super::firewall::tool(saved.backend, saved.family);
         for line in saved.text.lines().filter(|l| l.starts_with("-A ") && !gone.contains(*l)) {
             let device = interfaces(line).find(|name| device_of(name) == Some(cni));
-            if let Some(device) = device {
-                inventory.stays(&format!("{tool} {line}"), &format!("names {device}"));
-            }
+            all.extend(device.map(|device| Named {
+                object: format!("{tool} {line}"),
+                device: device.to_owned(),
+                text: String::new(),
+            }));
         }
+    }
+    all
+}
+
+/// The same, as remarks.
+pub fn tell(facts: &Facts, cni: Cni, inventory: &mut Inventory) {
+    for found in named(facts, cni, inventory) {
+        let text = if found.text.is_empty() { String::new() } else { format!(": {}", found.text) };
+        inventory.stays(&found.object, &format!("names {}{text}", found.device));
     }
 }
 
@@ -87,13 +112,14 @@ mod tests {
 
     #[test]
     fn devices_are_whole_words() {
-        assert_eq!(device_in("-A FORWARD -i cni0 -j ACCEPT"), Some("cni0"));
-        assert_eq!(device_in("  <interface name=\"flannel.1\"/>"), Some("flannel.1"));
-        assert_eq!(device_in("unmanaged-devices=interface-name:cali*;interface-name:tunl*"), Some("cali*"));
+        let one = |line: &'static str| devices_in(line).into_iter().collect::<Vec<_>>();
+        assert_eq!(one("-A FORWARD -i cni0 -j ACCEPT"), ["cni0"]);
+        assert_eq!(one("  <interface name=\"flannel.1\"/><interface name='cni0'/>"), ["cni0", "flannel.1"]);
+        assert_eq!(one("unmanaged-devices=interface-name:cali*;interface-name:tunl*"), ["cali*", "tunl*"]);
         for line in
             ["localip", "# the cali office", "california", "a flannel shirt", "tunl01", "dev cni0a", "calico", "*"]
         {
-            assert_eq!(device_in(line), None, "{line}");
+            assert!(devices_in(line).is_empty(), "{line}");
         }
     }
 }

@@ -4,7 +4,7 @@
 use nodectl_lab::cluster::{Cluster, Network, Options};
 use nodectl_lab::command::Output;
 use nodectl_lab::fixture;
-use nodectl_lab::node::Node;
+use nodectl_lab::node::{Node, Running};
 use nodectl_lab::snapshot::Snapshot;
 
 /// A light node without a kubelet and without pods.
@@ -42,12 +42,28 @@ impl Ground {
         assert!(done.ok(), "the script failed with {}: {}", done.code, done.stderr);
     }
 
+    /// A process of this name, which does nothing.
+    pub fn process(&self, name: &str, args: &[&str]) -> Running {
+        self.build(&format!("cp /bin/sh /run/{name}"));
+        let path = format!("/run/{name}");
+        let mut argv = vec![path.as_str(), "-c", "sleep 1000; :"];
+        argv.extend(args);
+        let running = self.node().spawn(&argv).unwrap();
+        // It enters the node's namespaces first.
+        self.build(&format!("until grep -qa '^/run/{name}' /proc/[0-9]*/cmdline 2>/dev/null; do sleep 0.02; done"));
+        running
+    }
+
     /// What the node looks like now.
     pub fn snapshot(&self) -> Snapshot {
-        // iptables makes a kernel's chain with the first rule in it, and never takes it away.
-        let is_kernels =
-            |line: &str| line.ends_with(" ACCEPT") && line.split(' ').nth(1).is_some_and(|c| c.starts_with(':'));
-        Snapshot::take(self.node()).unwrap().without(|_, line| is_kernels(line))
+        // iptables makes a kernel's table and chain with the first rule in it, and never takes them away. What is in them is
+        // compared as iptables shows it.
+        let is_kernels = |section: &str, line: &str| {
+            let chain = line.ends_with(" ACCEPT") && line.split(' ').nth(1).is_some_and(|c| c.starts_with(':'));
+            let table = line.strip_prefix("table ip ").or_else(|| line.strip_prefix("table ip6 "));
+            chain || section == "nft" && table.is_some_and(|t| ["filter", "nat", "mangle", "raw"].contains(&t))
+        };
+        Snapshot::take(self.node()).unwrap().without(is_kernels)
     }
 
     /// `nodectl cleanup ARGS`.

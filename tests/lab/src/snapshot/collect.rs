@@ -53,7 +53,7 @@ const COMMANDS: [(&str, &str); 24] = [
 
 /// The folders whose files belong to the network.
 const FOLDERS: &str = "/etc/cni /opt/cni/bin /var/lib/cni /run/flannel /var/lib/calico /run/calico /var/run/calico \
-    /var/log/calico /etc/calico /etc/NetworkManager /etc/firewalld /etc/ufw";
+    /var/log/calico /etc/calico /etc/NetworkManager /etc/systemd/network /etc/firewalld /etc/ufw";
 
 /// Runs all commands; their outputs by section.
 pub fn run(node: &dyn Node) -> Result<BTreeMap<String, String>> {
