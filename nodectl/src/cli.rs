@@ -12,7 +12,7 @@ use crate::request::Strategy;
 #[derive(Debug, Parser)]
 #[command(name = "nodectl", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done or nothing to do, 1 failed and nothing changed, 2 changes pending \
-    (--detailed-exitcode), 3 refused by preflight, 4 failed and put back, 5 needs hands or owes, 64 usage, 75 busy.")]
+    (--detailed-exitcode) or findings (doctor), 3 refused by preflight, 4 failed and put back, 5 needs hands or owes, 64 usage, 75 busy.")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -66,6 +66,8 @@ pub enum Command {
     Shim(ShimArgs),
     /// Take one CNI off this node completely, and touch nothing else.
     Cleanup(CleanupArgs),
+    /// Say what is wrong with this node's network, what it causes and what mends it; changes nothing.
+    Doctor(DoctorArgs),
     /// Put together what `cluster prepare --dry-run` and the nodes' `preflight` found, as one table. Exit 0 when every node
     /// may be switched, else 3.
     Report(ReportArgs),
@@ -283,6 +285,24 @@ pub struct ReportArgs {
     /// What `nodectl cluster prepare --dry-run --output json` and, on each node, `nodectl preflight --output json` printed.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
+}
+
+/// Arguments of `doctor`. Exit codes: 0 clean, 2 findings; with --nagios those of Nagios.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 clean, 2 findings. With --nagios: 0 OK (at most notices), 1 WARNING, 2 CRITICAL, \
+    3 UNKNOWN (parts of the node could not be looked at, and nothing else was found)."
+)]
+pub struct DoctorArgs {
+    /// Answer in a line, as plugins of Nagios and its kin do, with their exit codes.
+    #[arg(long, conflicts_with = "prometheus")]
+    pub nagios: bool,
+    /// Answer in Prometheus' text format, for node_exporter's textfile collector.
+    #[arg(long)]
+    pub prometheus: bool,
+    /// Ask no peer whether it answers.
+    #[arg(long)]
+    pub no_probe: bool,
 }
 
 /// The two boot-time units' work.

@@ -1,6 +1,7 @@
 //! The commands: from raw arguments to a result. One file a command.
 
 mod cleanup;
+mod doctor;
 mod history;
 mod look;
 mod migrate;
@@ -33,6 +34,7 @@ pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
         Command::History => history::run(&host, settings),
         Command::Shim(args) => shim::run(&host, args, settings),
         Command::Cleanup(args) => cleanup::run(&host, args, cli.common.verbose > 0, settings),
+        Command::Doctor(args) => doctor::run(&host, args, settings),
         Command::Report(args) => report::run(args, settings),
         Command::Cluster(args) => crate::cluster::run(args, &settings.config.cluster, settings.output),
     }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use network::{Address, FdbEntry, Link, Neighbour, Network, Route, RouteKind, Rule, Vxlan};
-pub use traces::{Mention, NftRule, NftTable, Note, TcFilter, Traces, XfrmPolicy, XfrmState};
+pub use traces::{Mention, NftRule, NftTable, Note, Peer, TcFilter, Traces, XfrmPolicy, XfrmState};
 
 use crate::cni::Cni;
 use crate::prepared::Prepared;

@@ -16,6 +16,7 @@ pub mod config;
 pub mod cri_proto {
     tonic::include_proto!("runtime.v1");
 }
+pub mod doctor;
 pub mod execute;
 pub mod facts;
 pub mod failure;

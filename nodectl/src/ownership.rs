@@ -9,7 +9,7 @@
 
 pub mod attachments;
 pub mod files;
-mod firewall;
+pub mod firewall;
 pub mod kernel;
 pub mod known;
 pub mod links;

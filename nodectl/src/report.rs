@@ -1,6 +1,7 @@
 //! What people and scripts get to read: results on stdout, progress and the log on stderr.
 
 mod cleanup_text;
+mod doctor_text;
 mod plan_text;
 mod preflight_text;
 mod progress;
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use crate::failure::code;
 
 pub use cleanup_text::cleanup_text;
+pub use doctor_text::{doctor_nagios, doctor_prometheus, doctor_text};
 pub use plan_text::plan_text;
 pub use preflight_text::preflight_text;
 pub use progress::{Progress, ProgressFormat};

@@ -42,6 +42,20 @@ pub struct Traces {
     pub sysctls: BTreeMap<String, String>,
     /// The same as the snapshot of nodectl's first run on this node shows them.
     pub sysctls_then: BTreeMap<String, String>,
+    /// Who of the other nodes answers; asked for `doctor` alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Peer>,
+}
+
+/// Another node, by the next hop of the routes to its part of the pod network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The next hop: the end of its tunnel, or the node itself.
+    pub gateway: IpAddr,
+    /// That answers.
+    pub answers: bool,
+    /// The node behind it answers; false where its address is not known.
+    pub node_answers: bool,
 }
 
 /// An nftables table, rule by rule.
@@ -131,6 +145,8 @@ pub struct Note {
     pub network: String,
     /// Container id.
     pub container: String,
+    /// When the file was last written, seconds since 1970.
+    pub since: i64,
     /// Types of the network's plugins, where the file tells.
     pub plugins: Vec<String>,
     /// Interfaces on the host's side.

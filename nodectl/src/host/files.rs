@@ -35,6 +35,11 @@ pub fn size(path: &Path) -> Result<Option<u64>> {
     Ok(optional(fs::metadata(path), path, "look at")?.filter(fs::Metadata::is_file).map(|m| m.len()))
 }
 
+/// When a file was last written, seconds since 1970; `None` where there is none.
+pub fn modified(path: &Path) -> Result<Option<i64>> {
+    Ok(optional(fs::metadata(path), path, "look at")?.map(|m| m.mtime()))
+}
+
 /// Permission bits of a file; `None` where there is none.
 pub fn mode(path: &Path) -> Result<Option<u32>> {
     Ok(optional(fs::metadata(path), path, "look at")?.map(|m| m.permissions().mode() & 0o7777))

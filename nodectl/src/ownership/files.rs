@@ -59,6 +59,9 @@ const PATHS: [(Cni, &str, &str); 13] = [
     (Cni::Calico, "/usr/libexec/kubernetes/kubelet-plugins/volume/exec", "nodeagent~uds"),
 ];
 
+/// Where flanneld writes subnet.env. kubelet makes the folder for flannel's pod and never takes it away.
+pub const FLANNEL_RUN: &str = "/run/flannel";
+
 /// host-local's stores, by network.
 pub const LEASES: &str = "/var/lib/cni/networks";
 /// Results that runtimes cache, by network and container.
@@ -71,6 +74,7 @@ pub fn directories(conf_dir: &str, bin_dir: &str) -> Vec<String> {
     let mut all: Vec<String> = vec![conf_dir.into(), bin_dir.into(), LEASES.into(), SNIPPETS.into()];
     all.extend(CONF_DIRS.iter().chain(&BIN_DIRS).chain(&RESULTS).map(|dir| (*dir).to_owned()));
     all.extend(PATHS.iter().map(|(_, dir, _)| (*dir).to_owned()));
+    all.push(FLANNEL_RUN.into());
     all.sort_unstable();
     all.dedup();
     all

@@ -1,0 +1,84 @@
+//! `nodectl doctor`: look, ask the peers, say what is wrong.
+
+use serde_json::json;
+
+use anyhow::Result;
+
+use super::settings::Settings;
+use crate::cleanup::record;
+use crate::cli::DoctorArgs;
+use crate::cni::Cni;
+use crate::doctor::{self, Begun, Finding, Severity};
+use crate::facts::Facts;
+use crate::failure::code;
+use crate::host::Host;
+use crate::observe;
+use crate::report::{self, OutputFormat};
+
+/// Nagios' exit codes.
+const WARNING: u8 = 1;
+const CRITICAL: u8 = 2;
+const UNKNOWN: u8 = 3;
+
+pub(super) fn run(host: &Host, args: &DoctorArgs, settings: &Settings) -> Result<u8> {
+    let mut facts = observe::closely(host);
+    let begun = begun(host, &mut facts);
+    if !args.no_probe {
+        ask_peers(&mut facts, &begun);
+    }
+    let findings = doctor::examine(&facts, &begun);
+    // What those two do not tell hides what only they know; on a machine without Kubernetes that is nothing.
+    let silent: Vec<&str> =
+        ["cluster", "runtime"].into_iter().filter(|part| facts.unobserved.contains_key(*part)).collect();
+    if args.nagios {
+        report::result(OutputFormat::Text, &report::doctor_nagios(&findings), &(), false)?;
+        return Ok(nagios_code(&findings));
+    }
+    if args.prometheus {
+        let text = report::doctor_prometheus(&findings, facts.observed_at);
+        report::result(OutputFormat::Text, &text, &(), false)?;
+    } else {
+        let outcome = if findings.is_empty() { "clean" } else { "findings" };
+        let data = json!({"outcome": outcome, "findings": findings, "silent": silent});
+        report::result(settings.output, &report::doctor_text(&findings, &silent), &data, false)?;
+    }
+    Ok(if findings.is_empty() { code::DONE } else { code::PENDING })
+}
+
+/// What killed cleanups had known. A record that cannot be read is one thing more that could not be looked at.
+fn begun(host: &Host, facts: &mut Facts) -> Begun {
+    let mut begun = Begun::new();
+    for cni in [Cni::Flannel, Cni::Calico] {
+        match record::unfinished(host, cni) {
+            Ok(found) => begun.extend(found.map(|record| (cni, record.known))),
+            Err(error) => {
+                facts.unobserved.insert(format!("cleanups of {cni}"), format!("{error:#}"));
+            }
+        }
+    }
+    begun
+}
+
+fn ask_peers(facts: &mut Facts, begun: &Begun) {
+    let targets = doctor::peers(&doctor::Node::new(facts, begun));
+    match observe::peers(&targets) {
+        Ok(peers) => {
+            if let Some(traces) = &mut facts.traces {
+                traces.peers = peers;
+            }
+        }
+        Err(error) => {
+            facts.unobserved.insert("peers".into(), format!("{error:#}"));
+        }
+    }
+}
+
+fn nagios_code(findings: &[Finding]) -> u8 {
+    let worst = findings.iter().filter(|f| f.id != "unobserved").map(|f| f.severity).max();
+    match worst {
+        Some(Severity::Critical) => CRITICAL,
+        Some(Severity::Warning) => WARNING,
+        Some(Severity::Notice) | None if findings.iter().any(|f| f.id == "unobserved") => UNKNOWN,
+        Some(Severity::Notice) | None => code::DONE,
+    }
+}

@@ -1,0 +1,138 @@
+//! Agents, configurations and the shim: whether new pods get a network.
+
+use super::findings::Found;
+use super::node::Node;
+use crate::cleanup::refusals;
+use crate::cni::Cni;
+use crate::ownership::files::plugin_types;
+use crate::ownership::known::{main_plugin, plugin};
+use crate::plan::SHIM_CONFLIST;
+use crate::step::words::count;
+
+/// The plugin of the dummy configuration that Calico's migration controller leaves when it is interrupted.
+const MIGRATION: &str = "flannel-migration-in-progress";
+
+/// The first configuration cannot be used, or is of a CNI whose agent is not here while the other's is.
+pub(super) fn stale_conflist(node: &Node) -> Option<Found> {
+    let (name, conf) = node.first_configuration()?;
+    let path = format!("{}/{name}", node.facts.files.conf_dir);
+    let aside = format!("mv {path} {path}.broken");
+    let first = format!("{path} sorts first");
+    if conf.is_null() {
+        return Some(Found {
+            what: format!("{first} and is no JSON"),
+            evidence:
+                "runtimes sort configurations by name, and load no network at all where the first cannot be parsed"
+                    .into(),
+            objects: vec![path],
+            command: aside,
+        });
+    }
+    let main = main_plugin(conf)?;
+    if main == MIGRATION {
+        return Some(Found {
+            what: format!("{first} and is the placeholder of an interrupted migration"),
+            evidence: format!("its plugin is {MIGRATION}, which does not exist"),
+            objects: vec![path],
+            command: aside,
+        });
+    }
+    let cni = [Cni::Flannel, Cni::Calico].into_iter().find(|cni| plugin(*cni) == main)?;
+    let (side, other) = (node.side(cni), node.side(cni.other()));
+    if side.agent || !other.agent {
+        return None;
+    }
+    let lacks = match cni {
+        Cni::Flannel if node.facts.files.subnet_env.is_empty() => ", and there is no /run/flannel/subnet.env",
+        Cni::Flannel | Cni::Calico => "",
+    };
+    Some(Found {
+        what: format!("{first} and is {cni}'s, but this node is on {}", cni.other()),
+        evidence: format!("{} runs, {} does not{lacks}", cni.other().process(), cni.process()),
+        objects: vec![path],
+        command: format!("nodectl cleanup --{} --force cni-active", cni.name()),
+    })
+}
+
+/// Plugins of the configuration in force that are in no directory of the runtime's.
+pub(super) fn plugin_missing(node: &Node) -> Option<Found> {
+    let files = &node.facts.files;
+    let first = files.conf_names.first()?;
+    let types = plugin_types(files.confs.get(first)?);
+    let missing = types.into_iter().filter(|t| t != MIGRATION && !files.binaries.contains_key(t)).collect();
+    Found::some(missing, |missing| Found {
+        what: format!("{} of {first} not in {}: {}", count(missing.len(), "plugin"), files.bin_dir, missing.join(", ")),
+        evidence: format!("{first} is the configuration that the runtime uses"),
+        command:
+            "put them back: Debian's containernetworking-plugins, the CNI's own installer, or /var/lib/nodectl/backup"
+                .into(),
+        objects: missing,
+    })
+}
+
+/// New pods get a CNI whose agent does not run.
+pub(super) fn missing(node: &Node) -> Option<Found> {
+    let side = node.sides().into_iter().find(|s| s.in_use && !s.agent && !node.side(s.cni.other()).agent)?;
+    let cni = side.cni;
+    let (space, set) = match cni {
+        Cni::Flannel => ("kube-flannel", "kube-flannel-ds"),
+        Cni::Calico => ("kube-system", "calico-node"),
+    };
+    Some(Found {
+        what: format!("this node is on {cni}, and {} does not run", cni.process()),
+        evidence: format!("the configuration, the node's state or its pods name {cni}, and no process is its agent"),
+        objects: vec![cni.process().into()],
+        command: format!("kubectl -n {space} rollout restart daemonset {set}"),
+    })
+}
+
+/// A run of nodectl that has not ended.
+pub(super) fn open_run(node: &Node) -> Option<Found> {
+    let run = node.facts.runs.open.as_ref()?;
+    Some(Found {
+        what: format!("run {run} has not ended"),
+        evidence: "/var/lib/nodectl/open names it".into(),
+        objects: vec![run.clone()],
+        command: "nodectl resume, or nodectl revert".into(),
+    })
+}
+
+/// DELs that the shim still owes.
+pub(super) fn pending_dels(node: &Node) -> Option<Found> {
+    Found::some(node.facts.shim.pending.clone(), |pending| Found {
+        what: format!("{} failed and have still to be done", count(pending.len(), "DEL")),
+        evidence: "the shim keeps them in /var/lib/cni-shim/pending".into(),
+        objects: pending,
+        command: "nodectl shim reap".into(),
+    })
+}
+
+/// The shim is in front without a state that can be read.
+pub(super) fn shim_without_state(node: &Node) -> Option<Found> {
+    let in_front = node.facts.files.conf_names.iter().any(|name| name == SHIM_CONFLIST);
+    if !in_front || node.facts.shim.mode.is_some() {
+        return None;
+    }
+    Some(Found {
+        what: "cni-shim is in front, and its state cannot be read".into(),
+        evidence: format!("{SHIM_CONFLIST} is there, /var/lib/cni-shim/state.json and its copy are missing or torn"),
+        objects: vec!["/var/lib/cni-shim/state.json".into()],
+        command: "nodectl shim status, then nodectl migrate or nodectl revert".into(),
+    })
+}
+
+/// Parts that could not be looked at. A runtime and an API server that do not answer are told elsewhere.
+pub(super) fn unobserved(node: &Node) -> Option<Found> {
+    let mut unseen = node.facts.unseen();
+    // With a kubelet here, a runtime that does not answer hides what only it knows.
+    if refusals::kubelet_runs(node.facts) {
+        unseen.extend(node.facts.unobserved.get("runtime").map(|why| format!("runtime: {why}")));
+    }
+    let root = node.facts.machine.uid == 0;
+    Found::some(unseen, |unseen| Found {
+        what: format!("{} of this node could not be looked at", count(unseen.len(), "part")),
+        evidence: "the kernel or a tool refused".into(),
+        objects: unseen,
+        command: if root { "mend what is named".into() } else { "sudo nodectl doctor".into() },
+    })
+}

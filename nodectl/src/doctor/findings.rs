@@ -1,0 +1,78 @@
+//! What a check finds.
+
+use serde::{Deserialize, Serialize};
+
+use super::Check;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Untidy; nothing fails.
+    Notice,
+    /// Something fails now and then, or will.
+    Warning,
+    /// Pods are cut off, or do not start.
+    Critical,
+}
+
+impl Severity {
+    /// All of them, the worst first.
+    pub const ALL: [Severity; 3] = [Severity::Critical, Severity::Warning, Severity::Notice];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Notice => "notice",
+            Severity::Warning => "warning",
+            Severity::Critical => "critical",
+        }
+    }
+}
+
+/// A finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Name of the check; stable, for scripts.
+    pub id: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is, in a sentence.
+    pub what: String,
+    /// What it causes.
+    pub causes: String,
+    /// How it was recognised.
+    pub evidence: String,
+    /// The objects, in the words of the tool that shows them.
+    pub objects: Vec<String>,
+    /// The command that mends it.
+    pub command: String,
+}
+
+/// What a check found, without what every finding of the check has in common.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub what: String,
+    pub evidence: String,
+    pub objects: Vec<String>,
+    pub command: String,
+}
+
+impl Found {
+    /// Of so many objects; none is no finding.
+    pub fn some(objects: Vec<String>, found: impl FnOnce(Vec<String>) -> Found) -> Option<Found> {
+        if objects.is_empty() { None } else { Some(found(objects)) }
+    }
+
+    pub fn of(self, check: &Check) -> Finding {
+        Finding {
+            id: check.id.into(),
+            severity: check.severity,
+            what: self.what,
+            causes: check.causes.into(),
+            evidence: self.evidence,
+            objects: self.objects,
+            command: self.command,
+        }
+    }
+}

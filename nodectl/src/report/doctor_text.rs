@@ -1,0 +1,88 @@
+//! What `doctor` found: for people, for Nagios, for Prometheus.
+
+use super::{bold, wrap};
+use crate::doctor::{CHECKS, Finding, Severity};
+use crate::step::words::count;
+
+/// How many objects of a finding are listed; all are in the JSON document.
+const SHOWN: usize = 5;
+
+/// A paragraph for each finding, the worst first. `silent`: who of the API server and the runtime does not answer.
+pub fn doctor_text(findings: &[Finding], silent: &[&str]) -> String {
+    let mut text = match findings.len() {
+        0 => "Nothing is wrong here, as far as can be seen.\n".to_owned(),
+        n => format!("{}\n", bold(&format!("{} on this node", count(n, "finding")))),
+    };
+    for f in findings {
+        text.push_str(&format!("\n{} {}\n", bold(&format!("[{}] {}:", f.severity.name(), f.id)), f.what));
+        let mut row = |name: &str, value: &str| text.push_str(&format!("  {name:<11} {}\n", wrap(value, 14)));
+        row("causes", &f.causes);
+        row("evidence", &f.evidence);
+        for object in f.objects.iter().take(SHOWN) {
+            row("", &format!("- {object}"));
+        }
+        if f.objects.len() > SHOWN {
+            row("", &format!("... and {} more (--output json lists them)", f.objects.len() - SHOWN));
+        }
+        // Not wrapped: it is there to be copied.
+        text.push_str(&format!("  {:<11} {}\n", "to mend it", f.command));
+    }
+    for part in silent {
+        let (who, what) = match *part {
+            "cluster" => ("The API server does not answer", "what only it knows was not looked at"),
+            _ => (
+                "The container runtime does not answer",
+                "leases, devices and port mappings of dead pods were not looked for",
+            ),
+        };
+        text.push_str(&format!("\n{who}: {what}.\n"));
+    }
+    text
+}
+
+/// A line with a state, numbers behind a bar, then a line for each finding.
+pub fn doctor_nagios(findings: &[Finding]) -> String {
+    let of = |severity: Severity| findings.iter().filter(|f| f.severity == severity).count();
+    let (critical, warning, notice) = (of(Severity::Critical), of(Severity::Warning), of(Severity::Notice));
+    let unobserved = findings.iter().any(|f| f.id == "unobserved");
+    let state = match (critical, warning) {
+        (1.., _) => "CRITICAL",
+        (0, 1) if unobserved => "UNKNOWN",
+        (0, 1..) => "WARNING",
+        (0, 0) => "OK",
+    };
+    let names: Vec<&str> = findings.iter().map(|f| f.id.as_str()).collect();
+    let said = if names.is_empty() { "no findings".into() } else { names.join(", ") };
+    let mut text = format!("NODECTL {state} - {said} | critical={critical} warning={warning} notice={notice}\n");
+    for f in findings {
+        // A bar would begin more numbers.
+        let line = format!("[{}] {}: {}. To mend it: {}", f.severity.name(), f.id, f.what, f.command);
+        text.push_str(&format!("{}\n", line.replace('|', "/")));
+    }
+    text
+}
+
+/// Every check with the number of objects that it found, 0 included, so that an alert can tell "clean" from "not run".
+pub fn doctor_prometheus(findings: &[Finding], at: i64) -> String {
+    let mut text = String::from(
+        "# HELP nodectl_doctor_objects Objects found by each check of nodectl doctor.\n# TYPE nodectl_doctor_objects gauge\n",
+    );
+    for check in &CHECKS {
+        let n = findings.iter().find(|f| f.id == check.id).map_or(0, |f| f.objects.len());
+        text.push_str(&format!(
+            "nodectl_doctor_objects{{check=\"{}\",severity=\"{}\"}} {n}\n",
+            check.id,
+            check.severity.name()
+        ));
+    }
+    text.push_str("# HELP nodectl_doctor_findings Findings of nodectl doctor.\n# TYPE nodectl_doctor_findings gauge\n");
+    for severity in Severity::ALL {
+        let n = findings.iter().filter(|f| f.severity == severity).count();
+        text.push_str(&format!("nodectl_doctor_findings{{severity=\"{}\"}} {n}\n", severity.name()));
+    }
+    text.push_str(&format!(
+        "# HELP nodectl_doctor_timestamp_seconds When the node was looked at.\n# TYPE nodectl_doctor_timestamp_seconds gauge\n\
+         nodectl_doctor_timestamp_seconds {at}\n"
+    ));
+    text
+}
