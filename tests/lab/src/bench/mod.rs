@@ -3,6 +3,7 @@
 
 mod alone;
 mod at_once;
+mod cleanup;
 mod figure;
 mod links;
 mod plan;
@@ -22,16 +23,17 @@ use figure::Figure;
 type Bench = fn() -> Result<Vec<Figure>>;
 
 /// Every bench, by its name.
-const BENCHES: [(&str, Bench); 5] = [
+const BENCHES: [(&str, Bench); 6] = [
     ("shim", || inside("shim")),
     ("plan", plan::run),
     ("links", || inside("links")),
+    ("cleanup", || inside("cleanup")),
     ("prepare", prepare::run),
     ("size", size::run),
 ];
 
 /// Benches that run in a node, as its root would.
-const INSIDE: [(&str, Bench); 2] = [("shim", shim::run), ("links", links::run)];
+const INSIDE: [(&str, Bench); 3] = [("shim", shim::run), ("links", links::run), ("cleanup", cleanup::run)];
 
 /// The program `bench [--output json] [NAME...]`; all without a name.
 pub fn main(arguments: &[String]) -> Result<ExitCode> {
@@ -60,7 +62,7 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     for (name, bench) in benches {
         let figures = bench().with_context(|| format!("the bench {name} failed"))?;
         if !is_json {
-            figures.iter().for_each(|figure| println!("{name:<6} {figure}"));
+            figures.iter().for_each(|figure| println!("{name:<7} {figure}"));
         }
         results.insert(name.to_owned(), json!(figures));
     }
