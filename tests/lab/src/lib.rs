@@ -26,6 +26,7 @@ pub mod runtime;
 pub mod scenario;
 pub mod snapshot;
 pub mod traffic;
+pub mod vm;
 pub mod wait;
 
 /// The container runtime interface, generated from the definition that nodectl uses.
