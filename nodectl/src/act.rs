@@ -26,6 +26,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 pub use api::Api;
+pub use baseline::missing;
 pub use context::{Context, RunFolder};
 pub use debts::{in_order, pay};
 

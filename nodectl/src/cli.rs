@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cni::Cni;
 use crate::report::{OutputFormat, ProgressFormat};
-use crate::request::Strategy;
+use crate::request::{LONGEST_S, Strategy};
 
 /// Switches a running Kubernetes node between flannel and Calico, from the node itself.
 #[derive(Debug, Parser)]
@@ -94,13 +94,13 @@ pub struct Switch {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub delete_emptydir_data: Option<bool>,
     /// How long eviction may take, disruption budgets included, in seconds; 300 by default.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=LONGEST_S))]
     pub drain_timeout: Option<u64>,
     /// Grace period of evicted pods in seconds; their own by default.
     #[arg(long, value_name = "SECONDS")]
     pub grace_period: Option<u32>,
     /// How long an agent may take to leave or to come, in seconds; 300 by default.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=LONGEST_S))]
     pub agent_timeout: Option<u64>,
 }
 

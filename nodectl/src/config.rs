@@ -11,7 +11,7 @@ use toml::{Spanned, Table, Value};
 use crate::cluster::ClusterConfig;
 use crate::host::{Host, Overrides, files};
 use crate::report::{OutputFormat, ProgressFormat};
-use crate::request::Strategy;
+use crate::request::{LONGEST_S, Strategy};
 
 /// The file of this machine.
 const FILE: &str = "/etc/nodectl/config.toml";
@@ -34,10 +34,12 @@ pub struct Config {
     /// `--delete-emptydir-data`.
     pub delete_emptydir_data: Option<bool>,
     /// `--drain-timeout`, in seconds.
+    #[serde(deserialize_with = "seconds")]
     pub drain_timeout: Option<u64>,
     /// `--grace-period`, in seconds.
     pub grace_period: Option<u32>,
     /// `--agent-timeout`, in seconds.
+    #[serde(deserialize_with = "seconds")]
     pub agent_timeout: Option<u64>,
     /// Hours after which what `cluster prepare` wrote is stale.
     pub prepared_max_age_hours: Option<u64>,
@@ -193,6 +195,15 @@ fn absolute<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Er
     }
 }
 
+/// A time limit.
+fn seconds<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
+    let seconds = u64::deserialize(value)?;
+    match seconds <= LONGEST_S {
+        true => Ok(Some(seconds)),
+        false => Err(serde::de::Error::custom(format!("{seconds} s are more than a week ({LONGEST_S} s)"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,8 +256,7 @@ mod tests {
 
     #[test]
     fn problems_name_file_line_and_key_and_leave_the_rest() {
-        let text =
-            "# ours\nforce = true\n\ndrain_timeout = -3\nstratgy = 'drain'\nprogress = 'loud'\nbin_dir = 'opt'\n[x]\n";
+        let text = "# ours\nforce = true\n\ndrain_timeout = -3\nstratgy = 'drain'\nprogress = 'loud'\nbin_dir = 'opt'\nagent_timeout = 604801\n[x]\n";
         let (root, host) = machine(&[("config.toml", text), ("config.d/a.toml", "output = 'json'\noutput = 'text'\n")]);
         let (config, problems) = Config::load(&host, None);
         assert_eq!(config, Config { force: Some(true), ..Config::default() });
@@ -256,12 +266,13 @@ mod tests {
             "/etc/nodectl/config.toml line 5, stratgy: unknown field `stratgy`, expected one of `strategy`",
             "/etc/nodectl/config.toml line 6, progress: unknown variant `loud`, expected one of `text`, `json`, `none`",
             "/etc/nodectl/config.toml line 7, bin_dir: \"opt\" is not an absolute path",
-            "/etc/nodectl/config.toml line 8, x: unknown field",
+            "/etc/nodectl/config.toml line 8, agent_timeout: 604801 s are more than a week (604800 s)",
+            "/etc/nodectl/config.toml line 9, x: unknown field",
             "/etc/nodectl/config.d/a.toml line 2: this is not TOML: duplicate key",
         ] {
             assert!(words.contains(start), "{start} is not in:\n{words}");
         }
-        assert_eq!(problems.len(), 6, "{words}");
+        assert_eq!(problems.len(), 7, "{words}");
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub fn checks(facts: &Facts, request: &Request) -> Vec<Check> {
         node::disk_space(facts),
         node::directories(facts),
         node::shim_package(facts),
+        node::boot_units(facts),
         node::firewall(facts),
         node::rp_filter(facts, request),
         cluster::api(facts),

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cni::Cni;
 
+/// The longest time limit that can be asked for, in seconds: a week. One of years overflows the clock that it is added to.
+pub const LONGEST_S: u64 = 604_800;
+
 /// What happens to the pods of the node that is switched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]

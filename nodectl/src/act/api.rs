@@ -113,7 +113,10 @@ impl Api {
             "source": {"component": "nodectl", "host": self.node},
         });
         let path = "/api/v1/namespaces/default/events";
-        if let Err(error) = self.unless_dead(|kube| kube.post(path, &event, Write::REAL)) {
+        // Not through `unless_dead`: a POST is not sent again, so one lost connection would count as a server that is gone.
+        if let Some(Err(error)) =
+            self.kube.as_ref().filter(|_| !self.is_dead()).map(|kube| kube.post(path, &event, Write::REAL))
+        {
             tracing::debug!("no Event could be written: {error:#}");
         }
     }

@@ -29,7 +29,14 @@ const SETTLE: Duration = Duration::from_secs(30);
 
 /// Measures from the host, before anything is switched.
 pub(super) fn measure(cx: &mut Context, targets: &Targets) -> Result<Value> {
-    let found = probe(targets);
+    let found = probe(targets)?;
+    let silent = missing(targets, &found);
+    if !silent.is_empty() {
+        tracing::warn!(
+            "these do not answer before the switch, so nothing can be proven of them after it: {}",
+            silent.join(", ")
+        );
+    }
     let value = json!({ "host": found });
     cx.baseline = value.clone();
     Ok(value)
@@ -42,7 +49,7 @@ pub(super) fn verify(cx: &mut Context, via: Cni, targets: &Targets) -> Result<Va
     let stop = cx.stop;
     let mut last = json!({});
     let host = stop.wait_for(SETTLE, || {
-        last = probe(&wanted);
+        last = probe(&wanted)?;
         Ok(missing(&wanted, &last).is_empty().then_some(()))
     })?;
     if host.is_none() {
@@ -133,17 +140,17 @@ fn probe_from(cx: &Context, wanted: &Targets, path: &str) -> Result<Value> {
     let mut last = json!({});
     cx.stop.wait_for(SETTLE, || {
         let targets = wanted.clone();
-        last = netns::enter(&cx.host.path(path), move || probe(&targets))?;
+        last = netns::enter(&cx.host.path(path), move || probe(&targets))??;
         Ok(missing(wanted, &last).is_empty().then_some(()))
     })?;
     Ok(last)
 }
 
 /// Asks every target once.
-fn probe(targets: &Targets) -> Value {
+fn probe(targets: &Targets) -> Result<Value> {
     let mut ips = targets.peers.clone();
     ips.extend(targets.host);
-    let replies = ping::ping(&ips, ECHOES, ECHO_LIMIT).unwrap_or_default();
+    let replies = ping::ping(&ips, ECHOES, ECHO_LIMIT).context("could not send echo requests")?;
     let peers: serde_json::Map<String, Value> = replies
         .iter()
         .map(|r| (r.target.to_string(), json!({ "sent": r.sent, "received": r.received, "us": r.avg_us })))
@@ -153,7 +160,7 @@ fn probe(targets: &Targets) -> Value {
         address.map(|a| ping::tcp_connect(a, Duration::from_secs(2)))
     };
     let dns = targets.dns.parse().ok().map(|a| ping::dns_answers(a, Duration::from_secs(2)));
-    json!({ "peers": peers, "service": tcp(&targets.service), "dns": dns })
+    Ok(json!({ "peers": peers, "service": tcp(&targets.service), "dns": dns }))
 }
 
 /// What answered in a measurement.
@@ -180,8 +187,8 @@ fn expected(targets: &Targets, before: &Targets) -> Targets {
     }
 }
 
-/// Which of the wanted targets do not answer.
-fn missing(wanted: &Targets, found: &Value) -> Vec<String> {
+/// Which of the wanted targets do not answer in a measurement.
+pub fn missing(wanted: &Targets, found: &Value) -> Vec<String> {
     let now = answered(found);
     let mut missing: Vec<String> =
         wanted.peers.iter().chain(&wanted.host).filter(|p| !now.peers.contains(p)).map(IpAddr::to_string).collect();

@@ -13,12 +13,13 @@ use super::Context;
 use crate::facts::Pod;
 use crate::host::kube::{Evictee, Eviction, Write};
 use crate::plan;
+use crate::request::LONGEST_S;
 
 /// kubectl waits this long before it tries a refused eviction again.
 const RETRY: Duration = Duration::from_secs(5);
 
 pub(super) fn apply(cx: &mut Context, timeout_s: u64, grace_s: Option<u32>) -> Result<Value> {
-    let end = Instant::now() + Duration::from_secs(timeout_s);
+    let end = Instant::now() + Duration::from_secs(timeout_s.min(LONGEST_S));
     let mut refused: BTreeMap<String, (Instant, String)> = BTreeMap::new();
     let mut evicted: Vec<String> = Vec::new();
     loop {

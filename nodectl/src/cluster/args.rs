@@ -7,6 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::request::{NamespacedName, Request};
 use crate::cni::Cni;
+use crate::request::LONGEST_S;
 
 /// Arguments of `cluster`.
 #[derive(Debug, Args)]
@@ -55,7 +56,7 @@ pub struct WriteArgs {
     #[arg(long, value_name = "DIR")]
     pub backup_dir: Option<PathBuf>,
     /// How long to wait for what others have to do meanwhile (pods that are replaced, nodes that join), in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(..=LONGEST_S))]
     pub wait: u64,
     /// How many writes may be on their way to the API server at the same time.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]

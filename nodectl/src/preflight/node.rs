@@ -6,7 +6,7 @@ use super::Check;
 use crate::cni::Cni;
 use crate::facts::{ClusterView, Facts, Runtime};
 use crate::ownership;
-use crate::plan::{self, current_cni};
+use crate::plan::{self, BOOT_UNITS, current_cni};
 use crate::prepared::Prepared;
 use crate::request::Request;
 use crate::step::words::count;
@@ -252,16 +252,51 @@ pub(super) fn leftovers(facts: &Facts, prepared: &Prepared, request: &Request) -
     let scope = plan::scope(facts, prepared, request.to);
     let found: Vec<String> = ownership::leftovers(facts, request.to, &scope);
     // An idle configuration file or binary of the target is what its installer would write anyway.
-    let harmful: Vec<String> = found.into_iter().filter(|l| !l.starts_with("file ")).collect();
+    let (idle, harmful): (Vec<String>, Vec<String>) = found.into_iter().partition(|l| l.starts_with("file "));
+    if harmful.is_empty() && !idle.is_empty() {
+        return Check::warn(
+            "leftovers",
+            format!(
+                "{} of an earlier {} left, which its installer takes over and a way back removes with the rest (into the \
+                 run's backup): {}",
+                count(idle.len(), "file"),
+                request.to,
+                first(&idle)
+            ),
+            "nothing, unless one of them is yours: then move it elsewhere first",
+        );
+    }
     if harmful.is_empty() {
         return Check::pass("leftovers", format!("nothing of an earlier {} is in the way", request.to));
     }
-    let shown = harmful.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
     Check::fail(
         "leftovers",
-        format!("{} of an earlier {} left: {shown}", count(harmful.len(), "object"), request.to),
-        "remove them (they may mislead the new agent), then try again",
+        format!("{} of an earlier {} left: {}", count(harmful.len(), "object"), request.to, first(&harmful)),
+        format!(
+            "`nodectl cleanup --{}` removes them (they may mislead the new agent); then try again",
+            request.to.name()
+        ),
     )
+}
+
+/// As many as fit into a line.
+fn first(all: &[String]) -> String {
+    let more = if all.len() > 5 { "; ..." } else { "" };
+    all.iter().take(5).cloned().collect::<Vec<_>>().join("; ") + more
+}
+
+/// The units that take care of a reboot in mid-run.
+pub(super) fn boot_units(facts: &Facts) -> Check {
+    match BOOT_UNITS.iter().find(|name| !facts.units.contains_key(**name)) {
+        None => Check::pass("boot-units", "nodectl's units are installed"),
+        Some(missing) => Check::warn(
+            "boot-units",
+            format!(
+                "{missing} is not installed: after a reboot in mid-run the node waits for somebody to run `nodectl resume`"
+            ),
+            "install nodectl from its package",
+        ),
+    }
 }
 
 #[cfg(test)]

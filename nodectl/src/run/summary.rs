@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::act::missing;
 use crate::journal::{Log, Record};
 use crate::plan::Plan;
 use crate::report::RunSummary;
@@ -61,5 +62,18 @@ fn measured(log: &Log, plan: &Plan) -> Option<String> {
             lost.join(", ")
         ),
     };
-    Some(format!("{up} of {} targets that answered before answer now, {pod}{but}", peers.len()))
+    let unproven = match silent_before(log, plan) {
+        silent if silent.is_empty() => String::new(),
+        silent => format!("; these did not answer before, so nothing is proven of them: {}", silent.join(", ")),
+    };
+    Some(format!("{up} of {} targets that answered before answer now, {pod}{but}{unproven}", peers.len()))
+}
+
+/// What did not answer when it was measured before the switch.
+fn silent_before(log: &Log, plan: &Plan) -> Vec<String> {
+    let baseline = plan.steps.iter().enumerate().find_map(|(n, step)| match step {
+        Step::Baseline { targets } => Some((targets, log.result(n)?)),
+        _ => None,
+    });
+    baseline.map(|(targets, found)| missing(targets, &found["host"])).unwrap_or_default()
 }
