@@ -8,6 +8,8 @@ mod concurrency;
 mod faults;
 #[path = "prepare/fixture.rs"]
 mod fixture;
+#[path = "prepare/fleet.rs"]
+mod fleet;
 #[path = "prepare/kills.rs"]
 mod kills;
 #[path = "prepare/known_faults.rs"]

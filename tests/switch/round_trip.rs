@@ -1,5 +1,8 @@
 //! The main job: node by node from flannel to Calico, and back.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use nodectl_lab::objects::workloads;
 use nodectl_lab::scenario::{Cni, Scenario};
 use serde_json::json;
@@ -8,11 +11,29 @@ use serde_json::json;
 fn one_node_goes_to_calico_and_back() {
     let scenario = Scenario::start(2, &Scenario::workloads(3), |_| {}).unwrap();
     scenario.prepare().unwrap();
-    println!("{}", scenario.migrate(1, Cni::Calico).unwrap().all());
+    it_begins_when_it_is_allowed(&scenario);
     nothing_secret_is_left(&scenario);
     scenario.must_be_on(1, Cni::Calico).unwrap();
     println!("{}", scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap().all());
     scenario.must_be_on(1, Cni::Flannel).unwrap();
+}
+
+/// Switches node 1 in a roll that is paused: refused at first, then waited for.
+fn it_begins_when_it_is_allowed(scenario: &Scenario) {
+    scenario.cluster_command(&["pause"]).unwrap().expect(0).unwrap();
+    let refused = scenario.nodectl(1, &["migrate", "--yes", "--output", "json"]).unwrap().expect(3).unwrap();
+    let checks = refused.json().unwrap()["checks"].as_array().unwrap().clone();
+    let failed: Vec<&str> =
+        checks.iter().filter(|c| c["verdict"] == "fail").map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(failed, ["pace"]);
+    let mut waiting = scenario.nodectl_command(1, &["migrate", "--yes", "--when-allowed"], &[]).unwrap();
+    let mut waiting = waiting.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(waiting.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(log.any(|line| line.contains("waiting for `nodectl cluster allow`")));
+    let rest = std::thread::spawn(move || log.collect::<Vec<String>>().join("\n"));
+    scenario.cluster_command(&["allow", "node1"]).unwrap().expect(0).unwrap();
+    let status = waiting.wait().unwrap();
+    assert!(status.success(), "{}", rest.join().unwrap());
 }
 
 /// Neither kubelet's key nor the token of Calico's plugin stands in a journal, a snapshot, a report or a receipt, or is shown. The

@@ -79,7 +79,7 @@ impl Scenario {
             .context("nodectl is not built. To fix it: cargo build -p nodectl")?;
         let mut command = Command::new(binary);
         command.arg("cluster").args(args).arg("--kubeconfig").arg(&kubeconfig);
-        if args.first() == Some(&"prepare") {
+        if !matches!(args.first(), Some(&"status" | &"manifest")) {
             command.arg("--backup-dir").arg(folder.join("backup"));
         }
         command::output(&mut command, "").map(Done::from)
