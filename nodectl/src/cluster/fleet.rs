@@ -10,6 +10,7 @@ use super::check::Check;
 use super::control_plane;
 use super::decision::Survey;
 use super::ipam;
+use super::node::NodeView;
 use super::object::{Kind, text};
 use super::report::{or_dash, table};
 
@@ -34,12 +35,15 @@ pub struct FleetNode {
 /// Every node, those of the control plane last: the order in which they are to be switched.
 pub fn nodes(survey: &Survey, checks: &[Check], changes: &[Change]) -> Vec<FleetNode> {
     let mut needs: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+    let both =
+        |n: &NodeView| [ipam::vtep_handle(n.name), ipam::bridge_handle(n.name)].map(|id| (id, n.name.to_owned()));
+    let handles: BTreeMap<String, String> = survey.nodes.iter().flat_map(both).collect();
     for change in changes {
-        if let Some(node) = node_of(survey, change) {
+        if let Some(node) = node_of(change, &handles) {
             *needs.entry(node).or_default().entry(change.target.kind.name().to_owned()).or_default() += 1;
         }
     }
-    let row = |node: &super::node::NodeView| FleetNode {
+    let row = |node: &NodeView| FleetNode {
         node: node.name.to_owned(),
         role: if control_plane::is_of(node) { "control-plane" } else { "worker" }.to_owned(),
         on: node.wanted.unwrap_or("flannel").to_owned(),
@@ -57,18 +61,14 @@ fn blocked_by(checks: &[Check], node: &str) -> Vec<String> {
     refused.map(|c| c.name.to_owned()).collect()
 }
 
-/// The node that a write is done for.
-fn node_of(survey: &Survey, change: &Change) -> Option<String> {
+/// The node that a write is done for; `handles` says whose a handle is.
+fn node_of(change: &Change, handles: &BTreeMap<String, String>) -> Option<String> {
     let after = change.after.as_ref()?;
     match change.target.kind {
         Kind::Node => Some(change.target.name.clone()),
         Kind::IPAMBlock => ipam::block_node(after).map(str::to_owned),
         Kind::BlockAffinity => text(after, "/spec/node").map(str::to_owned),
-        Kind::IPAMHandle => {
-            let id = text(after, "/spec/handleID")?;
-            let names = survey.nodes.iter().map(|n| n.name);
-            names.filter(|n| id == ipam::vtep_handle(n) || id == ipam::bridge_handle(n)).map(str::to_owned).next()
-        }
+        Kind::IPAMHandle => handles.get(text(after, "/spec/handleID")?).cloned(),
         _ => None,
     }
 }

@@ -59,10 +59,14 @@ pub fn of<'a>(node: &NodeView<'a>) -> Option<&'a str> {
     annotation(node.object, PACE_ANNOTATION)
 }
 
-/// The annotation that a node gets from `prepare`, if it is to get one: every node that has not begun, where one does.
-pub fn initial(survey: &Survey, node: &NodeView) -> Option<&'static str> {
-    let paced = survey.request.pace || survey.nodes.iter().any(|n| of(n).is_some());
-    (paced && of(node).is_none() && waits_or_may(node)).then_some(PACE_WAIT)
+/// The roll has a pace: it is asked for, or a node has the annotation already.
+pub fn is_kept(survey: &Survey) -> bool {
+    survey.request.pace || survey.nodes.iter().any(|n| of(n).is_some())
+}
+
+/// What a node gets from `prepare` where the roll has a pace: it waits, unless it has begun or was told something already.
+pub fn initial(node: &NodeView) -> Option<&'static str> {
+    (of(node).is_none() && waits_or_may(node)).then_some(PACE_WAIT)
 }
 
 fn is_meant(request: &Request, node: &NodeView) -> bool {

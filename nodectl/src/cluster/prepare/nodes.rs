@@ -168,6 +168,7 @@ fn labelled(node: &NodeView) -> Value {
 ///
 /// A Node is written twice, so this write starts from the Node as it was read plus its labels.
 pub fn annotations(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Vec<Change> {
+    let paced = pace::is_kept(survey);
     let change = |node: &NodeView| {
         let (pod_cidr, on_node) = node.described()?;
         let target = ObjectRef::cluster(Kind::Node, node.name);
@@ -187,7 +188,7 @@ pub fn annotations(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Vec<C
         let prepared = prepared_annotation::new(survey, flannel, calico, node, pod_cidr, on_node);
         let existing = annotation(node.object, PREPARED_ANNOTATION).unwrap_or_default();
         annotate(PREPARED_ANNOTATION, &prepared_annotation::value(&prepared, existing));
-        if let Some(word) = pace::initial(survey, node) {
+        if let Some(word) = pace::initial(node).filter(|_| paced) {
             annotate(PACE_ANNOTATION, word);
         }
         let reason = "Calico's nodes reach this one by its end of flannel's overlay, and the node learns of the cluster what its own credentials cannot read";
