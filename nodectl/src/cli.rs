@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::cni::Cni;
 use crate::report::{OutputFormat, ProgressFormat};
@@ -73,6 +74,18 @@ pub enum Command {
     Report(ReportArgs),
     /// The cluster's side; needs an admin kubeconfig.
     Cluster(crate::cluster::ClusterArgs),
+    /// Print what a shell needs to complete this command line.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// What a shell needs to complete the command line.
+pub fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "nodectl", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 /// What a switch is asked to be.

@@ -1,6 +1,7 @@
 //! The commands: from raw arguments to a result. One file a command.
 
 mod cleanup;
+mod completions;
 mod doctor;
 mod history;
 mod look;
@@ -37,5 +38,6 @@ pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
         Command::Doctor(args) => doctor::run(&host, args, settings),
         Command::Report(args) => report::run(args, settings),
         Command::Cluster(args) => crate::cluster::run(args, &settings.config.cluster, settings.output),
+        Command::Completions { shell } => completions::run(*shell, settings),
     }
 }

@@ -38,7 +38,11 @@ impl Settings {
         let Some(wrong) = &self.wrong else { return Ok(()) };
         let looks = |args: &ShimArgs| !matches!(args.command, ShimCommand::Retire(_));
         let goes_on = match command {
-            Command::Revert(_) | Command::Resume(_) | Command::Status | Command::Doctor(_) => true,
+            Command::Revert(_)
+            | Command::Resume(_)
+            | Command::Status
+            | Command::Doctor(_)
+            | Command::Completions { .. } => true,
             Command::Shim(args) => looks(args),
             _ => false,
         };
