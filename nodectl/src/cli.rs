@@ -63,6 +63,8 @@ pub enum Command {
     Status,
     /// List the runs on this node.
     History,
+    /// Ask again and again, from this host and from inside pods, and show what was lost; changes nothing.
+    Probe(ProbeArgs),
     /// The CNI plugin in front of both CNIs: what it remembers, the DELs it still has to do, its removal.
     Shim(ShimArgs),
     /// Take one CNI off this node completely, and touch nothing else.
@@ -213,6 +215,38 @@ pub struct ResumeArgs {
     /// At boot: `files` before kubelet starts (edits files only), `settle` once the network is up.
     #[arg(long, value_enum, value_name = "PHASE", hide = true)]
     pub at_boot: Option<BootPhase>,
+}
+
+/// Arguments of `probe`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "TARGET: peers, gateway, icmp:ADDRESS, udp:ADDRESS:PORT, tcp:ADDRESS:PORT (one connection that stays), \
+    connect:ADDRESS:PORT (a new one each time). NAMESPACE/POD of this node may stand for ADDRESS; with udp and tcp the port may \
+    then be left out, and the probe answers itself. udp and tcp want an echo at the other end (elsewhere: nodectl probe --answer).\n\n\
+    Exit code 1 where a flow did what it was not to do."
+)]
+pub struct ProbeArgs {
+    /// Where to start: host (the default), NAMESPACE/POD of this node, or all; may be repeated.
+    #[arg(long, value_name = "SOURCE")]
+    pub from: Vec<String>,
+    /// What is to answer; may be repeated. Without it and --refuse: peers and gateway.
+    #[arg(long, value_name = "TARGET")]
+    pub to: Vec<String>,
+    /// What must not answer, since a network policy forbids it; may be repeated.
+    #[arg(long, value_name = "TARGET")]
+    pub refuse: Vec<String>,
+    /// Questions a second, of each flow.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate: u32,
+    /// How long, in seconds; Ctrl-C ends it earlier.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub duration: u64,
+    /// A flow that is to pass may be silent for so many milliseconds.
+    #[arg(long, value_name = "MS")]
+    pub max_outage: Option<u64>,
+    /// Meanwhile, answer UDP and TCP on this port in every source's network, for probes from elsewhere.
+    #[arg(long, value_name = "PORT")]
+    pub answer: Option<u16>,
 }
 
 /// Arguments of `shim`.

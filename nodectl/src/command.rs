@@ -9,6 +9,7 @@ mod migrate;
 mod pace;
 mod plan;
 mod preflight;
+mod probe;
 mod report;
 mod resume;
 mod revert;
@@ -33,6 +34,7 @@ pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
         Command::Resume(args) => resume::run(&host, args, settings),
         Command::Status => status::run(&host, settings),
         Command::History => history::run(&host, settings),
+        Command::Probe(args) => probe::run(&host, args, settings),
         Command::Shim(args) => shim::run(&host, args, settings),
         Command::Cleanup(args) => cleanup::run(&host, args, cli.common.verbose > 0, settings),
         Command::Doctor(args) => doctor::run(&host, args, settings),

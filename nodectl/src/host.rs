@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod answerer;
 pub mod backup;
 pub mod bpffs;
 pub mod cri;
@@ -11,6 +12,7 @@ pub mod ipset;
 pub mod iptables;
 pub mod kmod;
 pub mod kube;
+pub mod line;
 pub mod local_http;
 pub mod machine;
 pub mod mount;

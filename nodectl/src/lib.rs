@@ -4,6 +4,7 @@
 //! ([`execute`], [`act`]) with a write-ahead [`journal`], look again and [`verify`], [`report`].
 
 pub mod act;
+pub mod adopt;
 pub mod cleanup;
 pub mod cli;
 pub mod clock;
@@ -28,6 +29,7 @@ pub mod ownership;
 pub mod plan;
 pub mod preflight;
 pub mod prepared;
+pub mod probe;
 pub mod reap;
 pub mod remove;
 pub mod report;

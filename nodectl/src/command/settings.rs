@@ -42,6 +42,7 @@ impl Settings {
             | Command::Resume(_)
             | Command::Status
             | Command::Doctor(_)
+            | Command::Probe(_)
             | Command::Completions { .. } => true,
             Command::Shim(args) => looks(args),
             _ => false,

@@ -4,6 +4,8 @@
 //! Everything acts in the network namespace of the calling thread. All functions may be repeated: what is there already, or
 //! gone already, is no error.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 
 use crate::facts::{Link, Network};
@@ -17,7 +19,7 @@ mod rule;
 mod socket;
 mod traffic;
 
-pub use address::{add_address, delete_address};
+pub use address::{add_address, delete_address, set_prefix_route};
 pub use link::{LinkChange, delete_link, delete_links, errno, hairpin, rename_live_supported, set_link};
 pub use neighbour::{append_fdb, change_fdb, change_neighbours, delete_fdb, delete_neighbour, replace_neighbour};
 pub use new_link::{VethPair, add_bridge, add_link, add_veth, add_vxlan};
@@ -29,6 +31,11 @@ pub use traffic::{Traffic, delete_traffic, detach_xdp, traffic};
 /// Reads the links alone, by one full dump.
 pub fn links() -> Result<Vec<Link>> {
     Ok(link::Links::read(&mut socket::Socket::open()?)?.all().cloned().collect())
+}
+
+/// Reads the links alone, by index: the other end of a veth is named by that.
+pub fn indexed_links() -> Result<BTreeMap<u32, Link>> {
+    Ok(link::Links::read(&mut socket::Socket::open()?)?.indexed())
 }
 
 /// Reads everything.

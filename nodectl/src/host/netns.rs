@@ -29,6 +29,26 @@ where
     })?
 }
 
+/// Starts `act` in a thread in the network namespace at `path` and does not wait for it.
+pub fn spawn<F>(path: &Path, act: F) -> Result<std::thread::JoinHandle<()>>
+where
+    F: FnOnce() + Send + 'static,
+{
+    let file = File::open(path).with_context(|| format!("could not open the network namespace {}", path.display()))?;
+    let shown = path.display().to_string();
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let entered = setns(&file, CloneFlags::CLONE_NEWNET);
+        let is_in = entered.is_ok();
+        if tell.send(entered).is_ok() && is_in {
+            act();
+        }
+    });
+    let entered = told.recv().context("a thread in another network namespace was lost")?;
+    entered.with_context(|| format!("could not enter the network namespace {shown}"))?;
+    Ok(thread)
+}
+
 /// Paths of the other network namespaces that processes or mounts keep, one each.
 pub fn others() -> Result<Vec<PathBuf>> {
     let own = inode(Path::new("/proc/thread-self/ns/net"))?;
@@ -42,6 +62,14 @@ pub fn others() -> Result<Vec<PathBuf>> {
     let mut seen = std::collections::HashSet::from([own]);
     // A process that ends meanwhile takes its path with it.
     Ok(of_processes.chain(bound).filter(|path| inode(path).is_ok_and(|inode| seen.insert(inode))).collect())
+}
+
+/// TCP segments that were sent again from the calling thread's network namespace; `None` where the kernel does not say.
+pub fn retransmitted_segments() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").ok()?;
+    let mut rows = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let place = rows.next()?.split(' ').position(|name| name == "RetransSegs")?;
+    rows.next()?.split(' ').nth(place)?.parse().ok()
 }
 
 fn inode(path: &Path) -> Result<(u64, u64)> {

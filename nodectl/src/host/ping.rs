@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6};
 
+/// What a request carries.
+const PAYLOAD: &[u8] = b"nodectl probe...";
+
 /// What one target answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
@@ -92,11 +95,11 @@ impl Sockets {
         let sent = match (target, &self.v4, &self.v6) {
             (IpAddr::V4(ip), Some(fd), _) => {
                 let to = SockaddrIn::from(SocketAddrV4::new(ip, 0));
-                socket::sendto(fd.as_raw_fd(), &request(8, id, sequence), &to, MsgFlags::empty())
+                socket::sendto(fd.as_raw_fd(), &echo_request(8, id, sequence, PAYLOAD), &to, MsgFlags::empty())
             }
             (IpAddr::V6(ip), _, Some(fd)) => {
                 let to = SockaddrIn6::from(SocketAddrV6::new(ip, 0, 0, 0));
-                socket::sendto(fd.as_raw_fd(), &request(128, id, sequence), &to, MsgFlags::empty())
+                socket::sendto(fd.as_raw_fd(), &echo_request(128, id, sequence, PAYLOAD), &to, MsgFlags::empty())
             }
             _ => return false,
         };
@@ -135,12 +138,13 @@ impl Sockets {
 
 /// Echo request of RFC 792 or RFC 4443: type, code 0, checksum, identifier, sequence. For ICMPv6 the kernel overwrites the
 /// checksum with the right one.
-fn request(kind: u8, id: u16, sequence: u16) -> Vec<u8> {
+pub(super) fn echo_request(kind: u8, id: u16, sequence: u16, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![kind, 0, 0, 0];
     packet.extend(id.to_be_bytes());
     packet.extend(sequence.to_be_bytes());
-    packet.extend(b"nodectl probe...");
-    let mut sum: u32 = packet.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    packet.extend(payload);
+    let pair = |bytes: &[u8]| u32::from(bytes[0]) << 8 | u32::from(bytes.get(1).copied().unwrap_or(0));
+    let mut sum: u32 = packet.chunks(2).map(pair).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -47,6 +47,21 @@ pub fn add_address(address: &Address) -> Result<()> {
         .with_context(|| format!("could not add the address {} to {}", address.address, address.link))
 }
 
+/// Gives an IPv6 address that the device has its prefix's route, or takes that route away and keeps the address: IPv6 refuses
+/// the same address twice, with whatever prefix length.
+pub fn set_prefix_route(address: &Address, on: bool) -> Result<()> {
+    fault::point("netlink.set_prefix_route");
+    let mut socket = Socket::open()?;
+    let index = Indexes::default().must(&mut socket, &address.link)?;
+    let mut message = build(address, index);
+    let flags = if on { AddressFlags::Nodad } else { AddressFlags::Nodad | AddressFlags::Noprefixroute };
+    message.attributes.push(AddressAttribute::Flags(flags));
+    let verb = if on { "give" } else { "take" };
+    socket
+        .request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+        .with_context(|| format!("could not {verb} the prefix route of {} on {}", address.address, address.link))
+}
+
 /// Deletes an address; nothing happens where it is not there.
 pub fn delete_address(address: &Address) -> Result<()> {
     fault::point("netlink.delete_address");

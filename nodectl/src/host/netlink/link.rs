@@ -11,6 +11,7 @@ use netlink_packet_route::link::{
 };
 use nix::errno::Errno;
 use rtnetlink::LinkUnspec;
+use serde::{Deserialize, Serialize};
 
 use super::new_link::{VethPair, add_veth};
 use super::socket::{Refused, Request, Socket};
@@ -21,7 +22,8 @@ use crate::fault;
 const IFNAMSIZ: usize = 16;
 
 /// What to change about a link: one message, in which the kernel stops at the first refusal, and one more for `hairpin`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LinkChange {
     /// Set it up.
     pub up: bool,
@@ -124,6 +126,11 @@ impl Links {
         let places = raw.iter().enumerate().map(|(place, m)| (m.header.index, place)).collect();
         let list = raw.iter().map(|m| (m.header.index, parse(m, &names))).collect();
         Ok(Links { list, places, groups: groups.collect() })
+    }
+
+    /// The links by index.
+    pub fn indexed(self) -> BTreeMap<u32, Link> {
+        self.list.into_iter().collect()
     }
 
     /// The links, in the kernel's order.

@@ -1,0 +1,96 @@
+//! The way around an interface that must go down to be renamed (before Linux 6.2): a veth pair of our own into the same pod
+//! carries its traffic meanwhile. Pure.
+
+use ipnet::IpNet;
+
+use super::CALICO_MAC;
+use super::host_side::{calico_sysctls, lead, neighbour, set_sysctls};
+use super::operation::{At, Operation, in_pod, on_host};
+use super::pod::{PodNetwork, alone, short_name};
+use super::to_calico::{default_route, gateway, to_gateway};
+use crate::facts::{Address, Route};
+use crate::host::netlink::LinkChange;
+use crate::host::sysctl;
+
+/// Our end in the pod.
+const INSIDE: &str = "nodectl0";
+/// Its MAC; there is one in each pod, and nobody else is on its line.
+const INSIDE_MAC: &str = "0e:6e:6f:64:65:00";
+/// The kernel takes loose reverse-path filtering on a device without any IPv4 address for a drop, unless the very route back
+/// leads over that device: our end on the host has this one meanwhile.
+const OUTSIDE: [u8; 4] = [169, 254, 1, 3];
+
+/// Everything goes over our pair, the pod's interface changes while it is idle, everything goes back, our pair goes.
+/// The pod has been turned: its traffic goes to Calico's gateway.
+pub(super) fn around(pod: &PodNetwork, name: &str, change: LinkChange) -> Vec<At> {
+    let outside = format!("nod{}", short_name(&pod.pod));
+    let mut operations = open(pod, &outside);
+    operations.extend(onto(pod, INSIDE));
+    operations.extend(lead(pod.ips(), &outside, INSIDE_MAC));
+    let down = LinkChange { down: true, ..LinkChange::default() };
+    operations.push(set_link(&pod.host, down));
+    operations.push(set_link(&pod.host, change));
+    operations.push(set_link(name, up()));
+    // Down has dropped the neighbour entries. The host's traffic comes back first: the pod's may still take our pair.
+    operations.extend(lead(pod.ips(), name, &pod.mac));
+    operations.extend(onto(pod, &pod.ifname));
+    operations.push(on_host(Operation::DeleteLink { name: outside }));
+    operations.push(rp_filter(&pod.rp_filter));
+    operations
+}
+
+/// Makes our pair, ready to carry.
+fn open(pod: &PodNetwork, outside: &str) -> Vec<At> {
+    let ipv6 = pod.has_ipv6();
+    let mut operations = vec![on_host(Operation::AddVeth {
+        name: outside.to_owned(),
+        mac: CALICO_MAC.into(),
+        peer: INSIDE.into(),
+        peer_mac: INSIDE_MAC.into(),
+        mtu: pod.mtu,
+    })];
+    operations.extend(set_sysctls(calico_sysctls(outside, ipv6)));
+    let loose = sysctl::of_interface("ipv4", outside, "rp_filter");
+    operations.push(on_host(Operation::Sysctl { name: loose, value: "2".into() }));
+    let own = Address { link: outside.to_owned(), address: IpNet::from(std::net::IpAddr::from(OUTSIDE)) };
+    operations.push(on_host(Operation::AddAddress(own)));
+    operations.push(set_link(outside, up()));
+    // The pod is reached over one interface and answers over the other for a while.
+    operations.push(rp_filter("2"));
+    if ipv6 {
+        let name = sysctl::of_interface("ipv6", INSIDE, "accept_dad");
+        operations.push(in_pod(Operation::Sysctl { name, value: "0".into() }));
+    }
+    operations.push(in_pod(Operation::SetLink { name: INSIDE.into(), change: up() }));
+    for ip in pod.ips() {
+        let address = Address { link: INSIDE.to_owned(), address: alone(ip) };
+        operations.push(in_pod(Operation::AddAddress(address)));
+        operations.push(in_pod(Operation::SetNeighbour(neighbour(INSIDE, gateway(ip), CALICO_MAC))));
+    }
+    operations
+}
+
+/// The pod sends everything over this interface.
+fn onto(pod: &PodNetwork, dev: &str) -> Vec<At> {
+    let way = |ip: std::net::IpAddr| {
+        let mut routes: Vec<Route> = Vec::new();
+        if ip.is_ipv4() {
+            routes.push(to_gateway(dev));
+        }
+        routes.push(default_route(ip, dev));
+        routes
+    };
+    pod.ips().flat_map(way).map(|route| in_pod(Operation::SetRoute(route))).collect()
+}
+
+fn rp_filter(value: &str) -> At {
+    in_pod(Operation::Sysctl { name: "net.ipv4.conf.all.rp_filter".into(), value: value.to_owned() })
+}
+
+fn set_link(name: &str, change: LinkChange) -> At {
+    on_host(Operation::SetLink { name: name.to_owned(), change })
+}
+
+fn up() -> LinkChange {
+    LinkChange { up: true, ..LinkChange::default() }
+}

@@ -1,0 +1,98 @@
+//! What re-plumbing must know of a pod. Plain data, kept in the journal.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use sha1::{Digest, Sha1};
+
+use crate::facts::Route;
+
+/// Calico's gateway address in every pod; nothing has it, the MAC behind it is the host's.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The same in IPv6: the link-local address that belongs to [`super::CALICO_MAC`].
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
+
+/// How a device gets another name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// While it is up (Linux 6.2 and later).
+    Live,
+    /// Only while it is down: until then, traffic takes a veth pair of our own.
+    Detour,
+}
+
+/// A pod's network as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodNetwork {
+    /// `namespace/name` of the pod.
+    pub pod: String,
+    /// Its interface, in its own namespace.
+    pub ifname: String,
+    /// That interface's MAC.
+    pub mac: String,
+    /// MTU of both ends.
+    pub mtu: u32,
+    /// The other end, on the host.
+    pub host: String,
+    /// That end's MAC.
+    pub host_mac: String,
+    /// The bridge that the other end is a port of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+    /// As a port: sends frames back out of the port they came from.
+    #[serde(default)]
+    pub hairpin: bool,
+    /// The pod's addresses, link-local ones left out.
+    pub addresses: Vec<IpNet>,
+    /// The pod's routes over its interface, without those that come with an address.
+    pub routes: Vec<Route>,
+    /// Kernel parameters of the host's end that an adoption changes, by dotted name.
+    pub sysctls: BTreeMap<String, String>,
+    /// `net.ipv4.conf.all.rp_filter` in the pod.
+    pub rp_filter: String,
+}
+
+impl PodNetwork {
+    /// Its addresses without their prefix lengths.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().map(IpNet::addr)
+    }
+
+    /// True if it has an IPv6 address.
+    pub fn has_ipv6(&self) -> bool {
+        self.ips().any(|ip| ip.is_ipv6())
+    }
+}
+
+/// The name that felix looks for: the prefix and the first eleven hex digits of sha1("<namespace>.<name>").
+pub fn calico_interface(prefix: &str, namespace: &str, name: &str) -> String {
+    format!("{prefix}{}", digest(&format!("{namespace}.{name}")))
+}
+
+/// Eleven hex digits for a pod (`namespace/name`), for the names of devices of our own.
+pub(super) fn short_name(pod: &str) -> String {
+    digest(pod)
+}
+
+fn digest(text: &str) -> String {
+    Sha1::digest(text).iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>()[..11].to_owned()
+}
+
+/// An address's only host route's length.
+pub(super) fn alone(ip: IpAddr) -> IpNet {
+    IpNet::from(ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_felixs() {
+        assert_eq!(calico_interface("cali", "default", "nginx"), "calic440f455693");
+        assert_eq!(alone("10.1.0.2".parse().unwrap()).to_string(), "10.1.0.2/32");
+    }
+}

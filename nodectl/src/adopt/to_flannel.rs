@@ -1,0 +1,80 @@
+//! From a Calico interface back to a port of the bridge: the operations, in order. Pure.
+//!
+//! `now` is the pod as it stands, `was` as it is to be: what was read before it was adopted, or made up for a pod that
+//! Calico made.
+
+use std::net::IpAddr;
+
+use super::CALICO_MAC;
+use super::detour;
+use super::host_side::{self, lead, neighbour, route, set_sysctls};
+use super::operation::{At, Operation, in_pod, on_host};
+use super::pod::{PodNetwork, Way, alone};
+use super::to_calico::{gateway, link_local, to_gateway};
+use crate::facts::Address;
+use crate::host::netlink::LinkChange;
+
+/// First sweep: into the bridge, under its former name, while the host's own route still leads to the pod.
+pub fn attach(now: &PodNetwork, was: &PodNetwork, way: Way) -> Vec<At> {
+    let join = LinkChange {
+        rename: Some(was.host.clone()),
+        master: was.bridge.clone(),
+        hairpin: Some(was.hairpin),
+        ..LinkChange::default()
+    };
+    let mut operations = match way {
+        Way::Live => lead_without_metric(now),
+        // The detour sets all that afterwards; and after a crash in one, the interface may be down now.
+        Way::Detour => Vec::new(),
+    };
+    if now.has_ipv6() {
+        operations.push(on_host(Operation::DeleteAddress(link_local(&now.host))));
+    }
+    match way {
+        Way::Live => operations.push(on_host(Operation::SetLink { name: now.host.clone(), change: join })),
+        Way::Detour => operations.extend(detour::around(now, &was.host, join)),
+    }
+    operations.extend(set_sysctls(was.sysctls.clone()));
+    operations
+}
+
+/// The host's route to the pod, with the pod's MAC. The metric that later versions of felix want goes: the bridge's has none.
+fn lead_without_metric(now: &PodNetwork) -> Vec<At> {
+    let mut operations = lead(now.ips(), &now.host, &now.mac);
+    let later = now.ips().filter(IpAddr::is_ipv4).map(|ip| route(ip, &now.host, host_side::IPV6_METRIC));
+    operations.extend(later.map(|route| on_host(Operation::DeleteRoute(route))));
+    operations
+}
+
+/// Second sweep: the pod has its subnet again and reaches its neighbours on the bridge.
+pub fn unturn(was: &PodNetwork) -> Vec<At> {
+    let mut operations = Vec::new();
+    let dev = was.ifname.as_str();
+    for address in &was.addresses {
+        let (ip, full) = (address.addr(), Address { link: dev.to_owned(), address: *address });
+        operations.push(in_pod(match ip {
+            IpAddr::V4(_) => Operation::AddAddress(full),
+            IpAddr::V6(_) => Operation::PrefixRoute { address: full, on: true },
+        }));
+        let family = was.routes.iter().filter(|r| r.dst.addr().is_ipv4() == ip.is_ipv4());
+        operations.extend(family.map(|route| in_pod(Operation::SetRoute(route.clone()))));
+        if ip.is_ipv4() && address.prefix_len() != alone(ip).prefix_len() {
+            operations.push(in_pod(Operation::DeleteAddress(Address { link: dev.to_owned(), address: alone(ip) })));
+            operations.push(in_pod(Operation::DeleteRoute(to_gateway(dev))));
+        }
+        operations.push(in_pod(Operation::DeleteNeighbour(neighbour(dev, gateway(ip), CALICO_MAC))));
+    }
+    operations
+}
+
+/// Third sweep: the bridge's own route leads to the pod again.
+pub fn unguide(was: &PodNetwork) -> Vec<At> {
+    let mut operations = Vec::new();
+    for ip in was.ips() {
+        operations.push(on_host(Operation::DeleteRoute(route(ip, &was.host, 0))));
+        operations.push(on_host(Operation::DeleteNeighbour(neighbour(&was.host, ip, &was.mac))));
+    }
+    let mac = LinkChange { mac: Some(was.host_mac.clone()), ..LinkChange::default() };
+    operations.push(on_host(Operation::SetLink { name: was.host.clone(), change: mac }));
+    operations
+}

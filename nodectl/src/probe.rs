@@ -1,0 +1,204 @@
+//! Continuity probes: numbered questions at a rate from this host and from inside pods, and what became of them.
+//!
+//! One thread a flow asks and listens ([`flow`]); [`ledger`] counts; [`verdict`] compares with what was to be expected.
+//! The command `nodectl probe` is one user, a switch that must not be felt is another.
+
+mod flow;
+mod ledger;
+pub mod target;
+mod verdict;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::host::line::Kind;
+use crate::host::netns;
+pub use ledger::Gap;
+use ledger::Ledger;
+pub use verdict::surprise;
+
+/// What a flow is to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Expect {
+    /// It is answered.
+    #[default]
+    Pass,
+    /// It is not answered: a network policy forbids it.
+    Refuse,
+}
+
+/// One flow: from where, how, to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// Its source, for people.
+    pub from: String,
+    /// Path of the network namespace that it starts in; this host's own where there is none.
+    pub netns: Option<PathBuf>,
+    /// How it asks.
+    pub kind: Kind,
+    /// Its target, for people.
+    pub to: String,
+    /// Where the questions go; ICMP has no port.
+    pub address: SocketAddr,
+    /// What it is to do.
+    pub expect: Expect,
+}
+
+/// What became of a flow.
+#[derive(Debug, Clone, Serialize)]
+pub struct FlowReport {
+    /// Its source.
+    pub from: String,
+    /// How it asked.
+    pub kind: Kind,
+    /// Its target.
+    pub to: String,
+    /// Where the questions went.
+    pub address: SocketAddr,
+    /// What it was to do.
+    pub expect: Expect,
+    /// Questions asked.
+    pub sent: u64,
+    /// Questions answered within two seconds.
+    pub answered: u64,
+    /// The others.
+    pub lost: u64,
+    /// Of those, the ones that the kernel or the far end refused.
+    pub refused: u64,
+    /// Connections that broke (`tcp`).
+    pub breaks: u64,
+    /// TCP segments sent again meanwhile from the network namespace of the source, other connections' included (`tcp`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retransmitted: Option<u64>,
+    /// The longest time without an answer, in microseconds. At best it is the time between two questions.
+    pub longest_gap_us: u64,
+    /// When the first of the lost questions were asked, in milliseconds since 1970; at most sixteen.
+    pub lost_at_ms: Vec<u64>,
+    /// Times without an answer that stand out, in the order in which they came; at most sixteen.
+    pub gaps: Vec<Gap>,
+    /// Shortest, mean and longest round trip, in microseconds.
+    pub least_us: u64,
+    /// See `least_us`.
+    pub mean_us: u64,
+    /// See `least_us`.
+    pub most_us: u64,
+    /// The last refusal or break, in its own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub said: Option<String>,
+}
+
+/// Flows that are being probed.
+pub struct Session {
+    flows: Vec<(Flow, Arc<Counted>, JoinHandle<()>)>,
+    stopping: Arc<AtomicBool>,
+    clock: Clock,
+    period: Duration,
+}
+
+/// What a flow's thread and its session share.
+#[derive(Default)]
+struct Counted {
+    ledger: Mutex<Ledger>,
+    retransmitted: Mutex<Option<u64>>,
+}
+
+/// When the session began, by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    began: Instant,
+    began_ms: u64,
+}
+
+impl Session {
+    /// Begins to ask, each flow so often a second.
+    pub fn start(flows: Vec<Flow>, rate: u32) -> Result<Session> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let clock = Clock { began: Instant::now(), began_ms: u64::try_from(since.as_millis()).unwrap_or_default() };
+        let (stopping, period) = (Arc::new(AtomicBool::new(false)), Duration::from_secs(1) / rate.max(1));
+        // From here on, a failure ends the threads that have begun.
+        let mut session = Session { flows: Vec::new(), stopping, clock, period };
+        for (n, flow) in flows.into_iter().enumerate() {
+            let counted = Arc::new(Counted::default());
+            let asker = flow::Asker {
+                kind: flow.kind,
+                target: flow.address,
+                id: (clock.began_ms << 16) | (n as u64 & 0xffff),
+                period,
+                began: clock.began,
+                stopping: Arc::clone(&session.stopping),
+                counted: Arc::clone(&counted),
+            };
+            let thread = match &flow.netns {
+                Some(path) => netns::spawn(path, move || asker.run())?,
+                None => std::thread::spawn(move || asker.run()),
+            };
+            session.flows.push((flow, counted, thread));
+        }
+        Ok(session)
+    }
+
+    /// What became of the flows so far.
+    pub fn reports(&self) -> Vec<FlowReport> {
+        self.flows.iter().map(|(flow, counted, _)| self.report(flow, counted)).collect()
+    }
+
+    /// Asks no more, waits for late answers, and says what became of the flows.
+    pub fn finish(mut self) -> Vec<FlowReport> {
+        let ended = self.clock.began.elapsed();
+        self.stopping.store(true, Ordering::Relaxed);
+        let mut reports = Vec::new();
+        for (flow, counted, thread) in std::mem::take(&mut self.flows) {
+            // A thread that was lost has counted up to then.
+            let _ = thread.join();
+            lock(&counted.ledger).ended(ended);
+            reports.push(self.report(&flow, &counted));
+        }
+        reports
+    }
+
+    fn report(&self, flow: &Flow, counted: &Counted) -> FlowReport {
+        let ledger = lock(&counted.ledger);
+        let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        // What a busy machine does to a thread's time is not worth a line each.
+        let stands_out = (self.period * 3).max(Duration::from_millis(20));
+        FlowReport {
+            from: flow.from.clone(),
+            kind: flow.kind,
+            to: flow.to.clone(),
+            address: flow.address,
+            expect: flow.expect,
+            sent: ledger.sent,
+            answered: ledger.answered,
+            lost: ledger.sent - ledger.answered,
+            refused: ledger.refused,
+            breaks: ledger.breaks,
+            retransmitted: *lock(&counted.retransmitted),
+            longest_gap_us: us(ledger.longest()),
+            lost_at_ms: ledger.lost_at(self.clock.began_ms),
+            gaps: ledger.gaps(stands_out, self.clock.began_ms),
+            least_us: us(ledger.least),
+            mean_us: us(ledger.total).checked_div(ledger.answered).unwrap_or(0),
+            most_us: us(ledger.most),
+            said: ledger.said.clone(),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What is counted stays right whatever thread was lost while it counted.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

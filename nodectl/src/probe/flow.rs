@@ -1,0 +1,93 @@
+//! One flow's thread: asks on a fixed grid of times and listens in between.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::ledger::LATE;
+use super::{Counted, lock};
+use crate::host::line::{Kind, Line, Trouble};
+use crate::host::netns;
+
+/// What asks; it runs in the network namespace that its thread is in.
+pub(super) struct Asker {
+    pub kind: Kind,
+    pub target: SocketAddr,
+    /// Tells its answers from other flows'.
+    pub id: u64,
+    pub period: Duration,
+    pub began: Instant,
+    pub stopping: Arc<AtomicBool>,
+    pub counted: Arc<Counted>,
+}
+
+impl Asker {
+    /// Asks until the session ends, then waits for what is under way.
+    pub fn run(&self) {
+        let before = self.retransmitted();
+        let (mut line, mut number, mut next) = (None, 0_u64, Instant::now());
+        while !self.stopping.load(Ordering::Relaxed) {
+            number += 1;
+            self.ask(&mut line, number);
+            // A late question is not made up for by a burst.
+            next = (next + self.period).max(Instant::now());
+            self.listen(&mut line, next, false);
+        }
+        self.listen(&mut line, Instant::now() + LATE, true);
+        let sent_again = self.retransmitted().zip(before).map(|(now, before)| now.saturating_sub(before));
+        *lock(&self.counted.retransmitted) = sent_again;
+    }
+
+    fn ask(&self, line: &mut Option<Line>, number: u64) {
+        lock(&self.counted.ledger).asked(number, self.began.elapsed());
+        if line.is_none() {
+            match Line::open(self.kind, self.target, self.id) {
+                Ok(opened) => *line = Some(opened),
+                Err(error) => return lock(&self.counted.ledger).refused(error.to_string()),
+            }
+        }
+        if let Some(open) = line
+            && let Err(trouble) = open.ask(number)
+        {
+            self.note(line, trouble);
+        }
+    }
+
+    /// Counts answers until a time; or, at the end, until nothing is under way any more.
+    fn listen(&self, line: &mut Option<Line>, until: Instant, at_the_end: bool) {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(open) = line else { return std::thread::sleep(if at_the_end { Duration::ZERO } else { left }) };
+            match open.answers(left) {
+                Ok(numbers) => {
+                    let now = self.began.elapsed();
+                    let mut ledger = lock(&self.counted.ledger);
+                    numbers.into_iter().for_each(|number| ledger.answered(number, now));
+                    if at_the_end && ledger.is_settled() {
+                        return;
+                    }
+                }
+                Err(trouble) => self.note(line, trouble),
+            }
+            if left.is_zero() {
+                return;
+            }
+        }
+    }
+
+    fn note(&self, line: &mut Option<Line>, trouble: Trouble) {
+        let mut ledger = lock(&self.counted.ledger);
+        match trouble {
+            Trouble::Refused(why) => ledger.refused(why),
+            Trouble::Broken(why) => {
+                *line = None;
+                ledger.broke(why);
+            }
+        }
+    }
+
+    fn retransmitted(&self) -> Option<u64> {
+        (self.kind == Kind::Tcp).then(netns::retransmitted_segments).flatten()
+    }
+}

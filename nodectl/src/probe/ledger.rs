@@ -1,0 +1,205 @@
+//! What became of one flow's questions. Pure: times come in, as time since the probe began.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// An answer that comes later than this is as good as lost.
+pub(super) const LATE: Duration = Duration::from_secs(2);
+/// How many gaps are remembered, the longest ones, and how many lost questions, the first ones.
+const REMEMBERED: usize = 16;
+
+/// A time without answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// When it began, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// How long it was, in microseconds.
+    pub us: u64,
+}
+
+/// The numbers of one flow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Ledger {
+    /// Questions asked, those that were refused on their way included.
+    pub sent: u64,
+    /// Questions answered in time.
+    pub answered: u64,
+    /// Questions that the kernel or the far end refused.
+    pub refused: u64,
+    /// Connections that broke.
+    pub breaks: u64,
+    /// The last refusal's or break's own words.
+    pub said: Option<String>,
+    /// Round trips.
+    pub least: Duration,
+    pub most: Duration,
+    pub total: Duration,
+    /// The longest times between two answers: when they began, how long they were.
+    gaps: Vec<(Duration, Duration)>,
+    /// When the first of the lost questions were asked.
+    lost: Vec<Duration>,
+    under_way: VecDeque<(u64, Duration)>,
+    last: Option<Duration>,
+}
+
+impl Ledger {
+    pub fn asked(&mut self, number: u64, at: Duration) {
+        // The silence before the first answer begins with the first question.
+        self.last.get_or_insert(at);
+        self.sent += 1;
+        self.under_way.push_back((number, at));
+        while self.under_way.front().is_some_and(|(_, asked)| at.saturating_sub(*asked) > LATE) {
+            let given_up = self.under_way.pop_front();
+            self.lose(given_up);
+        }
+    }
+
+    fn lose(&mut self, question: Option<(u64, Duration)>) {
+        self.lost.extend(question.map(|(_, asked)| asked).filter(|_| self.lost.len() < REMEMBERED));
+    }
+
+    /// The last question was refused, or one before it: ICMP does not say which.
+    pub fn refused(&mut self, why: String) {
+        self.refused += 1;
+        let refused = self.under_way.pop_back();
+        self.lose(refused);
+        self.said = Some(why);
+    }
+
+    /// The connection broke; what was under way on it is lost.
+    pub fn broke(&mut self, why: String) {
+        self.breaks += 1;
+        while let Some(lost) = self.under_way.pop_front() {
+            self.lose(Some(lost));
+        }
+        self.said = Some(why);
+    }
+
+    pub fn answered(&mut self, number: u64, at: Duration) {
+        // The order may change on the way; a question that is not under way was answered before, or is given up.
+        let Some(place) = self.under_way.iter().position(|(n, _)| *n == number) else { return };
+        let Some((_, asked)) = self.under_way.remove(place) else { return };
+        let took = at.saturating_sub(asked);
+        self.least = if self.answered == 0 { took } else { self.least.min(took) };
+        self.most = self.most.max(took);
+        self.total += took;
+        self.answered += 1;
+        self.silent_until(at);
+    }
+
+    /// The probe has ended: the silence since the last answer counts too.
+    pub fn ended(&mut self, at: Duration) {
+        while let Some(lost) = self.under_way.pop_front() {
+            self.lose(Some(lost));
+        }
+        if self.sent > 0 {
+            self.silent_until(at);
+        }
+    }
+
+    /// When the first of the lost questions were asked, in milliseconds since 1970.
+    pub fn lost_at(&self, began_ms: u64) -> Vec<u64> {
+        self.lost.iter().map(|at| began_ms + u64::try_from(at.as_millis()).unwrap_or(u64::MAX)).collect()
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    pub fn longest(&self) -> Duration {
+        self.gaps.iter().map(|(_, length)| *length).max().unwrap_or_default()
+    }
+
+    /// The longest gaps that are longer than `least`, in the order in which they came.
+    pub fn gaps(&self, least: Duration, began_ms: u64) -> Vec<Gap> {
+        let mut gaps: Vec<_> = self.gaps.iter().filter(|(_, length)| *length > least).collect();
+        gaps.sort_unstable();
+        let whole =
+            |d: Duration, us: bool| u64::try_from(if us { d.as_micros() } else { d.as_millis() }).unwrap_or(u64::MAX);
+        gaps.into_iter()
+            .map(|(begin, length)| Gap { at_ms: began_ms + whole(*begin, false), us: whole(*length, true) })
+            .collect()
+    }
+
+    fn silent_until(&mut self, at: Duration) {
+        let begin = self.last.replace(at).unwrap_or(at);
+        let gap = (begin, at.saturating_sub(begin));
+        if self.gaps.len() < REMEMBERED {
+            self.gaps.push(gap);
+        } else if let Some(shortest) = self.gaps.iter_mut().min_by_key(|(_, length)| *length)
+            && shortest.1 < gap.1
+        {
+            *shortest = gap;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn loss_gap_and_round_trip_are_counted() {
+        let mut ledger = Ledger::default();
+        for n in 0..10 {
+            ledger.asked(n, ms(n * 10));
+            if !(3..6).contains(&n) {
+                ledger.answered(n, ms(n * 10 + 1 + n));
+            }
+        }
+        ledger.answered(2, ms(95));
+        ledger.ended(ms(200));
+        assert_eq!((ledger.sent, ledger.answered), (10, 7), "a second answer to one question is none");
+        assert_eq!((ledger.least, ledger.most), (ms(1), ms(10)));
+        assert_eq!(ledger.longest(), ms(200 - 100), "the silence at the end counts");
+        let gaps = ledger.gaps(ms(20), 1_000_000);
+        assert_eq!(ledger.lost_at(1_000_000), [1_000_030, 1_000_040, 1_000_050]);
+        assert_eq!(gaps, [Gap { at_ms: 1_000_023, us: 44_000 }, Gap { at_ms: 1_000_100, us: 100_000 }]);
+    }
+
+    #[test]
+    fn a_flow_that_was_never_answered_is_one_gap() {
+        let mut ledger = Ledger::default();
+        for n in 0..5 {
+            ledger.asked(n, ms(n * 100));
+        }
+        ledger.ended(ms(500));
+        assert_eq!((ledger.answered, ledger.longest()), (0, ms(500)));
+    }
+
+    #[test]
+    fn late_answers_refusals_and_breaks_are_losses() {
+        let mut ledger = Ledger::default();
+        ledger.asked(1, ms(0));
+        ledger.asked(2, LATE + ms(1));
+        ledger.answered(1, LATE + ms(2));
+        assert_eq!(ledger.answered, 0);
+        ledger.refused("no route".into());
+        assert!(ledger.is_settled());
+        ledger.asked(3, LATE + ms(3));
+        ledger.broke("reset".into());
+        ledger.answered(3, LATE + ms(4));
+        assert_eq!((ledger.sent, ledger.answered, ledger.refused, ledger.breaks), (3, 0, 1, 1));
+        assert_eq!(ledger.said.as_deref(), Some("reset"));
+    }
+
+    #[test]
+    fn only_the_longest_gaps_are_kept() {
+        let mut ledger = Ledger::default();
+        let mut at = 0;
+        for n in 0..100_u64 {
+            ledger.asked(n, ms(at));
+            at += 1 + n % 50;
+            ledger.answered(n, ms(at));
+        }
+        assert_eq!(ledger.gaps.len(), REMEMBERED);
+        assert_eq!(ledger.longest(), ms(50));
+        assert!(ledger.gaps.iter().all(|(_, length)| *length > ms(40)));
+    }
+}

@@ -1,0 +1,288 @@
+//! Pods re-plumbed while they talk: every intermediate state forwards, whatever was killed half way ends the same, and the way
+//! back ends where it began.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use nodectl::adopt::{At, PodNetwork, Way, carry_out, read, to_calico, to_flannel};
+use nodectl::host::netlink;
+use nodectl::probe::FlowReport;
+use nodectl_lab::scenario::sample;
+
+#[path = "support/world.rs"]
+mod world;
+use world::{World, nothing_lost, same, sh, warmed};
+
+/// Questions a second of each flow.
+const RATE: u32 = 200;
+/// How long every state is held: several questions of each flow.
+const HELD: Duration = Duration::from_millis(25);
+
+thread_local! {
+    /// What was done when, to find the operation at which something was lost.
+    static DONE: RefCell<Vec<(u128, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+fn pause(at: &At) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+    DONE.with_borrow_mut(|done| done.push((now, format!("{at:?}"))));
+    std::thread::sleep(HELD);
+}
+
+#[track_caller]
+fn passed(reports: &[FlowReport]) {
+    let lost: Vec<u128> = reports.iter().flat_map(|r| &r.lost_at_ms).map(|at| u128::from(*at)).collect();
+    DONE.with_borrow(|done| {
+        let near = done.iter().filter(|(at, _)| lost.iter().any(|lost| lost.abs_diff(*at) <= 60));
+        near.for_each(|(at, what)| println!("done at {at}: {what}"));
+    });
+    nothing_lost(reports);
+}
+
+fn look(world: &World, n: usize) -> PodNetwork {
+    read::read(&format!("default/pod{n}"), &world.pods[n].path(), "eth0").unwrap().unwrap()
+}
+
+fn cali(n: usize) -> String {
+    nodectl::adopt::calico_interface("cali", "default", &format!("pod{n}"))
+}
+
+/// Carries out one sweep for every pod, each operation held for a while. First, it is begun and killed as often as `cut` says.
+fn sweep(world: &World, cut: impl Fn(usize) -> Vec<usize>, operations: impl Fn(usize) -> Vec<At>) {
+    for (n, pod) in world.pods.iter().enumerate() {
+        let list = operations(n);
+        for upto in cut(list.len()) {
+            carry_out(&list[..upto], &pod.path(), &mut |_| ()).unwrap();
+        }
+        carry_out(&list, &pod.path(), &mut pause).unwrap();
+    }
+}
+
+/// There and back; what each sweep of the way there found first.
+struct Adopted {
+    guided: Vec<PodNetwork>,
+    turned: Vec<PodNetwork>,
+    detached: Vec<PodNetwork>,
+}
+
+fn all(world: &World) -> Vec<PodNetwork> {
+    (0..world.pods.len()).map(|n| look(world, n)).collect()
+}
+
+fn there(world: &World, metric: Option<u32>, way: Way, cut: impl Fn(usize) -> Vec<usize> + Copy) -> Adopted {
+    let bridge = netlink::links().unwrap().into_iter().find(|l| l.name == "cni0").unwrap();
+    carry_out(&to_calico::bridge(&bridge), Path::new("/"), &mut pause).unwrap();
+    let guided = all(world);
+    sweep(world, cut, |n| to_calico::guide(&guided[n]));
+    let turned = all(world);
+    sweep(world, cut, |n| to_calico::turn(&turned[n]));
+    let detached = all(world);
+    sweep(world, cut, |n| to_calico::detach(&detached[n], &cali(n), metric, way));
+    Adopted { guided, turned, detached }
+}
+
+fn back(world: &World, adopted: &Adopted, way: Way, cut: impl Fn(usize) -> Vec<usize> + Copy) {
+    let now = |n: usize| PodNetwork { host: cali(n), ..adopted.detached[n].clone() };
+    sweep(world, cut, |n| to_flannel::attach(&now(n), &adopted.detached[n], way));
+    sweep(world, cut, |n| to_flannel::unturn(&adopted.turned[n]));
+    sweep(world, cut, |n| to_flannel::unguide(&adopted.guided[n]));
+}
+
+/// Some of the places at which a list of operations may be cut off, the end among them; all with the full counts.
+fn places(length: usize, count: usize) -> Vec<usize> {
+    let mut places = sample(&(0..length).collect::<Vec<_>>(), count, length as u64);
+    places.push(length);
+    places
+}
+
+fn whole(_: usize) -> Vec<usize> {
+    Vec::new()
+}
+
+/// The picture, with the bridge's parameters as they were: what makes it ready is undone by whoever did it.
+fn without_bridge(world: &World) -> String {
+    world.picture().lines().filter(|line| !line.contains("/cni0/")).collect::<Vec<_>>().join("\n")
+}
+
+fn first_class(world: &World, metrics: &[u32]) {
+    for n in 0..world.pods.len() {
+        let (name, ip) = (cali(n), format!("10.244.1.{}", n + 2));
+        let link = sh(&format!("ip -o link show {name}"));
+        assert!(
+            link.contains("link/ether ee:ee:ee:ee:ee:ee") && !link.contains("master") && link.contains("state UP"),
+            "{link}"
+        );
+        let routes = sh(&format!("ip route show {ip}"));
+        let wanted: Vec<String> = metrics
+            .iter()
+            .map(|m| {
+                if *m == 0 {
+                    format!("{ip} dev {name} scope link")
+                } else {
+                    format!("{ip} dev {name} scope link metric {m}")
+                }
+            })
+            .collect();
+        assert_eq!(routes.lines().map(str::trim).collect::<Vec<_>>(), wanted);
+        let value = |key: &str| sh(&format!("cat /proc/sys/net/{key}")).trim().to_owned();
+        for key in ["ipv4/conf/IF/proxy_arp", "ipv4/conf/IF/forwarding", "ipv4/conf/IF/route_localnet"] {
+            assert_eq!(value(&key.replace("IF", &name)), "1", "{key}");
+        }
+        assert_eq!(value(&format!("ipv4/neigh/{name}/proxy_delay")), "0");
+        let inside = world.pods[n].sh("ip -4 -o addr show eth0; ip route");
+        assert!(inside.contains(&format!("inet {ip}/32 ")) && !inside.contains("/24"), "{inside}");
+        assert!(
+            inside.contains("default via 169.254.1.1 dev eth0") && inside.contains("169.254.1.1 dev eth0 scope link"),
+            "{inside}"
+        );
+        if world.ipv6 {
+            let host = sh(&format!("ip -6 addr show dev {name}; ip -6 route show fd00:244:1::{}", n + 2));
+            assert!(host.contains("fe80::ecee:eeff:feee:eeee/64") && host.contains(&format!("dev {name}")), "{host}");
+            assert!(!host.contains("tentative"), "{host}");
+        }
+    }
+    assert!(!sh("ip -o link").contains("nod"), "our own pair is gone");
+}
+
+fn there_and_back(ipv6: bool, way: Way) {
+    let world = World::new(2, ipv6);
+    let before = without_bridge(&world);
+    let session = warmed(world.flows(), RATE);
+    let adopted = there(&world, Some(0), way, whole);
+    first_class(&world, &[0]);
+    std::thread::sleep(HELD * 4);
+    back(&world, &adopted, way, whole);
+    std::thread::sleep(HELD * 4);
+    let reports = session.finish();
+    passed(&reports);
+    // Not a failure: a machine that lets an echo wait makes TCP send again by itself.
+    let sent_again: u64 = reports.iter().filter_map(|r| r.retransmitted).sum();
+    println!(
+        "{way:?}, IPv6 {ipv6}: {} questions, 0 lost, {sent_again} segments sent again",
+        reports.iter().map(|r| r.sent).sum::<u64>()
+    );
+    same(&without_bridge(&world), &before, "back again");
+}
+
+#[test]
+fn nothing_is_lost_there_and_back() {
+    there_and_back(false, Way::Live);
+}
+
+#[test]
+fn nothing_is_lost_with_both_families() {
+    there_and_back(true, Way::Live);
+}
+
+#[test]
+fn nothing_is_lost_by_the_detour() {
+    there_and_back(false, Way::Detour);
+}
+
+#[test]
+fn nothing_is_lost_by_the_detour_with_both_families() {
+    there_and_back(true, Way::Detour);
+}
+
+#[test]
+fn the_route_has_the_metric_that_felix_wants() {
+    for (metric, metrics) in [(Some(1024), &[1024][..]), (None, &[0, 1024])] {
+        let world = World::new(1, false);
+        let before = without_bridge(&world);
+        let session = warmed(world.flows(), RATE);
+        let adopted = there(&world, metric, Way::Live, whole);
+        first_class(&world, metrics);
+        back(&world, &adopted, Way::Live, whole);
+        passed(&session.finish());
+        same(&without_bridge(&world), &before, "back again");
+    }
+}
+
+/// Killed after each operation, then begun again; forward and back.
+fn begun_again(way: Way) {
+    let world = World::new(2, true);
+    let before = without_bridge(&world);
+    let session = warmed(world.flows(), 50);
+    let everywhere = |length: usize| places(length, 5);
+    let adopted = there(&world, Some(1024), way, everywhere);
+    first_class(&world, &[1024]);
+    back(&world, &adopted, way, everywhere);
+    passed(&session.finish());
+    same(&without_bridge(&world), &before, "back again");
+}
+
+#[test]
+fn killed_anywhere_it_can_be_begun_again() {
+    begun_again(Way::Live);
+}
+
+#[test]
+fn killed_anywhere_in_the_detour_it_can_be_begun_again() {
+    begun_again(Way::Detour);
+}
+
+/// Killed after each operation, then taken back from there.
+fn taken_back(way: Way) {
+    let world = World::new(2, true);
+    let before = without_bridge(&world);
+    let session = warmed(world.flows(), 50);
+    let cut_and_undo = |n: usize, list: &[At], undo: &[At]| {
+        let standing = without_bridge(&world);
+        for upto in places(list.len(), 6) {
+            carry_out(&list[..upto], &world.pods[n].path(), &mut |_| ()).unwrap();
+            carry_out(undo, &world.pods[n].path(), &mut |_| ()).unwrap();
+            let last = list.get(upto.saturating_sub(1));
+            same(&without_bridge(&world), &standing, &format!("after {upto} operations: {last:?}"));
+        }
+    };
+    let bridge = netlink::links().unwrap().into_iter().find(|l| l.name == "cni0").unwrap();
+    carry_out(&to_calico::bridge(&bridge), Path::new("/"), &mut pause).unwrap();
+    let guided = all(&world);
+    cut_and_undo(0, &to_calico::guide(&guided[0]), &to_flannel::unguide(&guided[0]));
+    sweep(&world, whole, |n| to_calico::guide(&guided[n]));
+    let turned = all(&world);
+    cut_and_undo(0, &to_calico::turn(&turned[0]), &to_flannel::unturn(&turned[0]));
+    sweep(&world, whole, |n| to_calico::turn(&turned[n]));
+    let was = all(&world);
+    let now = |n: usize| PodNetwork { host: cali(n), ..was[n].clone() };
+    for metric in [Some(0), Some(1024), None] {
+        cut_and_undo(0, &to_calico::detach(&was[0], &cali(0), metric, way), &to_flannel::attach(&now(0), &was[0], way));
+    }
+    sweep(&world, whole, |n| to_calico::detach(&was[n], &cali(n), Some(0), way));
+    back(&world, &Adopted { guided, turned, detached: was }, way, whole);
+    passed(&session.finish());
+    same(&without_bridge(&world), &before, "back again");
+}
+
+#[test]
+fn killed_anywhere_it_can_be_taken_back() {
+    taken_back(Way::Live);
+}
+
+#[test]
+fn killed_anywhere_in_the_detour_it_can_be_taken_back() {
+    taken_back(Way::Detour);
+}
+
+#[test]
+fn a_pod_that_cannot_be_re_plumbed_is_told_why() {
+    let world = World::new(1, false);
+    let (pod, path) = (&world.pods[0], world.pods[0].path());
+    let why = || read::read("default/pod0", &path, "eth0").unwrap().unwrap_err();
+    assert!(read::read("default/pod0", &path, "eth0").unwrap().is_ok());
+    pod.sh("ip addr add 10.244.1.77/24 dev eth0");
+    assert!(why().contains("several addresses"), "{}", why());
+    pod.sh("ip addr del 10.244.1.77/24 dev eth0; ip link add net1 type bridge");
+    assert!(read::read("default/pod0", &path, "eth0").unwrap().is_ok(), "a device that is down carries nothing");
+    pod.sh("ip link set net1 up");
+    assert_eq!(why(), "it has more interfaces than eth0: net1");
+    pod.sh("ip link del net1; ip addr flush dev eth0");
+    assert_eq!(why(), "it has no IPv4 address on eth0");
+    sh("ip link del veth0");
+    assert_eq!(why(), "it has no interface eth0");
+    pod.sh("ip link add eth0 type bridge; ip link set eth0 up");
+    assert_eq!(why(), "the other end of its eth0 is not on this host");
+    assert!(read::read("default/pod0", Path::new("/nowhere"), "eth0").is_err());
+}
