@@ -7,8 +7,11 @@ use nodectl_lab::fixture::{CALICO, FLANNEL, FOREIGN};
 use nodectl_lab::scenario::{full, sample};
 use support::Ground;
 
+/// In full, each script is killed so many times at least: a hundred times in all.
+const TIMES: usize = 25;
+
 /// Kills at some of the places that a whole run passes, or at each of them.
-fn killed(flag: &str, script: &str, count: usize, salt: u64) -> usize {
+fn killed(flag: &str, script: &str, count: usize, salt: u64) {
     let log = "/tmp/points";
     let ground = Ground::with(FOREIGN);
     ground.build(script);
@@ -17,7 +20,8 @@ fn killed(flag: &str, script: &str, count: usize, salt: u64) -> usize {
     let points = ground.node().sh(&format!("cat {log} 2>/dev/null | wc -l")).unwrap().trim().parse().unwrap_or(0);
     assert!(points > 5, "this nodectl has no fault points: build it with the feature (tests/README.md)");
     let places = sample(&(1..=points).collect::<Vec<usize>>(), count, salt);
-    for place in &places {
+    let times = if full() { places.len().max(TIMES) } else { places.len() };
+    for place in places.iter().cycle().take(times) {
         ground.build(&format!("rm -rf /var/lib/nodectl\n{script}"));
         let mut command = ground.node().command(&["nodectl", "cleanup", flag, "--yes"]).unwrap();
         command.env("NODECTL_FAULT", place.to_string());
@@ -29,7 +33,6 @@ fn killed(flag: &str, script: &str, count: usize, salt: u64) -> usize {
         let open = ground.node().sh("ls /var/lib/nodectl/cleanups 2>/dev/null | grep -c open.json || true").unwrap();
         assert_eq!(open, "0\n", "killed at {place}: a record is open still");
     }
-    places.len()
 }
 
 /// The same script again and again on one node: what it makes besides kernel objects has to be made anew.

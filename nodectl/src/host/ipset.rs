@@ -1,5 +1,6 @@
 //! ipsets.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -28,10 +29,8 @@ pub fn save(names: &[impl AsRef<str>]) -> Result<String> {
         return Ok(String::new());
     }
     let text = Run::new("ipset").args(["save"]).timeout(TIMEOUT).text().context("could not read the ipsets")?;
-    let wanted = |line: &&str| {
-        let name = line.split_whitespace().nth(1);
-        names.iter().any(|n| Some(n.as_ref()) == name)
-    };
+    let names: HashSet<&str> = names.iter().map(AsRef::as_ref).collect();
+    let wanted = |line: &&str| line.split_whitespace().nth(1).is_some_and(|name| names.contains(name));
     Ok(text.lines().filter(wanted).map(|line| format!("{line}\n")).collect())
 }
 
@@ -50,15 +49,18 @@ pub fn restore(text: &str) -> Result<()> {
 /// Destroys sets, all in one call; those that are not there are passed over. The kernel refuses a set that a rule or another
 /// set still uses, and those after it stay then.
 pub fn destroy(names: &[impl AsRef<str>]) -> Result<()> {
-    let there: Vec<String> = self::names()?.into_iter().filter(|t| names.iter().any(|n| n.as_ref() == t)).collect();
+    let names: HashSet<&str> = names.iter().map(AsRef::as_ref).collect();
+    let there: Vec<String> = self::names()?.into_iter().filter(|name| names.contains(name.as_str())).collect();
     if there.is_empty() {
         return Ok(());
     }
     fault::point("ipset.destroy");
     // A set of sets holds its members: it goes first.
     let saved = save(&there)?;
-    let is_list = |name: &String| saved.lines().any(|line| line.starts_with(&format!("create {name} list:set ")));
-    let (lists, plain): (Vec<_>, Vec<_>) = there.into_iter().partition(is_list);
+    let created = saved.lines().filter_map(|line| line.strip_prefix("create ")?.split_once(' '));
+    let sets_of_sets: HashSet<&str> =
+        created.filter(|(_, kind)| kind.starts_with("list:set ")).map(|(name, _)| name).collect();
+    let (lists, plain): (Vec<_>, Vec<_>) = there.into_iter().partition(|name| sets_of_sets.contains(name.as_str()));
     let batch: String = lists.iter().chain(&plain).map(|name| format!("destroy {name}\n")).collect();
     Run::new("ipset").args(["restore"]).stdin(batch).timeout(TIMEOUT).text().context("could not destroy ipsets")?;
     Ok(())
