@@ -84,7 +84,7 @@ fn each_goes_without_the_other() {
     ground.build(flannel);
     ground.must(&["--flannel", "--yes"], 0);
     // The plugin `flannel` comes with Calico's installer as well, and stays while Calico is there.
-    ground.build("rm /opt/cni/bin/flannel /opt/cni/bin/flannel.tmp");
+    ground.build("rm /opt/cni/bin/flannel");
     ground.must_be_as_others_left_it();
     let ground = Ground::with(&format!("{}\n{flannel}", fixture::FOREIGN));
     ground.build(calico);

@@ -27,9 +27,8 @@ const CONF_NAMES: [(Cni, &str); 7] = [
 
 /// Plugins that are of no use to anybody else (`host-local`, `portmap`, `bridge` and the like stay), and what an installer that
 /// was interrupted leaves beside any of those that it brings.
-const BINARIES: [(Cni, &str); 12] = [
+const BINARIES: [(Cni, &str); 11] = [
     (Cni::Flannel, "flannel"),
-    (Cni::Flannel, "flannel.tmp"),
     (Cni::Calico, "calico"),
     (Cni::Calico, "calico-ipam"),
     (Cni::Calico, "calico.tmp"),
