@@ -28,22 +28,22 @@ use serde_json::Value;
 pub use api::Api;
 pub use baseline::missing;
 pub use context::{Context, RunFolder};
-pub use debts::{in_order, pay};
+pub use debts::pay;
 
-use crate::journal::Log;
-use crate::plan::Plan;
 use crate::step::{Before, Step};
 
-/// Removes once more, by ownership, what an agent has made whose start was undone.
-pub fn clean_again(plan: &Plan, log: &Log, cx: &mut Context) -> Result<()> {
-    for (n, step) in plan.steps.iter().enumerate() {
+/// Sees an agent whose start was undone off once more, and removes by ownership what it has made since: kubelet may have
+/// started it again before it heard of the label. Its own device goes too, whichever way the overlay had been handed over.
+pub fn clean_again(cx: &mut Context) -> Result<()> {
+    let log = cx.journal.log()?;
+    for (n, step) in cx.plan.steps.iter().enumerate() {
         if let Step::StartAgent(agent) = step
             && log.before(n).is_some()
         {
             if !cx.api.is_dead() {
                 agent::await_gone(cx, agent)?;
             }
-            clean::remove_all(cx, agent.cni, &agent.scope, &agent.overlay)?;
+            clean::remove_all(cx, agent.cni, &agent.scope, None)?;
         }
     }
     Ok(())

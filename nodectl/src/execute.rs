@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::act::{self, Context};
-use crate::journal::{Log, Record};
+use crate::journal::{Debt, Log, Record};
 use crate::plan::Plan;
 use crate::report::Progress;
 use crate::step::{Before, Step};
@@ -74,18 +74,44 @@ fn one_step(n: usize, step: &Step, known: Option<Before>, cx: &mut Context, prog
         }
         Err(error) => {
             progress.failed(n, step, ms);
-            cx.journal.append(&Record::Failed { n, error: format!("{error:#}") })?;
-            Err(error)
+            match cx.journal.append(&Record::Failed { n, error: format!("{error:#}") }) {
+                Ok(()) => Err(error),
+                // Both count: what failed, and why the journal does not say so.
+                Err(unwritten) => Err(error.context(format!("{unwritten:#}"))),
+            }
         }
     }
 }
 
-/// Undoes all that stands, newest first. Goes on past nothing: an undo that fails is for hands, and can be tried again.
+/// Undoes what stands, newest first, but for what stays until nothing is owed.
 pub fn backward(plan: &Plan, log: &Log, cx: &mut Context, progress: &mut Progress) -> Result<(), StepFailed> {
+    undo(plan, log, |step| !step.undone_last(), cx, progress)
+}
+
+/// Undoes the rest, once nothing is owed.
+pub fn backward_to_the_end(
+    plan: &Plan,
+    log: &Log,
+    cx: &mut Context,
+    progress: &mut Progress,
+) -> Result<(), StepFailed> {
+    undo(plan, log, Step::undone_last, cx, progress)
+}
+
+/// Goes on past nothing: an undo that fails is for hands, and can be tried again.
+fn undo(
+    plan: &Plan,
+    log: &Log,
+    is_due: impl Fn(&Step) -> bool,
+    cx: &mut Context,
+    progress: &mut Progress,
+) -> Result<(), StepFailed> {
     cx.stop.mute();
     for n in log.standing().into_iter().rev() {
-        let Some(step) = plan.steps.get(n) else { continue };
+        let Some(step) = plan.steps.get(n).filter(|step| is_due(step)) else { continue };
         let Some(before) = log.before(n) else { continue };
+        // Muted: it only answers a signal.
+        let _ = cx.stop.check();
         progress.begin_undo(n, step);
         let started = Instant::now();
         let undone = act::undo(step, before, cx);
@@ -103,18 +129,52 @@ pub fn backward(plan: &Plan, log: &Log, cx: &mut Context, progress: &mut Progres
     Ok(())
 }
 
-/// Pays what is owed, in the order in which it can be; returns what could not be paid and why.
-pub fn settle(log: &Log, cx: &mut Context, progress: &mut Progress) -> Result<Vec<String>> {
-    let mut left = Vec::new();
-    for debt in act::in_order(&log.debts()) {
+/// A run that stays open is looked after across a reboot: where its last step has disabled the units, that is taken back, and
+/// done again when the run is resumed.
+pub fn look_after_boots(plan: &Plan, log: &Log, cx: &mut Context) -> Result<()> {
+    for n in log.standing().into_iter().rev() {
+        if let Some(step @ Step::DisableBootUnits { .. }) = plan.steps.get(n)
+            && let Some(before) = log.before(n)
+        {
+            act::undo(step, before, cx)?;
+            cx.journal.append(&Record::Undone { n, ms: 0 })?;
+        }
+    }
+    Ok(())
+}
+
+/// A debt that could not be paid.
+#[derive(Debug)]
+pub struct Unpaid {
+    /// What.
+    pub debt: Debt,
+    /// Why; `None` where it waits for another debt.
+    pub why: Option<String>,
+}
+
+impl std::fmt::Display for Unpaid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.debt.describe())?;
+        self.why.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
+    }
+}
+
+/// Pays what is owed, in the order in which it can be, past what fails; returns what is left. Paying may make a debt known.
+pub fn settle(cx: &mut Context, progress: &mut Progress) -> Result<Vec<Unpaid>> {
+    let mut left: Vec<Unpaid> = Vec::new();
+    loop {
+        let is_new = |debt: &Debt| !left.iter().any(|unpaid| unpaid.debt.concerns_the_same(debt));
+        let Some(debt) = Debt::in_order(cx.journal.log()?.debts()).into_iter().find(is_new) else {
+            return Ok(left);
+        };
+        if left.iter().any(|unpaid| debt.waits_for(&unpaid.debt)) {
+            left.push(Unpaid { debt, why: None });
+            continue;
+        }
         progress.paying(&debt);
         match act::pay(&debt, cx) {
             Ok(()) => cx.journal.append(&Record::Paid { debt })?,
-            Err(error) => {
-                left.push(format!("{}: {error:#}", debt.describe()));
-                break;
-            }
+            Err(error) => left.push(Unpaid { debt, why: Some(format!("{error:#}")) }),
         }
     }
-    Ok(left)
 }

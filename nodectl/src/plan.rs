@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 pub use basis::{Basis, drift, facts_drift};
 pub use parts::{
-    BOOT_UNITS, PACKAGED_SHIM, SHIM_CONFLIST, SHIM_STATE_DIR, agent, moves, overlay_name, peers, scope, shim_backend,
-    stays,
+    BOOT_UNITS, PACKAGED_SHIM, SETTLE_UNIT, SHIM_CONFLIST, SHIM_STATE_DIR, agent, moves, overlay_name, peers, scope,
+    shim_backend, stays,
 };
 pub use retire::retire;
 

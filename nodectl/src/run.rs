@@ -4,6 +4,7 @@ mod drafts;
 mod drive;
 mod folders;
 mod lock;
+mod owing;
 mod summary;
 
 pub use drive::{Options, resume, revert_open, start};

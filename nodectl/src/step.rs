@@ -368,6 +368,11 @@ impl Step {
         matches!(self, Step::Hold { .. } | Step::StopSandboxes { .. })
     }
 
+    /// True for what stays until a run that is taken back owes nothing any more: the units that see to it after a reboot.
+    pub fn undone_last(&self) -> bool {
+        matches!(self, Step::EnableBootUnits { .. })
+    }
+
     /// True for steps that only look, or wait for what other steps began.
     pub fn changes_nothing(&self) -> bool {
         matches!(self, Step::Baseline { .. } | Step::Probe { .. } | Step::AwaitPods { .. })

@@ -47,9 +47,11 @@ impl Stop {
         Stop { signals: None, deadline: None, seen: Cell::new(None), muted: Cell::new(false) }
     }
 
-    /// From now on nothing stops the run: it is on its way back.
+    /// From now on nothing stops the run: it is on its way back. What it was told from here on is answered.
     pub fn mute(&self) {
-        self.muted.set(true);
+        if !self.muted.replace(true) {
+            self.seen.set(None);
+        }
     }
 
     /// An error once the run was told to stop, or its deadline has passed.
@@ -64,6 +66,12 @@ impl Stop {
                 _ => "SIGTERM",
             };
             self.seen.set(Some(name));
+            if self.muted.get() {
+                tracing::warn!(
+                    "{name} was heard, but the way back goes on: stopped here, the node would be left between two CNIs. What \
+                     cannot be done within its time limits is left owed and named"
+                );
+            }
         }
         if self.muted.get() {
             return Ok(());
@@ -95,5 +103,65 @@ impl Stop {
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(250));
         }
+    }
+
+    /// The same for what may fail for a while: a runtime that is being restarted, an API server that loses a connection. It is
+    /// asked again until the time is up; the last error is told then, where it is why nothing is known.
+    pub fn keep_asking<T>(&self, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+        let mut last = None;
+        let answer = self.wait_for(limit, || match ask() {
+            Ok(answer) => {
+                last = None;
+                Ok(answer)
+            }
+            Err(error) if error.downcast_ref::<Stopped>().is_some() => Err(error),
+            Err(error) => {
+                last = Some(error);
+                Ok(None)
+            }
+        })?;
+        match (answer, last) {
+            (None, Some(error)) => {
+                Err(error.context(format!("asked again and again for {} s; at last", limit.as_secs())))
+            }
+            (answer, _) => Ok(answer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+
+    #[test]
+    fn what_fails_for_a_while_is_asked_again() {
+        let mut asked = 0;
+        let answer = Stop::never().keep_asking(Duration::from_secs(20), || {
+            asked += 1;
+            match asked {
+                1 | 3 => bail!("transport error"),
+                2 => Ok(None),
+                _ => Ok(Some(asked)),
+            }
+        });
+        assert_eq!(answer.unwrap(), Some(4));
+    }
+
+    #[test]
+    fn what_fails_to_the_end_is_told() {
+        let error = Stop::never().keep_asking::<()>(Duration::ZERO, || bail!("transport error")).unwrap_err();
+        assert_eq!(format!("{error:#}"), "asked again and again for 0 s; at last: transport error");
+    }
+
+    #[test]
+    fn a_no_at_the_end_is_no_error() {
+        let mut asked = 0;
+        let answer = Stop::never().keep_asking::<()>(Duration::from_millis(1), || {
+            asked += 1;
+            if asked == 1 { bail!("transport error") } else { Ok(None) }
+        });
+        assert_eq!(answer.unwrap(), None);
     }
 }

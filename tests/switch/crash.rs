@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bench::{Bench, revert};
-use nodectl_lab::scenario::Cni;
+use nodectl_lab::cluster::until;
 use nodectl_lab::scenario::crash::{Sample, is_full};
+use nodectl_lab::scenario::{Cni, PATIENCE};
 
 /// The arguments of the switch that is disturbed.
 const MIGRATE: [&str; 6] = ["migrate", "--yes", "--drain-timeout", "60", "--agent-timeout", "60"];
@@ -143,6 +144,61 @@ fn a_power_cut_at_any_point_ends_on_one_cni() -> Result<()> {
             bench.back_to_the_start()
         })?;
     }
+    bench.verdict()
+}
+
+/// The API server goes away in mid-switch and comes back. Nobody calls nodectl; the units are there until all is paid.
+#[test]
+fn what_is_owed_is_paid_by_itself() -> Result<()> {
+    let (mut bench, _) = Bench::start()?;
+    bench.round("the API server comes back, a kept DEL fails", |bench| {
+        let done = bench.owes_at("uncordon")?;
+        assert!(done.stderr.contains("finish the DELs"), "{}", done.all());
+        assert!(done.stderr.contains("nodectl-settle.service tries again by itself"), "{}", done.all());
+        assert_eq!(bench.s.node(1)?.unit_state("nodectl-settle.service")?.file, "enabled");
+        bench.s.node(1)?.sh("mv /opt/cni/bin/calico /run/kept-calico")?;
+        bench.s.cluster.api()?.control("ok")?;
+        bench.only_the_run_is_open()?;
+        let mut done = bench.s.nodectl(1, &["resume", "--yes"])?;
+        while done.code == bench::BUSY {
+            std::thread::sleep(Duration::from_millis(100));
+            done = bench.s.nodectl(1, &["resume", "--yes"])?;
+        }
+        let done = done.expect(5)?;
+        assert!(
+            done.stderr.contains("the node is on flannel again, but still it owes: finish the DELs"),
+            "{}",
+            done.all()
+        );
+        assert!(!done.stderr.contains("Failure {") && !done.stderr.contains("uncordon"), "{}", done.all());
+        bench.s.node(1)?.sh("mv /run/kept-calico /opt/cni/bin/calico")?;
+        bench.settles_by_itself()?;
+        bench.must_be_as_before()
+    })?;
+    bench.round("a reboot while it owes, without units", |bench| {
+        bench.s.migrate(1, Cni::Calico)?;
+        bench.s.nodectl(1, &revert())?.expect(0)?;
+        bench.must_be(Cni::Flannel)?;
+        bench.s.node(1)?.sh("rm -f /etc/systemd/system/nodectl-*.service /etc/systemd/system/*.wants/nodectl-*")?;
+        let done = bench.owes_at("probe")?;
+        assert!(
+            done.stderr.contains("nodectl-settle.service, which would do so by itself, is not installed"),
+            "{}",
+            done.all()
+        );
+        bench.s.node(1)?.power_cut()?;
+        bench.s.cluster.api()?.control("ok")?;
+        bench.s.node(1)?.start()?;
+        bench.s.crowd(1)?;
+        // kubelet runs what the label still asks for.
+        until(PATIENCE, || {
+            let links = bench.s.node(1)?.sh("ip -o link")?;
+            Ok((!links.contains("vxlan.calico")).then(|| "felix has not made its device".to_owned()))
+        })?;
+        bench.s.nodectl(1, &["resume", "--yes"])?.expect(0)?;
+        bench.must_be(Cni::Flannel)?;
+        bench.back_to_the_start()
+    })?;
     bench.verdict()
 }
 

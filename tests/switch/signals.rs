@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use cni_shim::record::Record;
 use nix::sys::signal::Signal;
+use nodectl_lab::cluster::until;
 use nodectl_lab::objects::workloads;
-use nodectl_lab::scenario::{Cni, Scenario, sample};
+use nodectl_lab::scenario::{Cni, PATIENCE, Scenario, sample};
 
 /// Drops what peers send over the overlay, and what this node sends them, whichever device carries it.
 const CUT: &str = "iptables-nft -t raw -I PREROUTING -p udp --dport 8472 -j DROP";
@@ -127,16 +129,72 @@ fn a_failed_verification_reverts_by_itself() {
         let mut run = scenario.drive(1, &Scenario::switch_args("calico", &more)).unwrap();
         assert!(run.until("step", "start-agent").unwrap());
         node.sh(CUT).unwrap();
+        if code == 4 {
+            assert!(run.until("undo", "stop-agent").unwrap());
+            run.signal(Signal::SIGINT).unwrap();
+        }
         let done = run.finish();
         node.sh(MEND).unwrap();
         let done = done.unwrap().expect(code).unwrap();
         assert!(done.stderr.contains("does not answer any more"), "{}", done.all());
         if code == 4 {
+            assert!(done.stderr.contains("Ctrl-C was heard, but the way back goes on"), "{}", done.all());
             scenario.must_be_settled(1, Cni::Flannel).with_context(|| done.all()).unwrap();
         }
     }
     scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
     scenario.must_be_settled(1, Cni::Calico).unwrap();
+}
+
+#[test]
+fn what_is_under_way_and_what_serves_is_not_torn_down() {
+    let scenario = start().unwrap();
+    an_add_under_way_outlives_no_shim(&scenario).unwrap();
+    a_node_that_serves_stays_switched(&scenario).unwrap();
+}
+
+/// A plugin is at work when the run is stopped: the shim that called it is taken away after it has ended.
+fn an_add_under_way_outlives_no_shim(scenario: &Scenario) -> Result<()> {
+    let node = scenario.node(1)?;
+    let slow = r#"printf '#!/bin/sh
+[ "$CNI_COMMAND" = ADD ] && sleep 6
+exec /opt/cni/bin/bridge.real
+' > /opt/cni/bin/slow"#;
+    node.sh(&format!("cd /opt/cni/bin; {slow}; chmod +x slow; mv bridge bridge.real; mv slow bridge"))?;
+    let mut run = scenario.drive(1, &Scenario::switch_args("calico", &[]))?;
+    ensure!(run.until("step", "cordon")?, "the run ended: {}", run.finish()?.all());
+    for pod in scenario.pods()? {
+        if pod["spec"]["nodeName"] == "node1" && pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet" {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            scenario.client.delete(&format!("/api/v1/namespaces/default/pods/{name}"))?;
+        }
+    }
+    let paths = cni_shim::Paths::under(node.path("/")?);
+    until(PATIENCE, || Ok(Record::in_flight(&paths)?.is_empty().then(|| "no ADD is under way".to_owned())))?;
+    run.signal(Signal::SIGTERM)?;
+    let done = run.finish()?.expect(4)?;
+    scenario.must_be_settled(1, Cni::Flannel).with_context(|| done.all())?;
+    node.sh("cd /opt/cni/bin; mv bridge.real bridge")?;
+    let left = node.sh("ls -d /var/lib/cni-shim /opt/cni/bin/cni-shim 2>/dev/null || true")?;
+    ensure!(left.is_empty(), "the shim is left: {left}{}", done.all());
+    Ok(())
+}
+
+/// What fails after the node has been given back to its pods takes nothing from them; nor does a runtime that is restarted.
+fn a_node_that_serves_stays_switched(scenario: &Scenario) -> Result<()> {
+    let node = scenario.node(1)?;
+    node.sh("chattr +i /run/flannel/subnet.env")?;
+    let mut run = scenario.drive(1, &Scenario::switch_args("calico", &[]))?;
+    ensure!(run.until("step", "stop-agent")?, "the run ended: {}", run.finish()?.all());
+    node.restart_unit("containerd.service")?;
+    let done = run.finish();
+    node.sh("chattr -i /run/flannel/subnet.env")?;
+    let done = done?.expect(5)?;
+    ensure!(done.stderr.contains("The node serves on Calico; the run stays open"), "{}", done.all());
+    ensure!(done.stderr.contains("remove what flannel left"), "{}", done.all());
+    ensure!(scenario.node_object(1)?["spec"]["unschedulable"].is_null(), "it is cordoned: {}", done.all());
+    scenario.nodectl(1, &["resume", "--yes"])?.expect(0).with_context(|| done.all())?;
+    scenario.must_be_settled(1, Cni::Calico)
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Context, api, clean, debts};
 use crate::cni::Cni;
-use crate::facts::Pod;
+use crate::facts::{Pod, Sandbox};
 use crate::host::{files, local_http, netlink, process, systemd};
 use crate::journal::Debt;
 use crate::step::{Agent, Before};
@@ -49,9 +49,7 @@ fn is_gone(cx: &mut Context, agent: &Agent) -> Result<bool> {
     if process::scan()?.iter().any(|p| p.name == agent.cni.process()) {
         return Ok(false);
     }
-    let prefix = format!("{}-", agent.daemonset);
-    let mine = |s: &crate::facts::Sandbox| s.ready && s.namespace == agent.namespace && s.name.starts_with(&prefix);
-    if cx.cri()?.sandboxes()?.iter().any(mine) {
+    if cx.cri()?.sandboxes()?.iter().any(|s| s.ready && is_sandbox_of(s, agent)) {
         return Ok(false);
     }
     Ok(!is_to_come(cx, agent))
@@ -67,6 +65,14 @@ fn is_to_come(cx: &Context, agent: &Agent) -> bool {
     cx.api.pods().unwrap_or_default().iter().any(|p| is_of(p, agent))
 }
 
+/// Whether the sandbox is the agent's. The runtime does not know a pod's owner, but the API server makes a DaemonSet's pods'
+/// names from its own, cut to 58 characters with its dash, and five more without one (apiserver/pkg/storage/names).
+fn is_sandbox_of(sandbox: &Sandbox, agent: &Agent) -> bool {
+    let stem: String = format!("{}-", agent.daemonset).chars().take(58).collect();
+    let ending = sandbox.name.strip_prefix(&stem).unwrap_or_default();
+    sandbox.namespace == agent.namespace && ending.len() == 5 && ending.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
 /// Whether the pod is the agent's.
 fn is_of(pod: &Pod, agent: &Agent) -> bool {
     let owner = pod.controller.as_ref().map(|(_, name)| name);
@@ -75,7 +81,7 @@ fn is_of(pod: &Pod, agent: &Agent) -> bool {
 
 pub(super) fn await_gone(cx: &mut Context, agent: &Agent) -> Result<()> {
     let stop = cx.stop;
-    let gone = stop.wait_for(Duration::from_secs(agent.timeout_s), || Ok(is_gone(cx, agent)?.then_some(())))?;
+    let gone = stop.keep_asking(Duration::from_secs(agent.timeout_s), || Ok(is_gone(cx, agent)?.then_some(())))?;
     gone.with_context(|| {
         format!(
             "{} still runs {} s after the node's label asked it to leave. To fix it: see that the DaemonSet {}/{} selects on \
@@ -89,7 +95,7 @@ pub(super) fn await_gone(cx: &mut Context, agent: &Agent) -> Result<()> {
 pub(super) fn await_serving(cx: &mut Context, agent: &Agent) -> Result<Value> {
     let stop = cx.stop;
     let mut lacking = Vec::new();
-    let serving = stop.wait_for(Duration::from_secs(agent.timeout_s), || {
+    let serving = stop.keep_asking(Duration::from_secs(agent.timeout_s), || {
         lacking = lacks(cx, agent)?;
         Ok(lacking.is_empty().then_some(()))
     })?;
@@ -166,6 +172,8 @@ pub(super) fn undo_stop(cx: &mut Context, agent: &Agent, before: &Before) -> Res
         cx.no_longer_owed(&debt)?;
         // A kubelet that an earlier try had to stop is what starts the agent's pod.
         debts::pay_units(cx)?;
+        // After a reboot kubelet may have started the other one again, whose device is in this one's way.
+        super::clean_again(cx)?;
         return await_serving(cx, agent).map(drop);
     }
     cx.owe(debt)?;
@@ -183,7 +191,7 @@ pub(super) fn undo_start(cx: &mut Context, agent: &Agent, before: &Before) -> Re
         cx.owe(debt)?;
         end_without_api(cx, agent)?;
     }
-    clean::remove_all(cx, agent.cni, &agent.scope, &agent.overlay)
+    clean::remove_all(cx, agent.cni, &agent.scope, Some(&agent.overlay))
 }
 
 /// Ends the agent with kubelet held back, so that it does not come again.
@@ -195,11 +203,8 @@ fn end_without_api(cx: &mut Context, agent: &Agent) -> Result<()> {
             systemd::stop(unit, Duration::from_secs(60))?;
         }
     }
-    let prefix = format!("{}-", agent.daemonset);
-    for sandbox in cx.cri()?.sandboxes()? {
-        if sandbox.namespace == agent.namespace && sandbox.name.starts_with(&prefix) {
-            cx.cri()?.stop_sandbox(&sandbox.id)?;
-        }
+    for sandbox in cx.cri()?.sandboxes()?.iter().filter(|s| is_sandbox_of(s, agent)) {
+        cx.cri()?.stop_sandbox(&sandbox.id)?;
     }
     await_gone(cx, agent)
 }
@@ -240,4 +245,33 @@ pub(super) fn undo_condition(cx: &mut Context, before: &Before) -> Result<()> {
     let Before::Condition { value: Some(value) } = before else { return Ok(()) };
     let debt = Debt::Condition { value: value.clone() };
     if cx.api.set_condition(value)? { cx.no_longer_owed(&debt) } else { cx.owe(debt) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_set_with_a_longer_name_is_another() {
+        let agent: Agent = serde_json::from_value(json!({
+            "cni": "flannel", "namespace": "kube-flannel", "daemonset": "kube-flannel-ds", "conflist": "", "binaries": [],
+            "overlay": "flannel.1", "timeout_s": 60,
+            "scope": {
+                "cluster_cidr": "10.244.0.0/16", "pod_cidr": "10.244.1.0/24", "vni": 1, "network": "cbr0", "conflist": "",
+                "conf_dir": "", "bin_dir": "", "interface_prefix": "cali"
+            }
+        }))
+        .unwrap();
+        let sandbox = |namespace: &str, name: &str| Sandbox {
+            namespace: namespace.into(),
+            name: name.into(),
+            ..Sandbox::default()
+        };
+        assert!(is_sandbox_of(&sandbox("kube-flannel", "kube-flannel-ds-x7k2p"), &agent));
+        assert!(!is_sandbox_of(&sandbox("kube-flannel", "kube-flannel-ds-arm-x7k2p"), &agent));
+        assert!(!is_sandbox_of(&sandbox("kube-flannel", "kube-flannel-ds-x-7k2p"), &agent));
+        assert!(!is_sandbox_of(&sandbox("default", "kube-flannel-ds-x7k2p"), &agent));
+        let long = Agent { daemonset: "d".repeat(60), ..agent };
+        assert!(is_sandbox_of(&sandbox("kube-flannel", &format!("{}x7k2p", "d".repeat(58))), &long));
+    }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use cni_shim::evidence::{self, Sought};
-use cni_shim::lock;
 use cni_shim::pending::{Outcome, Pending};
 use cni_shim::record::Record;
+use cni_shim::{chain, lock};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -78,23 +78,25 @@ pub(super) fn delete(cx: &Context, record: &Record) -> Result<()> {
         .map(drop)
 }
 
-/// Runs the DELs that the shim keeps, because a delegate had failed.
+/// Runs the DELs that the shim keeps, because a delegate had failed; all of them, whatever becomes of one.
 pub(super) fn drain_pending(cx: &Context) -> Result<()> {
     if !files::exists(&cx.host.path(SHIM_STATE_DIR)) {
         return Ok(());
     }
     let (paths, backends, cni_path) = (cx.shim(), cx.backends(), cx.bin_dir().display().to_string());
+    let mut left = Vec::new();
     for pending in Pending::list(&paths)? {
         fault::point("shim.pending");
-        let id = &pending.container_id;
-        match pending
-            .run(&paths, &backends, &cni_path, LIMIT)
-            .with_context(|| format!("the kept DEL of {id} failed"))?
-        {
-            Outcome::Done => {}
-            Outcome::Busy => bail!("the kept DEL of {id} is being worked on by somebody else"),
-            Outcome::Failed(failures) => bail!("the kept DEL of {id} failed again: {failures:?}"),
-        }
+        let why = match pending.run(&paths, &backends, &cni_path, LIMIT) {
+            Ok(Outcome::Done) => continue,
+            Ok(Outcome::Busy) => "somebody else is at work on it".to_owned(),
+            Ok(Outcome::Failed(failures)) => chain::join(&failures).to_string(),
+            Err(error) => error.to_string(),
+        };
+        left.push(format!("that of {}: {why}", pending.container_id));
+    }
+    if !left.is_empty() {
+        bail!("{} kept DELs failed again: {}. To fix it: see `nodectl shim status`", left.len(), left.join("; "));
     }
     Ok(())
 }

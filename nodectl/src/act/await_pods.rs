@@ -16,7 +16,7 @@ use crate::plan::shim_backend;
 pub(super) fn apply(cx: &mut Context, made_by: Cni, pods: &[String], timeout_s: u64) -> Result<Value> {
     let stop = cx.stop;
     let mut waiting = Vec::new();
-    let done = stop.wait_for(Duration::from_secs(timeout_s), || {
+    let done = stop.keep_asking(Duration::from_secs(timeout_s), || {
         waiting = without_network(cx, made_by, pods)?;
         Ok(waiting.is_empty().then_some(()))
     })?;
@@ -51,7 +51,7 @@ fn here(cx: &Context) -> Result<Vec<Pod>> {
 fn verify_one(cx: &mut Context) -> Result<Value> {
     let stop = cx.stop;
     let mut tried: Vec<IpAddr> = Vec::new();
-    let answered = stop.wait_for(Duration::from_secs(20), || {
+    let answered = stop.keep_asking(Duration::from_secs(20), || {
         tried = cx.cri()?.sandboxes()?.iter().filter(|s| s.ready && !s.host_network).filter_map(|s| s.ip).collect();
         if tried.is_empty() {
             return Ok(here(cx)?.is_empty().then_some(None));

@@ -40,10 +40,10 @@ fn rule_count(rules: &OwnedRules) -> usize {
     rules.owned.tables.iter().map(|t| t.inside.len() + t.hooks.len()).sum()
 }
 
-/// Removes what an agent whose start is undone has left; `keep` names a device that is handed back.
-pub(super) fn remove_all(cx: &mut Context, cni: Cni, scope: &CleanScope, keep: &str) -> Result<()> {
+/// Removes what an agent whose start is undone has left; `keep` names a device that is yet to be handed back.
+pub(super) fn remove_all(cx: &mut Context, cni: Cni, scope: &CleanScope, keep: Option<&str>) -> Result<()> {
     let mut image = ownership::owned(&crate::observe::node(cx.host), cni, scope);
-    image.links.retain(|l| l.name != keep);
+    image.links.retain(|l| Some(l.name.as_str()) != keep);
     if are_dels_kept(cx, cni)? {
         // They need the plugin and its credentials; its conflist must go, or a runtime would take it.
         let conflist = Path::new(&scope.conf_dir).join(&scope.conflist);
@@ -52,16 +52,16 @@ pub(super) fn remove_all(cx: &mut Context, cni: Cni, scope: &CleanScope, keep: &
     remove(cx, &image)
 }
 
-/// Whether DELs of this CNI are kept still. With a server that answers they are run now; without, they are owed.
+/// Whether DELs of this CNI are kept still; then they are owed. With a server that answers they are run first.
 fn are_dels_kept(cx: &mut Context, cni: Cni) -> Result<bool> {
     if !cx.api.is_dead()
         && let Err(error) = attachment::drain_pending(cx)
     {
-        tracing::warn!(error = format!("{error:#}"), "DELs are kept still");
+        tracing::warn!("DELs are kept still: {error:#}");
     }
     let is_of = |pending: &Pending| pending.record.as_ref().is_none_or(|record| record.backend == shim_backend(cni));
     let kept = Pending::list(&cx.shim())?.iter().any(is_of);
-    if kept && cx.api.is_dead() {
+    if kept {
         cx.owe(Debt::PendingDels)?;
     }
     Ok(kept)

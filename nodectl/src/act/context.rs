@@ -82,9 +82,9 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
-    /// Notes that something must be done once the API server answers.
+    /// Notes that something must be done that cannot be done now, mostly for want of the API server.
     pub fn owe(&mut self, debt: Debt) -> Result<()> {
-        tracing::warn!(?debt, "the API server does not answer; this is owed");
+        tracing::warn!("owed for now: {}", debt.describe());
         self.journal.append(&Record::Owed { debt })
     }
 }

@@ -29,6 +29,9 @@ pub fn pay(debt: &Debt, cx: &mut Context) -> Result<()> {
             true
         }
         Debt::AwaitAgent { agent } => {
+            // After a reboot kubelet had started the other one, as the label then asked: while its device has the VNI and the
+            // port, this one cannot serve.
+            super::clean_again(cx)?;
             agent::await_serving(cx, agent)?;
             true
         }
@@ -85,7 +88,7 @@ fn await_unwanted(cx: &mut Context) -> Result<()> {
             .map(|(_, info)| (info.namespace.clone(), info.daemonset.clone()))
             .collect();
     let (api, stop) = (&cx.api, cx.stop);
-    let gone = stop.wait_for(Duration::from_secs(60), || {
+    let gone = stop.keep_asking(Duration::from_secs(60), || {
         let pods: Vec<Pod> = api.pods()?;
         let stays = |p: &Pod| {
             let owner = p.controller.as_ref().map(|(_, name)| (p.namespace.clone(), name.clone()));
@@ -97,18 +100,4 @@ fn await_unwanted(cx: &mut Context) -> Result<()> {
         bail!("the DaemonSet's controller has not taken the other agent's pod off this node within 60 s");
     }
     Ok(())
-}
-
-/// The order in which debts are paid: DELs and the node's labels first, then kubelet, then what needs kubelet.
-/// Debts of one rank stay in the order in which they arose, so the last label set is the right one.
-pub fn in_order(debts: &[Debt]) -> Vec<Debt> {
-    let rank = |d: &Debt| match d {
-        Debt::PendingDels => 0,
-        Debt::Label { .. } | Debt::Unschedulable { .. } | Debt::Condition { .. } => 1,
-        Debt::StartUnit { .. } => 2,
-        Debt::AwaitAgent { .. } => 3,
-    };
-    let mut ordered: Vec<Debt> = debts.to_vec();
-    ordered.sort_by_key(rank);
-    ordered
 }

@@ -3,30 +3,25 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use cni_shim::convert;
 use cni_shim::record::{Phase, Record};
-use cni_shim::{convert, lock};
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, shim};
 use crate::fault;
 use crate::host::{backup, files};
 use crate::plan::SHIM_STATE_DIR;
 use crate::step::Step;
 
-/// A call of the shim ends within its own limits: 100 s for an ADD, and as long again to undo it.
-const IN_FLIGHT: Duration = Duration::from_secs(200);
-
 /// Gives every attachment's cached result the name and the configuration of the CNI's own network. containerd finds the
 /// result there when it deletes the pod; CRI-O deletes by the cached configuration and would look for the shim's binary.
 pub(super) fn hand_over(cx: &mut Context, conflist: &str) -> Result<Value> {
     let paths = cx.shim();
-    let idle = cx.stop.wait_for(IN_FLIGHT, || Ok(lock::sweep(&paths)?.then_some(())))?;
-    idle.context("a call of the shim that was under way did not end within 200 s")?;
+    shim::await_idle(cx)?;
     let text = files::read_text_optional(&cx.host.path(conflist))?
         .with_context(|| format!("{conflist} is missing, so no network would serve without the shim"))?;
     let list =

@@ -24,7 +24,7 @@ pub(super) fn stop_all(cx: &mut Context, made_by: Cni) -> Result<Value> {
     let mut stopped: Vec<String> = Vec::new();
     let mut last_error = None;
     let stop = cx.stop;
-    let done = stop.wait_for(LIMIT, || {
+    let done = stop.keep_asking(LIMIT, || {
         let (targets, orphans) = targets(cx, made_by)?;
         if targets.is_empty() && orphans.is_empty() {
             return Ok(Some(()));

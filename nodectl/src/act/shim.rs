@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use cni_shim::lock;
 use cni_shim::record::Record;
 use cni_shim::state::{Owner, State};
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ use crate::step::Before;
 /// A hold lasts at most this long, and three times an agent's limit, even if its owner lives: a run that hangs must not
 /// keep pods from starting for ever, and one that takes all the time that it is given must not lose its hold.
 const HOLD_BOUND: Duration = Duration::from_secs(20 * 60);
+/// A call of the shim ends within its own limits: 100 s for an ADD, and as long again to undo it.
+const CALL: Duration = Duration::from_secs(200);
 /// Delegates of an ADD that is under way end within the shim's own limit for it.
 const IN_FLIGHT: Duration = Duration::from_secs(110);
 
@@ -59,6 +62,8 @@ pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
             set(cx, &state).map(drop)
         }
         None => {
+            // The runtime uses another network by now, but a call that had begun before writes its record still.
+            await_idle(cx)?;
             let folder = cx.host.path(crate::plan::SHIM_STATE_DIR);
             // DELs that the API server still owes must outlive the shim's own folder.
             if cni_shim::pending::Pending::list(&cx.shim())?.is_empty() {
@@ -67,6 +72,13 @@ pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Waits until no call of the shim is under way.
+pub(super) fn await_idle(cx: &Context) -> Result<()> {
+    let paths = cx.shim();
+    let idle = cx.stop.wait_for(CALL, || Ok(lock::sweep(&paths)?.then_some(())))?;
+    idle.with_context(|| format!("a call of the shim that was under way did not end within {} s", CALL.as_secs()))
 }
 
 /// Gives every sandbox that is older than the shim a record, from what its ADD left behind.

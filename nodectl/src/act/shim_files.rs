@@ -91,14 +91,15 @@ fn await_loaded(cx: &mut Context, path: &str, wanted: bool) -> Result<bool> {
         Ok((status.plugins.is_empty() || status.plugins.iter().any(|p| p == "cni-shim") == wanted).then_some(()))
     };
     let stop = cx.stop;
-    if stop.wait_for(PATIENCE, || loaded(cx))?.is_some() {
+    // A runtime that does not answer yet is asked below, with more patience.
+    if stop.wait_for(PATIENCE, || loaded(cx).or(Ok(None)))?.is_some() {
         return Ok(false);
     }
     let folder = cx.host.path(path).parent().map(Path::to_owned).unwrap_or_default();
     let scratch = folder.join(".nodectl-nudge");
     files::write_atomic(&scratch, b"\n", 0o600)?;
     files::remove(&scratch)?;
-    if stop.wait_for(LIMIT, || loaded(cx))?.is_none() {
+    if stop.keep_asking(LIMIT, || loaded(cx))?.is_none() {
         bail!(
             "the runtime did not take up {path} within {} s. To fix it: see its log; `systemctl restart containerd` makes it \
              read its configuration again (pods survive)",

@@ -33,7 +33,8 @@ pub(super) fn run(host: &Host, args: &ResumeArgs, settings: &Settings) -> Result
         return before_kubelet(host, &folders, &id, settings);
     }
     let options = migrate::options(&args.run, settings);
-    let owes_only = is_undone(&folders, &id)?;
+    // Paying debts is what was asked for then.
+    let owes_only = journal::read(&folders.journal(&id))?.is_undone();
     let back = args.at_boot == Some(BootPhase::Settle) && !is_released(&folders, &id)?;
     let summary = if back {
         // The machine went down in mid-switch: the way back is the one that needs the least.
@@ -49,12 +50,6 @@ pub(super) fn run(host: &Host, args: &ResumeArgs, settings: &Settings) -> Result
         }
         _ => Ok(code::DONE),
     }
-}
-
-/// Whether the run has come all the way back already, so that only debts are left: paying them is what was asked for.
-fn is_undone(folders: &Folders, id: &str) -> Result<bool> {
-    let log = journal::read(&folders.journal(id))?;
-    Ok(log.reverting() && log.standing().is_empty())
 }
 
 fn is_released(folders: &Folders, id: &str) -> Result<bool> {

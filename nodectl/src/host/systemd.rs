@@ -84,6 +84,20 @@ pub fn start(name: &str, patience: Duration) -> Result<()> {
         .with_context(|| format!("systemd could not start {name}"))
 }
 
+/// Queues a unit's start and does not wait for it; one that is being started already, or waits to be tried again, is left to it.
+pub fn start_later(name: &str) -> Result<()> {
+    if unit(name)?.is_some_and(|unit| unit.active == "activating") {
+        return Ok(());
+    }
+    fault::point("systemd.start");
+    run(async {
+        let (_, manager) = manager().await?;
+        manager.start_unit(name, "replace").await?;
+        Ok(())
+    })
+    .with_context(|| format!("systemd could not start {name}"))
+}
+
 /// Stops a unit and waits until it is stopped.
 pub fn stop(name: &str, patience: Duration) -> Result<()> {
     fault::point("systemd.stop");

@@ -45,6 +45,30 @@ impl Debt {
         }
     }
 
+    /// Its turn: the agent that is to leave is told so before kubelet starts, which would start it again; the one that is to come
+    /// needs kubelet; pods are let in when it serves. Kept DELs come last: each may take its whole time.
+    fn turn(&self) -> u8 {
+        match self {
+            Debt::Label { .. } | Debt::Condition { .. } | Debt::Unschedulable { value: true } => 0,
+            Debt::StartUnit { .. } => 1,
+            Debt::AwaitAgent { .. } => 2,
+            Debt::Unschedulable { value: false } => 3,
+            Debt::PendingDels => 4,
+        }
+    }
+
+    /// Whether this one must not be paid while the other is owed still. A kept DEL waits for nothing, and nothing for it.
+    pub fn waits_for(&self, other: &Debt) -> bool {
+        let leads = matches!(other, Debt::Label { .. } | Debt::StartUnit { .. } | Debt::AwaitAgent { .. });
+        leads && *self != Debt::PendingDels && other.turn() < self.turn()
+    }
+
+    /// The order in which they are paid, so that they lead to one end whatever happened since they arose, a reboot included.
+    pub fn in_order(mut debts: Vec<Debt>) -> Vec<Debt> {
+        debts.sort_by_key(Debt::turn);
+        debts
+    }
+
     /// What is owed, in words.
     pub fn describe(&self) -> String {
         match self {
@@ -53,10 +77,71 @@ impl Debt {
             }
             Debt::Unschedulable { value: true } => "cordon the node".into(),
             Debt::Unschedulable { value: false } => "uncordon the node".into(),
-            Debt::Condition { .. } => "put a Node condition back".into(),
+            Debt::Condition { .. } => "put the Node's condition back".into(),
             Debt::StartUnit { unit } => format!("start {unit}"),
             Debt::AwaitAgent { agent } => format!("see {} serving again", agent.cni),
-            Debt::PendingDels => "finish the DELs that need Calico's API".into(),
+            Debt::PendingDels => "finish the DELs that are kept because a plugin failed".into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn await_flannel() -> Debt {
+        let agent = serde_json::json!({
+            "cni": "flannel", "namespace": "kube-flannel", "daemonset": "kube-flannel-ds", "conflist": "", "binaries": [],
+            "overlay": "flannel.1", "timeout_s": 60,
+            "scope": {
+                "cluster_cidr": "10.244.0.0/16", "pod_cidr": "10.244.1.0/24", "vni": 1, "network": "cbr0",
+                "conflist": "10-flannel.conflist", "conf_dir": "/etc/cni/net.d", "bin_dir": "/opt/cni/bin",
+                "interface_prefix": "cali"
+            }
+        });
+        Debt::AwaitAgent { agent: Box::new(serde_json::from_value(agent).unwrap()) }
+    }
+
+    /// As they arise when a run is taken back: newest step first.
+    fn arisen() -> Vec<Debt> {
+        vec![
+            Debt::Unschedulable { value: true },
+            Debt::PendingDels,
+            Debt::Label { value: Some("none".into()) },
+            Debt::StartUnit { unit: "kubelet.service".into() },
+            Debt::Label { value: Some("flannel".into()) },
+            await_flannel(),
+            Debt::Unschedulable { value: false },
+        ]
+    }
+
+    #[test]
+    fn the_node_is_opened_to_pods_after_its_agent_serves() {
+        let words: Vec<String> = Debt::in_order(arisen()).iter().map(Debt::describe).collect();
+        assert_eq!(
+            words,
+            [
+                "cordon the node",
+                "set the label nodectl.io/cni to none",
+                "set the label nodectl.io/cni to flannel",
+                "start kubelet.service",
+                "see flannel serving again",
+                "uncordon the node",
+                "finish the DELs that are kept because a plugin failed",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_kept_del_holds_nothing_and_a_label_holds_all_but_that() {
+        for debt in arisen() {
+            assert!(!debt.waits_for(&Debt::PendingDels) && !Debt::PendingDels.waits_for(&debt), "{debt:?}");
+            assert!(!debt.waits_for(&debt), "{debt:?}");
+        }
+        let label = Debt::Label { value: None };
+        let waiting: Vec<Debt> = Debt::in_order(arisen()).into_iter().filter(|debt| debt.waits_for(&label)).collect();
+        let unit = Debt::StartUnit { unit: "kubelet.service".into() };
+        assert_eq!(waiting, [unit.clone(), await_flannel(), Debt::Unschedulable { value: false }]);
+        assert!(!label.waits_for(&unit) && !unit.waits_for(&Debt::Condition { value: Value::Null }));
     }
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Debt, Outcome, Record};
 use crate::plan::Plan;
-use crate::step::Before;
+use crate::step::{Before, Step};
 
 /// A run's journal, read whole.
 #[derive(Debug, Clone)]
@@ -63,6 +63,19 @@ impl Log {
     /// Whether the run has turned back.
     pub fn reverting(&self) -> bool {
         self.records.iter().any(|r| matches!(r, Record::Reverting { .. }))
+    }
+
+    /// Whether the run has come all the way back, so that only debts are left, and what looks after them.
+    pub fn is_undone(&self) -> bool {
+        let step = |n: usize| self.plan().and_then(|plan| plan.steps.get(n));
+        self.reverting() && self.standing().into_iter().all(|n| step(n).is_none_or(Step::undone_last))
+    }
+
+    /// Whether the node serves pods on the CNI that was asked for: what is left of the run is no reason to disturb them again.
+    pub fn serves(&self) -> bool {
+        let steps = self.plan().map(|plan| plan.steps.as_slice()).unwrap_or_default();
+        let opens = steps.iter().rposition(|step| matches!(step, Step::AwaitPods { .. } | Step::Uncordon));
+        opens.is_some_and(|n| self.is_done(n))
     }
 
     /// Debts that are not paid yet, oldest first.

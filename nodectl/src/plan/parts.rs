@@ -18,8 +18,10 @@ pub const PACKAGED_SHIM: &str = "/usr/libexec/nodectl/cni-shim";
 pub const SHIM_CONFLIST: &str = "00-cni-shim.conflist";
 /// The shim's state folder.
 pub const SHIM_STATE_DIR: &str = "/var/lib/cni-shim";
+/// Pays what a run owes, again and again until nothing is left; at boot, and when a run ends owing.
+pub const SETTLE_UNIT: &str = "nodectl-settle.service";
 /// Boot-time units, in the order in which they run.
-pub const BOOT_UNITS: [&str; 2] = ["nodectl-boot.service", "nodectl-settle.service"];
+pub const BOOT_UNITS: [&str; 2] = ["nodectl-boot.service", SETTLE_UNIT];
 
 /// Plugin binaries that Calico's installer overwrites with its own builds.
 const OVERWRITTEN: [&str; 7] = ["bandwidth", "flannel", "host-local", "loopback", "portmap", "tuning", "bridge"];
@@ -91,8 +93,9 @@ pub fn prologue(facts: &Facts, prepared: &Prepared, from: Cni) -> Vec<Step> {
     let mut steps = Vec::new();
     let names: Vec<String> =
         OVERWRITTEN.iter().filter(|n| facts.files.binaries.contains_key(**n)).map(|n| (*n).to_owned()).collect();
-    steps.push(Step::PreserveBinaries { dir: facts.files.bin_dir.clone(), names });
+    // First: they are what is undone last.
     steps.extend(boot_units(facts).map(|units| Step::EnableBootUnits { units }));
+    steps.push(Step::PreserveBinaries { dir: facts.files.bin_dir.clone(), names });
     if facts.shim.mode.is_none() {
         steps.push(Step::InstallShimBinary { from: PACKAGED_SHIM.into(), to: join(&facts.files.bin_dir, "cni-shim") });
         steps.push(Step::SetShimState { to: from });

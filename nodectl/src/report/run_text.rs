@@ -17,7 +17,7 @@ pub struct RunSummary {
     pub outcome: String,
     /// The same in a sentence.
     pub sentence: String,
-    /// What is owed until the API server answers.
+    /// What is owed still, with what keeps each.
     pub owed: Vec<String>,
     /// Milliseconds from its start to its end.
     pub ms: u64,
@@ -35,7 +35,7 @@ pub struct RunSummary {
 pub fn run_text(summary: &RunSummary) -> String {
     let mut text = format!("{}\n", summary.sentence);
     if !summary.owed.is_empty() {
-        text.push_str("Owed until the API server answers:\n");
+        text.push_str("Owed still:\n");
         summary.owed.iter().for_each(|debt| text.push_str(&format!("  - {debt}\n")));
     }
     if let Some(measured) = &summary.measured {

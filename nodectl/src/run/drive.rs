@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::Folders;
+use super::{Folders, owing};
 use crate::act::{self, Api, Context};
-use crate::execute;
+use crate::execute::{self, Unpaid};
 use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::host::kube::Kube;
@@ -154,7 +154,7 @@ impl<'a> Run<'a> {
         let log = self.log()?;
         if let Err(failed) = execute::forward(self.plan, &log, &mut self.cx, &mut self.progress) {
             let stopped = failed.error.downcast_ref::<Stopped>().is_some();
-            let stay = if stopped { self.options.stay_open_on_stop } else { !self.options.auto_revert };
+            let stay = if stopped { self.options.stay_open_on_stop } else { self.stays_on_failure()? };
             return if stay { self.stays_open(&failed.to_string()) } else { self.failed(&failed.to_string()) };
         }
         let findings = self.settled(|facts, plan| match plan.is_retirement() {
@@ -165,7 +165,12 @@ impl<'a> Run<'a> {
             return self.finish(Outcome::Switched);
         }
         let why = format!("the node is not as it must be after the last step: {}", findings.join("; "));
-        if self.options.auto_revert { self.failed(&why) } else { self.stays_open(&why) }
+        if self.stays_on_failure()? { self.stays_open(&why) } else { self.failed(&why) }
+    }
+
+    /// A node that serves pods again is not taken from them by itself: they would lose their sandboxes, without an eviction.
+    fn stays_on_failure(&self) -> Result<bool> {
+        Ok(!self.options.auto_revert || self.log()?.serves())
     }
 
     /// Takes a failed run back and says so with exit code 4.
@@ -181,8 +186,14 @@ impl<'a> Run<'a> {
     }
 
     fn stays_open(&mut self, why: &str) -> Result<RunSummary> {
+        let log = self.log()?;
+        execute::look_after_boots(self.plan, &log, &mut self.cx)?;
+        let state = match log.serves() {
+            true => format!("The node serves on {}; the run stays open", self.plan.request.to),
+            false => "The run stays open".to_owned(),
+        };
         Err(Failure::NeedsHands(format!(
-            "{why}. The run stays open. To fix it: `nodectl resume` finishes it, `nodectl revert` takes it back"
+            "{why}. {state}. To fix it: `nodectl resume` finishes it, `nodectl revert` takes it back"
         ))
         .into())
     }
@@ -201,20 +212,11 @@ impl<'a> Run<'a> {
             ))
             .into());
         }
-        let left = execute::settle(&self.log()?, &mut self.cx, &mut self.progress)?;
+        let left = execute::settle(&mut self.cx, &mut self.progress)?;
         if !left.is_empty() {
-            let summary = self.summarise("owes", "The node is back, but owes something to the API server", left)?;
-            return Err(Failure::NeedsHands(format!(
-                "the node is on {} again, but owes until the API server answers: {}. To fix it: `nodectl resume` once it \
-                 does. Report: {}",
-                self.plan.from,
-                summary.owed.join("; "),
-                summary.report
-            ))
-            .into());
+            return self.owes(&left);
         }
-        // kubelet may have started the agent once more before it heard of the label: what that left goes as well.
-        act::clean_again(self.plan, &self.log()?, &mut self.cx)?;
+        act::clean_again(&mut self.cx)?;
         let findings = self.settled(|facts, plan| match plan.is_retirement() {
             true => verify::not_retired(facts, plan),
             false => verify::put_back(facts, &plan.prepared, plan, false),
@@ -226,7 +228,21 @@ impl<'a> Run<'a> {
             ))
             .into());
         }
+        if let Err(failed) = execute::backward_to_the_end(self.plan, &self.log()?, &mut self.cx, &mut self.progress) {
+            return Err(Failure::NeedsHands(format!(
+                "{failed}. The node is as it was, but the run stays open. To fix it: mend the cause, then `nodectl revert` again"
+            ))
+            .into());
+        }
         self.finish(Outcome::PutBack)
+    }
+
+    /// Ends with debts; the unit that pays them by itself is started.
+    fn owes(&mut self, left: &[Unpaid]) -> Result<RunSummary> {
+        let sentence = owing::sentence(self.plan.from, left, self.cx.api.is_dead());
+        let summary = self.summarise("owes", &sentence, left.iter().map(Unpaid::to_string).collect())?;
+        let remedy = owing::hand_over();
+        Err(Failure::NeedsHands(format!("{sentence}. To fix it: {remedy}. Report: {}", summary.report)).into())
     }
 
     /// Looks until nothing is found, or the time is up.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nodectl_lab::cluster::until;
 use nodectl_lab::objects::workloads;
-use nodectl_lab::scenario::{Cni, PATIENCE, Scenario};
+use nodectl_lab::scenario::{Cni, Done, PATIENCE, Scenario};
 use nodectl_lab::snapshot::Snapshot;
 
 /// The boot-time units as the package has them, but for where light nodes see nodectl.
@@ -25,7 +25,7 @@ pub struct Bench {
 }
 
 /// nodectl's exit code while another one works on the node.
-const BUSY: i32 = 75;
+pub const BUSY: i32 = 75;
 
 /// `nodectl revert --yes`.
 pub fn revert() -> Vec<&'static str> {
@@ -148,6 +148,31 @@ impl Bench {
         let done = self.s.nodectl(1, &["migrate", "--to", "flannel", "--yes"])?.expect(0)?;
         self.must_be(Cni::Flannel).with_context(|| done.all())?;
         self.s.retire_shim(1)
+    }
+
+    /// A switch during which the API server begins to refuse everything as a step begins; it is taken back and owes.
+    pub fn owes_at(&self, step: &str) -> Result<Done> {
+        let mut run = self.s.drive(1, &Scenario::switch_args("calico", &[]))?;
+        if !run.until("step", step)? {
+            bail!("the run ended before {step}: {}", run.finish()?.all());
+        }
+        self.s.cluster.api()?.control("refuse")?;
+        let done = run.finish()?.expect(5)?;
+        for debt in ["to flannel", "start kubelet.service", "see flannel serving again", "uncordon the node"] {
+            let wanted = format!("{debt};");
+            if !done.stderr.replace(" (", ";").replace(". To fix", ";").contains(&wanted) {
+                bail!("it does not name {debt:?}: {}", done.all());
+            }
+        }
+        Ok(done)
+    }
+
+    /// Waits until all is well with flannel, but for the run, which is open still.
+    pub fn only_the_run_is_open(&self) -> Result<()> {
+        until(PATIENCE, || {
+            let faults = self.s.faults(1, Cni::Flannel)?;
+            Ok((faults != ["a run is open"]).then(|| faults.join("; ")))
+        })
     }
 
     /// A power cut, and the crowd that comes with the next boot.

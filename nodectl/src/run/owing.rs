@@ -1,0 +1,56 @@
+//! A run that ends owing: what is said of it, and who pays.
+
+use crate::cni::Cni;
+use crate::execute::Unpaid;
+use crate::host::systemd;
+use crate::journal::Debt;
+use crate::plan::SETTLE_UNIT;
+
+/// All that is owed, with what keeps each.
+pub(super) fn sentence(cni: Cni, left: &[Unpaid], api_is_dead: bool) -> String {
+    let state = match left.iter().all(|unpaid| unpaid.debt == Debt::PendingDels) {
+        true => format!("the node is on {cni} again"),
+        false => format!("what this node holds of {cni} is back"),
+    };
+    let until = if api_is_dead { "until the API server answers" } else { "still" };
+    let owed: Vec<String> = left.iter().map(Unpaid::to_string).collect();
+    format!("{state}, but {until} it owes: {}", owed.join("; "))
+}
+
+/// Has the unit pay by itself, as soon as it can be, and says who will.
+pub(super) fn hand_over() -> String {
+    let by_hand = "run `nodectl resume` once nothing is in the way";
+    let unit = match systemd::unit(SETTLE_UNIT) {
+        Ok(Some(_)) => systemd::start_later(SETTLE_UNIT).map(|()| true),
+        Ok(None) => Ok(false),
+        Err(error) => Err(error),
+    };
+    match unit {
+        Ok(true) => {
+            format!("wait: {SETTLE_UNIT} tries again by itself until all is paid; `nodectl resume` tries at once")
+        }
+        Ok(false) => format!("{by_hand} ({SETTLE_UNIT}, which would do so by itself, is not installed)"),
+        Err(error) => format!("{by_hand} ({SETTLE_UNIT} does not do so by itself: {error:#})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_debt_is_named_with_what_keeps_it() {
+        let unpaid = |debt: Debt, why: Option<&str>| Unpaid { debt, why: why.map(str::to_owned) };
+        let dels = || unpaid(Debt::PendingDels, Some("the plugin calico is missing"));
+        let label = unpaid(Debt::Label { value: None }, Some("the API server does not answer"));
+        let uncordon = unpaid(Debt::Unschedulable { value: false }, None);
+        assert_eq!(
+            sentence(Cni::Flannel, &[label, uncordon, dels()], true),
+            "what this node holds of flannel is back, but until the API server answers it owes: set the label \
+             nodectl.io/cni to nothing (the API server does not answer); uncordon the node; finish the DELs that are \
+             kept because a plugin failed (the plugin calico is missing)"
+        );
+        let alone = sentence(Cni::Flannel, &[dels()], false);
+        assert!(alone.starts_with("the node is on flannel again, but still it owes: finish the DELs"), "{alone}");
+    }
+}
