@@ -90,7 +90,7 @@ pub fn apply(step: &Step, before: &Before, cx: &mut Context) -> Result<Value> {
         Step::ImportAttachments { made_by } => shim::import(cx, *made_by),
         Step::Baseline { targets } => baseline::measure(cx, targets),
         Step::Cordon => cordon::set(cx, true),
-        Step::Uncordon => cordon::set(cx, false),
+        Step::Uncordon => cordon::release(cx),
         Step::Evict { timeout_s, grace_s, .. } => evict::apply(cx, *timeout_s, *grace_s),
         Step::Hold { next } => shim::hold(cx, *next),
         Step::Release { to } => shim::route(cx, *to),

@@ -173,7 +173,8 @@ pub struct MigrateArgs {
     #[command(flatten)]
     pub run: RunArgs,
     /// Apply this saved plan exactly, or refuse if the node has drifted.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "strategy"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "strategy", "ignore", "force", "delete_emptydir_data",
+        "drain_timeout", "grace_period", "agent_timeout"])]
     pub plan: Option<PathBuf>,
     /// Show the plan and change nothing.
     #[arg(long)]

@@ -43,6 +43,9 @@ pub enum Record {
         /// Why, as given with `--reason`.
         #[serde(default)]
         reason: Option<String>,
+        /// The closed run that this one is the way back of, where it was begun by `revert`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        takes_back: Option<String>,
         /// The plan.
         plan: Box<Plan>,
     },
@@ -202,23 +205,16 @@ fn parse(bytes: &[u8], path: &Path) -> Result<(Log, usize)> {
         if line.is_empty() {
             continue;
         }
-        let record = serde_json::from_slice(line).with_context(|| {
-            format!(
-                "line {} of the journal {} does not parse. To fix it: use the nodectl version that wrote it, or move the file away once the node is known to be well",
-                i + 1,
-                path.display()
-            )
-        })?;
+        let record = serde_json::from_slice(line)
+            .with_context(|| format!("line {} of the journal {} does not parse", i + 1, path.display()))?;
         records.push(record);
     }
     match records.first() {
         Some(Record::Open { format, .. }) if *format != JOURNAL_FORMAT => {
-            bail!(
-                "the journal {} has format {format}, this nodectl reads format {JOURNAL_FORMAT}. To fix it: use the nodectl version that wrote it",
-                path.display()
-            )
+            bail!("the journal {} has format {format}, this nodectl reads format {JOURNAL_FORMAT}", path.display())
         }
-        Some(Record::Open { .. }) | None => Ok((Log { records }, whole)),
+        Some(Record::Open { .. }) => Ok((Log { records }, whole)),
+        None => bail!("the journal {} is empty", path.display()),
         Some(_) => bail!("the journal {} does not begin with an open record", path.display()),
     }
 }

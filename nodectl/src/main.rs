@@ -37,5 +37,5 @@ fn log(common: &Common) {
         (false, _) => LevelFilter::DEBUG,
     };
     let format = tracing_subscriber::fmt().with_writer(std::io::stderr).without_time();
-    let _ = format.with_max_level(level).with_ansi(nodectl::report::colour()).try_init();
+    let _ = format.with_max_level(level).with_ansi(nodectl::report::colour(&std::io::stderr())).try_init();
 }

@@ -1,6 +1,7 @@
 //! Deciding: from what the node looks like and what is wanted to an ordered list of steps. Pure: no I/O, no clock, no
 //! randomness, so the same input gives the same plan to the byte.
 
+mod arrival;
 mod basis;
 mod parts;
 mod retire;
@@ -9,6 +10,7 @@ mod to_flannel;
 
 use serde::{Deserialize, Serialize};
 
+pub use arrival::{Arrival, arrival};
 pub use basis::{Basis, drift, facts_drift};
 pub use parts::{
     BOOT_UNITS, PACKAGED_SHIM, SETTLE_UNIT, SHIM_CONFLIST, SHIM_STATE_DIR, agent, moves, overlay_name, peers, scope,
@@ -16,7 +18,7 @@ pub use parts::{
 };
 pub use retire::retire;
 
-use crate::cni::Cni;
+use crate::cni::{Cni, NODE_LABEL};
 use crate::facts::Facts;
 use crate::prepared::Prepared;
 use crate::request::Request;
@@ -92,19 +94,36 @@ pub fn current_cni(facts: &Facts) -> Option<Cni> {
     })
 }
 
+/// Why it cannot be told which CNI the node is on.
+pub(crate) fn unclear(facts: &Facts) -> Unplannable {
+    Unplannable(match facts.unobserved.get("files") {
+        Some(why) => format!(
+            "which CNI this node is on could not be looked at: {why}. To fix it: mend that, and run nodectl as root"
+        ),
+        None => format!(
+            "it is not clear which CNI this node is on: no configuration in {} names flannel or Calico. To fix it: see \
+             that the agent's install container has run on this node",
+            facts.files.conf_dir
+        ),
+    })
+}
+
+/// What to do about a node that is on this CNI by its network configuration alone.
+pub fn half_fix(cni: Cni) -> String {
+    let name = cni.name();
+    format!(
+        "where {cni} is wanted, see why its agent does not serve (the label {NODE_LABEL}={name}, its DaemonSet's pod here); \
+         where these are leftovers, see `nodectl cleanup --{name} --dry-run`"
+    )
+}
+
 /// Makes the plan. A node that is there already gets a plan without steps.
 pub fn plan(facts: &Facts, request: &Request) -> Result<Plan, Unplannable> {
-    let from = current_cni(facts).ok_or_else(|| {
-        Unplannable(format!(
-            "it is not clear which CNI this node is on: no configuration in {} names flannel or Calico. \
-             To fix it: see `nodectl preflight`",
-            facts.files.conf_dir
-        ))
-    })?;
+    let from = current_cni(facts).ok_or_else(|| unclear(facts))?;
     let cluster = facts.cluster.as_ref().ok_or_else(|| {
         Unplannable(
-            "the API server does not answer, and a switch needs it. To fix it: see `nodectl preflight`; \
-             `nodectl revert` works without it"
+            "the API server does not answer, and a switch needs it. To fix it: see `nodectl preflight`; only the \
+             `nodectl revert` of a run that is still open works without it"
                 .into(),
         )
     })?;
@@ -116,13 +135,17 @@ pub fn plan(facts: &Facts, request: &Request) -> Result<Plan, Unplannable> {
             ));
         }
     };
-    let (steps, notes) = if from == request.to {
-        (Vec::new(), vec![format!("this node is on {from} already")])
-    } else {
-        match request.to {
-            Cni::Calico => to_calico::steps(facts, cluster, prepared, request),
-            Cni::Flannel => to_flannel::steps(facts, cluster, prepared, request),
+    let (steps, notes) = match (arrival(facts, request.to), request.to) {
+        (Arrival::There, to) => (Vec::new(), vec![format!("this node is on {to} already")]),
+        (Arrival::Half(amiss), to) => {
+            return Err(Unplannable(format!(
+                "new pods get {to} on this node, but: {}. To fix it: {}",
+                amiss.join("; "),
+                half_fix(to)
+            )));
         }
+        (Arrival::Elsewhere, Cni::Calico) => to_calico::steps(facts, cluster, prepared, request),
+        (Arrival::Elsewhere, Cni::Flannel) => to_flannel::steps(facts, cluster, prepared, request),
     };
     Ok(Plan {
         format: PLAN_FORMAT,

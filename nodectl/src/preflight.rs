@@ -6,6 +6,7 @@ mod node;
 mod pods;
 mod scope;
 
+pub use pods::loss;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Facts;
@@ -48,13 +49,42 @@ impl Check {
         Check { name: name.into(), verdict: Verdict::Warn, found: found.into(), fix: fix.into() }
     }
 
+    /// Where the cause brings its own remedy, that is the one that counts: it knows more.
     pub(crate) fn fail(name: &str, found: impl Into<String>, fix: impl Into<String>) -> Check {
-        Check { name: name.into(), verdict: Verdict::Fail, found: found.into(), fix: fix.into() }
+        let found = found.into();
+        let (found, fix) = match found.split_once(". To fix it: ") {
+            Some((found, fix)) => (found.to_owned(), fix.to_owned()),
+            None => (found, fix.into()),
+        };
+        Check { name: name.into(), verdict: Verdict::Fail, found, fix }
     }
 }
 
 /// Checks that `--ignore` cannot waive: without them there is nothing to work with.
-const REQUIRED: [&str; 6] = ["root", "api", "prepared", "pace", "scope", "open-run"];
+const REQUIRED: [&str; 7] = ["root", "cni", "api", "prepared", "pace", "scope", "open-run"];
+/// All others. Not every one is made on every node: without the API server, those about the cluster are not.
+const IGNORABLE: [&str; 20] = [
+    "observed",
+    "disk-space",
+    "cni-directories",
+    "shim-package",
+    "boot-units",
+    "iptables-backend",
+    "rp-filter",
+    "runtime",
+    "node-ready",
+    "permissions",
+    "conflist-order",
+    "images",
+    "agents",
+    "mtu",
+    "pod-cidr",
+    "public-ip",
+    "leftovers",
+    "bare-pods",
+    "local-storage",
+    "disruption-budgets",
+];
 
 /// Every check, in the order in which an operator would look.
 pub fn checks(facts: &Facts, request: &Request) -> Vec<Check> {
@@ -62,6 +92,7 @@ pub fn checks(facts: &Facts, request: &Request) -> Vec<Check> {
         node::root(facts),
         node::observed(facts),
         node::open_run(facts),
+        node::cni(facts, request),
         node::disk_space(facts),
         node::directories(facts),
         node::shim_package(facts),
@@ -97,10 +128,20 @@ pub fn checks(facts: &Facts, request: &Request) -> Vec<Check> {
     checks
 }
 
-/// Names given with `--ignore` that no check has, or that cannot be ignored.
-pub fn unknown_ignores(checks: &[Check], request: &Request) -> Vec<String> {
-    let known = |name: &String| checks.iter().any(|c| &c.name == name) && !REQUIRED.contains(&name.as_str());
-    request.ignore.iter().filter(|name| !known(name)).cloned().collect()
+/// Names given with `--ignore` that no check has, or that cannot be ignored. Whether the check is made on this node now does
+/// not matter: the name may stand in a configuration file.
+pub fn unknown_ignores(request: &Request) -> Vec<String> {
+    request.ignore.iter().filter(|name| !IGNORABLE.contains(&name.as_str())).cloned().collect()
+}
+
+/// Names that `--ignore` takes.
+pub fn ignorable() -> &'static [&'static str] {
+    &IGNORABLE
+}
+
+/// Whether this is the name of a check.
+pub fn is_check(name: &str) -> bool {
+    REQUIRED.contains(&name) || IGNORABLE.contains(&name) || name == "staying-pods"
 }
 
 /// Whether a switch may begin.

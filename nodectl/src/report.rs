@@ -22,10 +22,10 @@ use crate::failure::code;
 pub use cleanup_text::cleanup_text;
 pub use doctor_text::{doctor_nagios, doctor_prometheus, doctor_text};
 pub use plan_text::plan_text;
-pub use preflight_text::preflight_text;
+pub use preflight_text::{preflight_text, warnings_text};
 pub use probe_text::probe_text;
 pub use progress::{Progress, ProgressFormat};
-pub use run_text::{RunSummary, history_text, run_text};
+pub use run_text::{Past, RunSummary, history_text, run_text};
 pub use shim_text::{reaped_text, shim_text};
 pub use status_text::status_text;
 
@@ -61,8 +61,10 @@ pub fn failure(format: OutputFormat, error: &anyhow::Error) {
         _ => "failed",
     };
     let data = json!({ "outcome": outcome, "exit_code": code, "error": format!("{error:#}") });
+    // What was put back has cost pods their place all the same: "nothing changed" would be too much.
+    let changed = code == code::NEEDS_HANDS || code == code::PUT_BACK;
     // The exit code and stderr say the same; a closed stdout is no further failure.
-    let _ = result(format, "", &data, code == code::NEEDS_HANDS);
+    let _ = result(format, "", &data, changed);
 }
 
 /// Writes one of several results to stdout: its text and an empty line, or its data as a document on one line.
@@ -104,14 +106,14 @@ fn document(data: &impl Serialize, changed: bool) -> Result<Value> {
     Ok(document)
 }
 
-/// Whether stdout may carry colour: a terminal, and NO_COLOR unset.
-pub fn colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+/// Whether this stream may carry colour: a terminal, and NO_COLOR unset.
+pub fn colour(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
 /// A word in bold where colour is allowed.
 pub(crate) fn bold(text: &str) -> String {
-    if colour() { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() }
+    if colour(&std::io::stdout()) { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
 /// Text wrapped at 100 columns, later lines indented.

@@ -49,6 +49,8 @@ fn plan_and_undo(facts: &Facts, request: &Request) -> (String, String) {
 
 fn findings(facts: &Facts, request: &Request) -> String {
     let checks = preflight::checks(facts, request);
+    // `--ignore` must know each of them.
+    checks.iter().for_each(|c| assert!(preflight::is_check(&c.name), "{} is in no list", c.name));
     let line = |c: &preflight::Check| {
         let fix = if c.fix.is_empty() || c.verdict == Verdict::Pass {
             String::new()

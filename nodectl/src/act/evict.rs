@@ -13,13 +13,14 @@ use super::Context;
 use crate::facts::Pod;
 use crate::host::kube::{Evictee, Eviction, Write};
 use crate::plan;
-use crate::request::LONGEST_S;
+use crate::request::{LONGEST_S, Request};
 
 /// kubectl waits this long before it tries a refused eviction again.
 const RETRY: Duration = Duration::from_secs(5);
 
 pub(super) fn apply(cx: &mut Context, timeout_s: u64, grace_s: Option<u32>) -> Result<Value> {
-    let end = Instant::now() + Duration::from_secs(timeout_s.min(LONGEST_S));
+    let limit = Duration::from_secs(timeout_s.min(LONGEST_S));
+    let begun = Instant::now();
     let mut refused: BTreeMap<String, (Instant, String)> = BTreeMap::new();
     let mut evicted: Vec<String> = Vec::new();
     loop {
@@ -28,20 +29,31 @@ pub(super) fn apply(cx: &mut Context, timeout_s: u64, grace_s: Option<u32>) -> R
             return Ok(json!({ "evicted": evicted }));
         }
         for pod in pods.iter().filter(|p| !p.terminating) {
+            // Each eviction may take as long as the API server likes: a node may have some hundred.
+            cx.stop.check()?;
             let name = pod.full_name();
-            if refused.get(&name).is_some_and(|(at, _)| at.elapsed() < RETRY) {
+            if refused.get(&name).is_some_and(|(at, _)| at.elapsed() < RETRY) || begun.elapsed() >= limit {
                 continue;
             }
+            accepted(pod, &cx.plan.request)?;
             match evict(cx, pod, grace_s)? {
                 None => evicted.push(name),
                 Some(why) => drop(refused.insert(name, (Instant::now(), why))),
             }
         }
         cx.stop.check()?;
-        if Instant::now() >= end {
+        if begun.elapsed() >= limit {
             bail!("{}", too_late(&pods, &refused, timeout_s));
         }
         std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A pod that has come since preflight looked must not be lost without consent.
+fn accepted(pod: &Pod, request: &Request) -> Result<()> {
+    match crate::preflight::loss(pod, request) {
+        None => Ok(()),
+        Some((why, fix)) => bail!("{} has come since preflight: {why}. To fix it: {fix}", pod.full_name()),
     }
 }
 

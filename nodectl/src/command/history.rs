@@ -1,26 +1,27 @@
 //! `nodectl history`: the runs on this node.
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::settings::Settings;
 use crate::failure::code;
 use crate::host::Host;
 use crate::journal::Log;
-use crate::report;
+use crate::report::{self, Past};
 use crate::run::Folders;
 
 pub(super) fn run(host: &Host, settings: &Settings) -> Result<u8> {
-    let runs = Folders::new(host)?.runs()?;
-    let data: Vec<Value> = runs.iter().map(|(id, log)| entry(id, log)).collect();
-    report::result(settings.output, &report::history_text(&runs), &json!({"runs": data}), false)?;
+    let folders = Folders::at(host);
+    let open = folders.open_run()?;
+    let runs: Vec<Past> = folders.runs()?.into_iter().map(|(id, log)| past(id, log, open.as_deref())).collect();
+    report::result(settings.output, &report::history_text(&runs), &json!({"runs": runs}), false)?;
     Ok(code::DONE)
 }
 
-fn entry(id: &str, log: &Log) -> Value {
-    let plan = log.plan();
-    json!({
-        "run": id, "from": plan.map(|p| p.from), "to": plan.map(|p| p.request.to),
-        "outcome": log.outcome(), "owed": log.debts(),
-    })
+fn past(id: String, log: Result<Log>, open: Option<&str>) -> Past {
+    let is_open = open == Some(id.as_str());
+    match log {
+        Ok(log) => Past::of(id, &log, is_open),
+        Err(error) => Past { unreadable: Some(format!("{error:#}")), ..Past::unknown(id, is_open) },
+    }
 }

@@ -1,9 +1,10 @@
 //! `nodectl migrate`: preflight, plan, consent, run.
 
+use std::fs::OpenOptions;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::json;
 
 use super::look;
@@ -13,8 +14,8 @@ use crate::facts::Facts;
 use crate::failure::{Failure, code};
 use crate::fault;
 use crate::host::Host;
-use crate::plan::{self, PLAN_FORMAT, Plan};
-use crate::preflight;
+use crate::plan::{self, Arrival, PLAN_FORMAT, Plan};
+use crate::preflight::{self, Check};
 use crate::report;
 use crate::request::Request;
 use crate::run::{self, Lock, Options};
@@ -24,17 +25,23 @@ pub(super) fn run(host: &Host, args: &MigrateArgs, settings: &Settings) -> Resul
     let saved = args.plan.as_deref().map(read_plan).transpose()?;
     let request = saved.as_ref().map_or_else(|| settings.request(&args.switch), |plan| plan.request.clone());
     if args.dry_run {
-        let facts = look::look(host);
-        let plan = decide(&facts, &request, saved)?;
-        report::result(settings.output, &report::plan_text(&plan), &json!({"plan": plan}), false)?;
-        return Ok(code::DONE);
+        return match decide(host, &request, saved.as_ref())? {
+            Decision::There => there(&request, settings),
+            Decision::Refused(facts, checks) => refused(&facts, &checks, settings),
+            Decision::Go(go) => {
+                let text = format!("{}{}", report::plan_text(&go.plan), report::warnings_text(&go.checks));
+                let data = json!({"plan": go.plan, "checks": go.checks});
+                report::result(settings.output, &text, &data, false)?;
+                Ok(code::DONE)
+            }
+        };
     }
     let deadline = deadline(&args.run)?;
     if args.when_allowed {
         super::pace::wait(host, &request, deadline)?;
     }
     let _lock = Lock::take(host)?;
-    switch(host, &request, saved, &args.run, settings)
+    switch(host, &request, saved, &args.run, settings, None)
 }
 
 /// The signals and the deadline. Only from here on does Ctrl-C not end nodectl at once: before, there is nothing to undo.
@@ -48,39 +55,95 @@ pub(super) fn deadline(args: &RunArgs) -> Result<Option<std::time::SystemTime>> 
     Ok(deadline.map_err(|e| Failure::Usage(format!("--deadline: {e}")))?)
 }
 
-/// Preflight, plan, consent, run; the lock is held by the caller.
+/// Preflight, plan, consent, run; the lock is held by the caller. `takes_back`: the run that this one is the way back of.
 pub(super) fn switch(
     host: &Host,
     request: &Request,
     saved: Option<Plan>,
     args: &RunArgs,
     settings: &Settings,
+    takes_back: Option<String>,
 ) -> Result<u8> {
-    let facts = look::look(host);
-    let checks = preflight::checks(&facts, request);
-    super::preflight::known_ignores(&checks, request)?;
-    if plan::current_cni(&facts) == Some(request.to) && facts.runs.open.is_none() {
-        let text = format!("Nothing to do: this node is on {} already.\n", request.to);
-        report::result(settings.output, &text, &json!({"outcome": "nothing-to-do"}), false)?;
-        return Ok(code::DONE);
+    let mut go = match decide(host, request, saved.as_ref())? {
+        Decision::There => return there(request, settings),
+        Decision::Refused(facts, checks) => return refused(&facts, &checks, settings),
+        Decision::Go(go) => go,
+    };
+    if !args.yes {
+        ask(&format!("{}{}", report::plan_text(&go.plan), report::warnings_text(&go.checks)), "Switch this node?")?;
+        // Whoever is asked may think for an hour: a pod came, an admin cordoned the node. What was shown is what is done.
+        go = match decide(host, request, saved.as_ref())? {
+            Decision::Go(now) => {
+                unchanged(&go.plan, &now.plan)?;
+                now
+            }
+            Decision::Refused(facts, checks) => return refused(&facts, &checks, settings),
+            Decision::There => return there(request, settings),
+        };
     }
-    // Before preflight: it would name what is wrong with the node now, not what has changed since the plan was made.
-    if let Some(saved) = &saved
-        && let Ok(now) = plan::plan(&facts, request)
-    {
-        undrifted(saved, &now)?;
-    }
-    if !preflight::passed(&checks) {
-        super::preflight::show(&facts, &checks, settings)?;
-        bail!(Failure::Refused("preflight refused; nothing was changed".into()));
-    }
-    let plan = decide(&facts, request, saved)?;
-    consent(&plan, args, "Switch this node?")?;
     let stop = listen(args)?;
     not_stopped_yet(&stop)?;
-    let summary = run::start(host, &plan, &facts, &stop, options(args, settings))?;
+    let options = Options { takes_back, ..options(args, settings) };
+    let summary = run::start(host, &go.plan, &go.facts, &stop, options)?;
     report::result(settings.output, &report::run_text(&summary), &summary, true)?;
     Ok(code::DONE)
+}
+
+/// What comes of a request on this node.
+enum Decision {
+    /// Nothing to do.
+    There,
+    /// Preflight says no.
+    Refused(Box<Facts>, Vec<Check>),
+    /// A plan.
+    Go(Box<Go>),
+}
+
+/// A plan that may be carried out, and what it was made from.
+struct Go {
+    facts: Facts,
+    checks: Vec<Check>,
+    plan: Plan,
+}
+
+/// Looks and decides; changes nothing.
+fn decide(host: &Host, request: &Request, saved: Option<&Plan>) -> Result<Decision> {
+    super::preflight::known_ignores(request)?;
+    let facts = look::look(host);
+    if is_there(&facts, request) {
+        return Ok(Decision::There);
+    }
+    let checks = preflight::checks(&facts, request);
+    let now = plan::plan(&facts, request);
+    // Before preflight: it would name what is wrong with the node now, not what has changed since the plan was made.
+    if let (Some(saved), Ok(now)) = (saved, &now) {
+        undrifted(saved, now)?;
+    }
+    if !preflight::passed(&checks) {
+        return Ok(Decision::Refused(Box::new(facts), checks));
+    }
+    let now = now.map_err(|e| Failure::Refused(e.to_string()))?;
+    let plan = saved.cloned().unwrap_or(now);
+    Ok(Decision::Go(Box::new(Go { facts, checks, plan })))
+}
+
+/// Whether the node is where it is wanted, with no run open.
+pub(super) fn is_there(facts: &Facts, request: &Request) -> bool {
+    plan::arrival(facts, request.to) == Arrival::There && facts.runs.open.is_none()
+}
+
+fn there(request: &Request, settings: &Settings) -> Result<u8> {
+    let text = format!("Nothing to do: this node is on {} already.\n", request.to);
+    report::result(settings.output, &text, &json!({"outcome": "nothing-to-do"}), false)?;
+    Ok(code::DONE)
+}
+
+/// The checks are the result, and say what to mend.
+fn refused(facts: &Facts, checks: &[Check], settings: &Settings) -> Result<u8> {
+    let mut data = super::preflight::document(facts, checks);
+    data["outcome"] = json!("refused");
+    report::result(settings.output, &report::preflight_text(checks), &data, false)?;
+    Err(Failure::Refused("preflight refused; nothing was changed. To fix it: mend what failed above".into()).into())
 }
 
 /// Told to stop, or too late, before anything was begun.
@@ -91,14 +154,6 @@ fn not_stopped_yet(stop: &Stop) -> Result<()> {
         ))
         .into()
     })
-}
-
-/// The plan: made now, or the saved one if the node has not drifted from it.
-fn decide(facts: &Facts, request: &Request, saved: Option<Plan>) -> Result<Plan> {
-    let now = plan::plan(facts, request).map_err(|e| Failure::Refused(e.to_string()))?;
-    let Some(saved) = saved else { return Ok(now) };
-    undrifted(&saved, &now)?;
-    Ok(saved)
 }
 
 /// An error that names each drift, unless the node is still as the saved plan found it.
@@ -117,37 +172,46 @@ fn undrifted(saved: &Plan, now: &Plan) -> Result<()> {
     .into())
 }
 
-fn read_plan(path: &Path) -> Result<Plan> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("could not read the plan {}", path.display()))?;
-    let value: serde_json::Value =
-        serde_json::from_str(&text).with_context(|| format!("the plan {} is not JSON", path.display()))?;
-    if value["format"] != PLAN_FORMAT {
-        bail!(
-            "the plan {} has format {}, this nodectl reads format {PLAN_FORMAT}. To fix it: make it anew with `nodectl plan --out`",
-            path.display(),
-            value["format"]
-        );
-    }
-    serde_json::from_value(value).with_context(|| format!("{} is not a plan", path.display()))
-}
-
-/// Shows the plan and asks, on a terminal; without one, `--yes` must have been said.
-pub(super) fn consent(plan: &Plan, args: &RunArgs, question: &str) -> Result<()> {
-    if args.yes {
+/// An error that names what has changed between the question and the answer.
+pub(super) fn unchanged(shown: &Plan, now: &Plan) -> Result<()> {
+    let drift = plan::drift(shown, now);
+    if drift.is_empty() {
         return Ok(());
     }
-    ask(&report::plan_text(plan), question)
+    Err(Failure::Refused(format!(
+        "this node is not as it was when the question was asked; nothing was changed:\n  {}\nTo fix it: run the command \
+         again, and see what it shows now",
+        drift.join("\n  ")
+    ))
+    .into())
 }
 
-pub(super) fn ask(text: &str, question: &str) -> Result<()> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage(
-            "this changes the node, and there is no terminal to ask on. To fix it: add --yes".into(),
-        )
-        .into());
+fn read_plan(path: &Path) -> Result<Plan> {
+    const ANEW: &str = "To fix it: make it anew with `nodectl plan --out`";
+    let path_shown = path.display();
+    let text =
+        std::fs::read_to_string(path).map_err(|e| anyhow!("could not read the plan {path_shown}: {e}. {ANEW}"))?;
+    let value: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| anyhow!("the plan {path_shown} is not JSON: {e}. {ANEW}"))?;
+    if value["format"] != PLAN_FORMAT {
+        bail!("the plan {path_shown} has format {}, this nodectl reads format {PLAN_FORMAT}. {ANEW}", value["format"]);
     }
-    let mut err = std::io::stderr().lock();
-    write!(err, "{text}\n{question} [y/N] ").and_then(|()| err.flush()).context("could not ask")?;
+    serde_json::from_value(value).map_err(|e| anyhow!("{path_shown} is not a plan: {e}. {ANEW}"))
+}
+
+/// Asks on a terminal, with what is to be known first; without one, `--yes` must have been said.
+pub(super) fn ask(text: &str, question: &str) -> Result<()> {
+    let no_terminal =
+        || Failure::Usage("this changes the node, and there is no terminal to ask on. To fix it: add --yes".to_owned());
+    if !std::io::stdin().is_terminal() {
+        return Err(no_terminal().into());
+    }
+    // A question in a log file would be waited on for ever, with the lock held.
+    let mut terminal: Box<dyn Write> = match std::io::stderr().is_terminal() {
+        true => Box::new(std::io::stderr()),
+        false => Box::new(OpenOptions::new().write(true).open("/dev/tty").map_err(|_| no_terminal())?),
+    };
+    write!(terminal, "{text}\n{question} [y/N] ").and_then(|()| terminal.flush()).context("could not ask")?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).context("could not read the answer")?;
     if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
@@ -163,5 +227,6 @@ pub(super) fn options(args: &RunArgs, settings: &Settings) -> Options {
         auto_revert: !args.no_auto_revert,
         stay_open_on_stop: args.on_stop == OnStop::Resume,
         progress: settings.progress,
+        takes_back: None,
     }
 }

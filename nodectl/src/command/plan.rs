@@ -16,16 +16,16 @@ use crate::report;
 
 pub(super) fn run(host: &Host, args: &PlanArgs, settings: &Settings) -> Result<u8> {
     let request = settings.request(&args.switch);
+    super::preflight::known_ignores(&request)?;
     let facts = look::look(host);
     let checks = preflight::checks(&facts, &request);
-    super::preflight::known_ignores(&checks, &request)?;
     let plan = plan::plan(&facts, &request).map_err(|e| Failure::Refused(e.to_string()))?;
     if let Some(path) = &args.out {
         let text = serde_json::to_vec_pretty(&plan).context("could not encode the plan")?;
         save(path, &text)?;
     }
     let mut text = report::plan_text(&plan);
-    if !preflight::passed(&checks) {
+    if !plan.steps.is_empty() && !preflight::passed(&checks) {
         text.push_str("\nPreflight would refuse this now:\n");
         text.push_str(&report::preflight_text(&checks));
     }

@@ -10,7 +10,6 @@ use crate::cli::{BootPhase, ResumeArgs};
 use crate::cni::Cni;
 use crate::failure::{Failure, code};
 use crate::host::Host;
-use crate::journal;
 use crate::plan::shim_backend;
 use crate::report;
 use crate::run::{self, Folders, Lock};
@@ -34,7 +33,7 @@ pub(super) fn run(host: &Host, args: &ResumeArgs, settings: &Settings) -> Result
     }
     let options = migrate::options(&args.run, settings);
     // Paying debts is what was asked for then.
-    let owes_only = journal::read(&folders.journal(&id))?.is_undone();
+    let owes_only = folders.open_log(&id)?.is_undone();
     let back = args.at_boot == Some(BootPhase::Settle) && !is_released(&folders, &id)?;
     let summary = if back {
         // The machine went down in mid-switch: the way back is the one that needs the least.
@@ -53,7 +52,7 @@ pub(super) fn run(host: &Host, args: &ResumeArgs, settings: &Settings) -> Result
 }
 
 fn is_released(folders: &Folders, id: &str) -> Result<bool> {
-    let log = journal::read(&folders.journal(id))?;
+    let log = folders.open_log(id)?;
     let plan = log.plan().context("the journal holds no plan")?;
     let release = plan.steps.iter().position(|s| matches!(s, Step::Release { .. }));
     Ok(!log.reverting() && release.is_some_and(|n| log.is_done(n)))
@@ -62,7 +61,7 @@ fn is_released(folders: &Folders, id: &str) -> Result<bool> {
 /// Before kubelet starts: links, namespaces and /run are new, so only files count. The shim's state is made to name one
 /// CNI, the one that the rest of the run will end on; a hold would keep every pod waiting for an owner that is gone.
 fn before_kubelet(host: &Host, folders: &Folders, id: &str, settings: &Settings) -> Result<u8> {
-    let log = journal::read(&folders.journal(id))?;
+    let log = folders.open_log(id)?;
     let plan = log.plan().context("the journal holds no plan")?;
     let cni: Cni = if is_released(folders, id)? { plan.request.to } else { plan.from };
     let paths = cni_shim::Paths::under(host.root());

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::migrate;
 use super::settings::Settings;
 use crate::cli::RevertArgs;
+use crate::cni::Cni;
 use crate::failure::code;
 use crate::host::Host;
-use crate::journal::{Log, Outcome};
+use crate::journal::Outcome;
 use crate::report;
 use crate::request::Request;
 use crate::run::{self, Folders, Lock};
@@ -29,15 +30,14 @@ pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result
         let stop = migrate::listen(&args.run)?;
         let summary = run::revert_open(host, &id, &stop, migrate::options(&args.run, settings))?;
         // A run that was killed after its last record is closed by this, and only then taken back like any closed one.
-        let retired = folders.plan(&id)?.is_some_and(|plan| plan.is_retirement());
-        if retired || folders.outcome(&id)? != Some(Outcome::Switched) {
+        let log = folders.open_log(&id)?;
+        if log.is_retirement() || log.outcome() != Some(Outcome::Switched) {
             report::result(settings.output, &report::run_text(&summary), &summary, true)?;
             return Ok(code::DONE);
         }
     }
-    let runs = folders.runs()?;
     if args.take_over
-        && let Some((id, log)) = runs.last()
+        && let Some((id, log)) = folders.last(|_| true)?
         && log.outcome() == Some(Outcome::PutBack)
     {
         // The run that was stopped has undone itself. An older one, closed long ago, is not what was asked about.
@@ -45,15 +45,22 @@ pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result
         report::result(settings.output, &text, &json!({"outcome": "put-back", "run": id}), true)?;
         return Ok(code::DONE);
     }
-    let switched =
-        |log: &Log| log.outcome() == Some(Outcome::Switched) && log.plan().is_some_and(|p| !p.is_retirement());
-    let last = runs.into_iter().rev().find(|(_, log)| switched(log));
-    let Some(plan) = last.as_ref().and_then(|(_, log)| log.plan()) else {
-        let text = "Nothing to take back: no run has switched this node.\n";
-        report::result(settings.output, text, &json!({"outcome": "nothing-to-do"}), false)?;
-        return Ok(code::DONE);
-    };
+    let last = folders.last(|log| log.outcome() == Some(Outcome::Switched) && !log.is_retirement())?;
+    let Some((id, log)) = last else { return nothing("no run has switched this node.", settings) };
+    let plan = log.plan().with_context(|| format!("the journal of run {id} holds no plan"))?;
+    // Asked a second time (by hand, by Ansible), the way back must not become the way there again.
+    if log.takes_back() {
+        let to = if plan.from == Cni::Calico { "" } else { " --to flannel" };
+        let again = format!("the last run was taken back already. To switch again: nodectl migrate{to}");
+        return nothing(&again, settings);
+    }
     // A closed run is a new switch the other way: what others changed meanwhile is kept, pods born since are included.
     let request = Request { to: plan.from, ..settings.request_back(args, &plan.request) };
-    migrate::switch(host, &request, None, &args.run, settings)
+    migrate::switch(host, &request, None, &args.run, settings, Some(id))
+}
+
+fn nothing(why: &str, settings: &Settings) -> Result<u8> {
+    let text = format!("Nothing to take back: {why}\n");
+    report::result(settings.output, &text, &json!({"outcome": "nothing-to-do"}), false)?;
+    Ok(code::DONE)
 }

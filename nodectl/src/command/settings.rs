@@ -41,6 +41,7 @@ impl Settings {
             Command::Revert(_)
             | Command::Resume(_)
             | Command::Status
+            | Command::History
             | Command::Doctor(_)
             | Command::Probe(_)
             | Command::Completions { .. } => true,
@@ -167,16 +168,14 @@ mod tests {
     #[test]
     fn what_is_wrong_stops_a_switch_but_no_way_back() {
         let text = "forse = true\noutput = 'json'\n";
-        for words in
-            [&["preflight"][..], &["plan"], &["migrate"], &["history"], &["shim", "retire"], &["cluster", "status"]]
-        {
+        for words in [&["preflight"][..], &["plan"], &["migrate"], &["shim", "retire"], &["cluster", "status"]] {
             let (cli, settings) = settings(text, words);
             let refused = settings.accept(&cli.command).expect_err("it is wrong");
             assert_eq!(refused.code(), 64, "{words:?}");
             let said = refused.to_string();
             assert!(said.contains(" line 1, forse: unknown field") && said.contains("To fix it: "), "{said}");
         }
-        for words in [&["revert"][..], &["resume"], &["status"], &["shim", "status"], &["shim", "reap"]] {
+        for words in [&["revert"][..], &["resume"], &["status"], &["history"], &["shim", "status"], &["shim", "reap"]] {
             let (cli, settings) = settings(text, words);
             assert!(settings.accept(&cli.command).is_ok(), "{words:?}");
             assert_eq!(settings.output, OutputFormat::Json, "what is right still holds");

@@ -65,7 +65,7 @@ fn reap(host: &Host, older_than: Duration, settings: &Settings) -> Result<u8> {
 fn retire(host: &Host, args: &RetireArgs, settings: &Settings) -> Result<u8> {
     migrate::deadline(&args.run)?;
     let _lock = Lock::take(host)?;
-    let facts = crate::observe::node(host);
+    let mut facts = crate::observe::node(host);
     let view = crate::observe::shim_view(host, &facts)?;
     if !view.installed && facts.runs.open.is_none() {
         let text = "Nothing to do: the shim is not in front of this node's CNI.\n";
@@ -77,7 +77,12 @@ fn retire(host: &Host, args: &RetireArgs, settings: &Settings) -> Result<u8> {
         report::result(settings.output, &report::plan_text(&plan), &json!({"plan": plan}), false)?;
         return Ok(code::DONE);
     }
-    migrate::consent(&plan, &args.run, "Take the shim away?")?;
+    if !args.run.yes {
+        migrate::ask(&report::plan_text(&plan), "Take the shim away?")?;
+        facts = crate::observe::node(host);
+        let view = crate::observe::shim_view(host, &facts)?;
+        migrate::unchanged(&plan, &decide(host, &facts, &view)?)?;
+    }
     let stop = migrate::listen(&args.run)?;
     let summary = run::start(host, &plan, &facts, &stop, migrate::options(&args.run, settings))?;
     report::result(settings.output, &report::run_text(&summary), &summary, true)?;
@@ -111,5 +116,5 @@ fn decide(host: &Host, facts: &Facts, view: &ShimView) -> Result<Plan> {
 
 /// The plan of the last run that this node has seen.
 fn last_switch(host: &Host) -> Result<Option<Plan>> {
-    Ok(Folders::new(host)?.runs()?.iter().rev().find_map(|(_, log)| log.plan().cloned()))
+    Ok(Folders::at(host).last(|_| true)?.and_then(|(_, log)| log.plan().cloned()))
 }

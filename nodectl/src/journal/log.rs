@@ -22,6 +22,24 @@ impl Log {
         }
     }
 
+    /// Whether the run is the way back of a closed one.
+    pub fn takes_back(&self) -> bool {
+        matches!(self.records.first(), Some(Record::Open { takes_back: Some(_), .. }))
+    }
+
+    /// Whether the run took the shim away, and switched nothing.
+    pub fn is_retirement(&self) -> bool {
+        self.plan().is_some_and(Plan::is_retirement)
+    }
+
+    /// When the run began, RFC 3339.
+    pub fn begun(&self) -> Option<&str> {
+        match self.records.first() {
+            Some(Record::Open { at, .. }) => Some(at),
+            _ => None,
+        }
+    }
+
     /// Pre-image of step `n`, where it was begun; the first one counts: later ones saw our own work.
     pub fn before(&self, n: usize) -> Option<&Before> {
         self.records.iter().find_map(|r| match r {

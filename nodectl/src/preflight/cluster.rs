@@ -15,7 +15,7 @@ pub(super) fn api(facts: &Facts) -> Check {
                 "the API server could not be asked with this node's identity: {}",
                 facts.unobserved.get("cluster").map_or("no kubelet kubeconfig was found", String::as_str)
             ),
-            "see that kubelet runs and is connected; `nodectl revert` works without the API server",
+            "see that kubelet runs and is connected; only the `nodectl revert` of a run that is still open works without the API server",
         ),
     }
 }
@@ -52,7 +52,15 @@ pub(super) fn permissions(view: &ClusterView) -> Check {
 
 /// Present, readable, not stale, and the labels that go with it.
 pub(super) fn prepared(facts: &Facts, view: &ClusterView, request: &Request) -> Check {
-    let fix = "run `nodectl cluster prepare` with an admin kubeconfig";
+    // `cluster finish` took the preparation away, and flannel with it: preparing again is not to be had.
+    let finished = request.to == Cni::Flannel && view.prepared.is_none() && !view.labels.contains_key(NODE_LABEL);
+    let fix = match finished {
+        true => {
+            "run `nodectl cluster prepare` with an admin kubeconfig; where `nodectl cluster finish` has taken flannel out of \
+             the cluster there is no way back to it"
+        }
+        false => "run `nodectl cluster prepare` with an admin kubeconfig",
+    };
     let prepared = match &view.prepared {
         None => {
             return Check::fail(

@@ -6,7 +6,7 @@ use super::Check;
 use crate::cni::Cni;
 use crate::facts::{ClusterView, Facts, Runtime};
 use crate::ownership;
-use crate::plan::{self, BOOT_UNITS, current_cni};
+use crate::plan::{self, Arrival, BOOT_UNITS, current_cni};
 use crate::prepared::Prepared;
 use crate::request::Request;
 use crate::step::words::count;
@@ -42,6 +42,19 @@ pub(super) fn open_run(facts: &Facts) -> Check {
             format!("run {run} is open: it was interrupted, or owes something"),
             "run `nodectl resume` to finish it or `nodectl revert` to take it back",
         ),
+    }
+}
+
+/// Where the node is now. One that is half on the CNI that is wanted is neither there nor can it be switched.
+pub(super) fn cni(facts: &Facts, request: &Request) -> Check {
+    let to = request.to;
+    match (plan::arrival(facts, to), current_cni(facts)) {
+        (Arrival::There, _) => Check::pass("cni", format!("this node is on {to} already: there is nothing to do")),
+        (Arrival::Half(amiss), _) => {
+            Check::fail("cni", format!("new pods get {to} on this node, but: {}", amiss.join("; ")), plan::half_fix(to))
+        }
+        (Arrival::Elsewhere, Some(cni)) => Check::pass("cni", format!("new pods get {cni} on this node")),
+        (Arrival::Elsewhere, None) => Check::fail("cni", plan::unclear(facts).0, ""),
     }
 }
 
@@ -168,6 +181,9 @@ pub(super) fn conflist_order(facts: &Facts, prepared: &Prepared) -> Check {
             format!("the runtime uses {first}, which is neither flannel's nor Calico's"),
             "remove that file if it is a leftover; it would be used instead of the node's CNI",
         );
+    }
+    if facts.files.conf_names.iter().any(|name| name == plan::SHIM_CONFLIST) {
+        return Check::pass("conflist-order", format!("the runtime uses the shim ({})", plan::SHIM_CONFLIST));
     }
     Check::pass("conflist-order", format!("the runtime uses {first}"))
 }

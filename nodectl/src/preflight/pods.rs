@@ -17,6 +17,22 @@ fn movable(view: &ClusterView) -> impl Iterator<Item = &Pod> {
     view.pods.iter().filter(|p| moves(p) && !p.has_ended())
 }
 
+/// What is lost with a pod that moves and was not accepted, and what to do about it; `None` where nothing is.
+pub fn loss(pod: &Pod, request: &Request) -> Option<(&'static str, &'static str)> {
+    let accepted = |given: bool, check: &str| given || request.ignore.iter().any(|name| name == check);
+    if !moves(pod) || pod.has_ended() {
+        return None;
+    }
+    if pod.controller.is_none() && !accepted(request.force, "bare-pods") {
+        return Some(("no controller will re-create it", BARE_FIX));
+    }
+    (pod.local_storage && !accepted(request.delete_emptydir_data, "local-storage"))
+        .then_some(("its emptyDir data would be lost", LOCAL_FIX))
+}
+
+const BARE_FIX: &str = "delete them, give them a controller, or accept their loss with --force";
+const LOCAL_FIX: &str = "accept it with --delete-emptydir-data";
+
 fn names<'a>(pods: impl Iterator<Item = &'a Pod>) -> String {
     pods.map(Pod::full_name).collect::<Vec<_>>().join(", ")
 }
@@ -30,7 +46,7 @@ fn bare(view: &ClusterView, request: &Request) -> Check {
     if request.force {
         return Check::warn("bare-pods", found, "they are evicted and gone, as --force says");
     }
-    Check::fail("bare-pods", found, "delete them, give them a controller, or accept their loss with --force")
+    Check::fail("bare-pods", found, BARE_FIX)
 }
 
 fn local_storage(view: &ClusterView, request: &Request) -> Check {
@@ -42,7 +58,7 @@ fn local_storage(view: &ClusterView, request: &Request) -> Check {
     if request.delete_emptydir_data {
         return Check::warn("local-storage", found, "accepted with --delete-emptydir-data");
     }
-    Check::fail("local-storage", found, "accept it with --delete-emptydir-data")
+    Check::fail("local-storage", found, LOCAL_FIX)
 }
 
 /// A budget that allows nothing now may allow it within the drain's time; one that never will is for the operator.
@@ -76,4 +92,28 @@ fn staying(view: &ClusterView) -> Check {
             names(staying.into_iter())
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lost_needs_consent_pod_by_pod() {
+        let owned = || Pod { controller: Some(("ReplicaSet".into(), "web".into())), ..Pod::default() };
+        let scratch = || Pod { local_storage: true, ..owned() };
+        let asked = Request::default();
+        let lost = |pod: &Pod, request: &Request| loss(pod, request).map(|(why, _)| why);
+        assert_eq!(lost(&owned(), &asked), None);
+        assert_eq!(lost(&Pod::default(), &asked), Some("no controller will re-create it"));
+        assert_eq!(lost(&scratch(), &asked), Some("its emptyDir data would be lost"));
+        // It has ended, or stays.
+        assert_eq!(lost(&Pod { phase: "Succeeded".into(), ..Pod::default() }, &asked), None);
+        assert_eq!(lost(&Pod { mirror: true, ..scratch() }, &asked), None);
+        let forced = Request { force: true, delete_emptydir_data: true, ..Request::default() };
+        let ignored = Request { ignore: vec!["bare-pods".into(), "local-storage".into()], ..Request::default() };
+        for request in [forced, ignored] {
+            assert_eq!((lost(&Pod::default(), &request), lost(&scratch(), &request)), (None, None));
+        }
+    }
 }

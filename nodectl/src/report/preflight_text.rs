@@ -29,3 +29,16 @@ pub fn preflight_text(checks: &[Check]) -> String {
     });
     text
 }
+
+/// What should be known before the question is answered; empty where there is nothing.
+pub fn warnings_text(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for check in checks.iter().filter(|c| matches!(c.verdict, Verdict::Warn | Verdict::Ignored)) {
+        if text.is_empty() {
+            text.push_str("\nTo be known:\n");
+        }
+        let word = if check.verdict == Verdict::Ignored { " (ignored, as told)" } else { "" };
+        text.push_str(&format!("  - {}{word}: {}\n", check.name, wrap(&check.found, 4)));
+    }
+    text
+}

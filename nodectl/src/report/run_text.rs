@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clock;
-use crate::journal::{Log, Outcome, Record};
+use crate::cni::Cni;
+use crate::journal::{Debt, Log, Outcome};
 
 /// How a run ended, for the report and for stdout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,28 +46,121 @@ pub fn run_text(summary: &RunSummary) -> String {
     text
 }
 
+/// A run of this node, as the history tells of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Past {
+    /// The run's id.
+    pub run: String,
+    /// When it began, RFC 3339.
+    pub begun: Option<String>,
+    /// The CNI that the node was on.
+    pub from: Option<Cni>,
+    /// The CNI that it was to be on; the same where the run took the shim away.
+    pub to: Option<Cni>,
+    /// How it ended, where it has.
+    pub outcome: Option<Outcome>,
+    /// It is the open run.
+    pub open: bool,
+    /// It has turned back.
+    pub back: bool,
+    /// What it owes.
+    pub owed: Vec<Debt>,
+    /// Why its journal cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
+}
+
+impl Past {
+    /// One of which nothing is known but its id.
+    pub fn unknown(run: String, open: bool) -> Past {
+        let (begun, from, to, outcome) = (None, None, None, None);
+        Past { run, begun, from, to, outcome, open, back: false, owed: Vec::new(), unreadable: None }
+    }
+
+    /// From its journal.
+    pub fn of(run: String, log: &Log, open: bool) -> Past {
+        let plan = log.plan();
+        Past {
+            begun: log.begun().map(str::to_owned),
+            from: plan.map(|p| p.from),
+            to: plan.map(|p| p.request.to),
+            outcome: log.outcome(),
+            back: log.reverting(),
+            owed: log.debts(),
+            ..Past::unknown(run, open)
+        }
+    }
+
+    fn ended(&self) -> &'static str {
+        match self.outcome {
+            _ if self.unreadable.is_some() => "cannot be read",
+            Some(Outcome::Switched) if self.from == self.to => "shim retired",
+            Some(Outcome::Switched) => "switched",
+            Some(Outcome::PutBack) => "put back",
+            // Killed between its journal's first line and the file that makes it the open run.
+            None if !self.open => "never begun",
+            None if self.back && !self.owed.is_empty() => "open, owes",
+            None if self.back => "open, on its way back",
+            None => "open",
+        }
+    }
+}
+
 /// The runs of this node, newest last.
-pub fn history_text(runs: &[(String, Log)]) -> String {
+pub fn history_text(runs: &[Past]) -> String {
     if runs.is_empty() {
         return "No run of nodectl has taken place on this node.\n".into();
     }
     let mut text = format!("{:<28} {:<21} {:<22} {}\n", "RUN", "BEGUN", "SWITCH", "OUTCOME");
-    for (id, log) in runs {
-        let (at, switch) = match log.records.first() {
-            Some(Record::Open { at, plan, .. }) if plan.is_retirement() => {
-                (at.as_str(), format!("none, on {}", plan.from))
-            }
-            Some(Record::Open { at, plan, .. }) => (at.as_str(), format!("{} -> {}", plan.from, plan.request.to)),
-            _ => ("?", "?".into()),
+    for run in runs {
+        let at = run.begun.as_deref().unwrap_or("?");
+        let switch = match (run.from, run.to) {
+            (Some(from), Some(to)) if from == to => format!("none, on {from}"),
+            (Some(from), Some(to)) => format!("{from} -> {to}"),
+            _ => "?".into(),
         };
-        let outcome = match log.outcome() {
-            Some(Outcome::Switched) if log.plan().is_some_and(|p| p.is_retirement()) => "shim retired".to_owned(),
-            Some(Outcome::Switched) => "switched".to_owned(),
-            Some(Outcome::PutBack) => "put back".to_owned(),
-            None if log.reverting() => "open, on its way back".to_owned(),
-            None => "open".to_owned(),
-        };
-        text.push_str(&format!("{id:<28} {at:<21} {switch:<22} {outcome}\n"));
+        text.push_str(&format!("{:<28} {at:<21} {switch:<22} {}\n", run.run, run.ended()));
+    }
+    for run in runs {
+        if let Some(why) = &run.unreadable {
+            text.push_str(&format!(
+                "{}: {why}. To fix it: put the file back from a backup, or move it away\n",
+                run.run
+            ));
+        }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_tells_how_each_run_ended() {
+        let run = |outcome, open| Past {
+            from: Some(Cni::Flannel),
+            to: Some(Cni::Calico),
+            outcome,
+            ..Past::unknown("r".into(), open)
+        };
+        let torn = Past { unreadable: Some("line 3 does not parse".into()), ..run(None, false) };
+        let runs = [
+            run(Some(Outcome::Switched), false),
+            Past { to: Some(Cni::Flannel), ..run(Some(Outcome::Switched), false) },
+            run(Some(Outcome::PutBack), false),
+            run(None, false),
+            Past { back: true, owed: vec![Debt::PendingDels], ..run(None, true) },
+            Past { back: true, ..run(None, true) },
+            run(None, true),
+            torn,
+        ];
+        let ends: Vec<&str> = runs.iter().map(Past::ended).collect();
+        let wanted =
+            ["switched", "shim retired", "put back", "never begun", "open, owes", "open, on its way back", "open"];
+        assert_eq!(ends[..7], wanted);
+        assert_eq!(ends[7], "cannot be read");
+        let text = history_text(&runs);
+        assert!(text.contains("flannel -> Calico") && text.contains("r: line 3 does not parse. To fix it: "), "{text}");
+    }
 }

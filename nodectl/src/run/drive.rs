@@ -29,6 +29,8 @@ pub struct Options {
     pub stay_open_on_stop: bool,
     /// How progress is shown.
     pub progress: ProgressFormat,
+    /// The closed run that a new one is the way back of.
+    pub takes_back: Option<String>,
 }
 
 /// How long the node is given to look as it must, once every step is done.
@@ -63,10 +65,11 @@ pub fn start(host: &Host, plan: &Plan, facts: &Facts, stop: &Stop, options: Opti
             boot_id: machine::boot_id()?,
             at: crate::clock::now(),
             reason: options.reason.clone(),
+            takes_back: options.takes_back.clone(),
             plan: Box::new(plan.clone()),
         },
     )?;
-    let mut run = Run::new(host, folders, &id, plan, journal, stop, options, API_PATIENCE)?;
+    let mut run = begun(Run::new(host, folders, &id, plan, journal, stop, options, API_PATIENCE))?;
     let what = match plan.is_retirement() {
         true => format!("{} without the shim", plan.from),
         false => format!("from {} to {}", plan.from, plan.request.to),
@@ -86,8 +89,8 @@ fn begun<T>(result: Result<T>) -> Result<T> {
 
 /// Goes on with the open run: to its target, or, where it had turned back, to its start; then pays what it owes.
 pub fn resume(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<RunSummary> {
-    let (folders, journal, log, plan) = reopen(host, id)?;
-    let mut run = Run::new(host, folders, id, &plan, journal, stop, options, API_PATIENCE)?;
+    let (folders, journal, log, plan) = begun(reopen(host, id))?;
+    let mut run = begun(Run::new(host, folders, id, &plan, journal, stop, options, API_PATIENCE))?;
     begun(match log.outcome() {
         // Killed after its last record: only the open file is left to remove.
         Some(outcome) => run.finish(outcome),
@@ -98,8 +101,8 @@ pub fn resume(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<Ru
 
 /// Takes the open run back.
 pub fn revert_open(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<RunSummary> {
-    let (folders, journal, log, plan) = reopen(host, id)?;
-    let mut run = Run::new(host, folders, id, &plan, journal, stop, options, API_PATIENCE_BACK)?;
+    let (folders, journal, log, plan) = begun(reopen(host, id))?;
+    let mut run = begun(Run::new(host, folders, id, &plan, journal, stop, options, API_PATIENCE_BACK))?;
     begun(match log.outcome() {
         Some(outcome) => run.finish(outcome),
         None => run.go_back("asked for with `nodectl revert`"),
@@ -109,7 +112,7 @@ pub fn revert_open(host: &Host, id: &str, stop: &Stop, options: Options) -> Resu
 /// The open run's journal, ready to go on with, and its plan.
 fn reopen(host: &Host, id: &str) -> Result<(Folders, Journal, Log, Plan)> {
     let folders = Folders::new(host)?;
-    let (mut journal, log) = Journal::open(&folders.journal(id))?;
+    let (mut journal, log) = Journal::open(&folders.journal(id)).map_err(|error| folders.unreadable(id, &error))?;
     let plan = log.plan().cloned().with_context(|| format!("the journal of run {id} holds no plan"))?;
     journal.append(&Record::Attach {
         pid: std::process::id(),

@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::act::RunFolder;
+use crate::failure::Failure;
 use crate::host::{Host, files};
-use crate::journal::{self, Journal, Log, Outcome, Record};
-use crate::plan::Plan;
+use crate::journal::{self, Journal, Log, Record};
 
 /// How many runs' backups are kept.
 const BACKUPS: usize = 5;
@@ -20,11 +20,17 @@ pub struct Folders {
 }
 
 impl Folders {
+    /// Those of this node, as they are: for looking.
+    pub fn at(host: &Host) -> Folders {
+        Folders { base: host.path("/var/lib/nodectl") }
+    }
+
     /// Those of this node; created where missing, for root alone (journals and backups hold what Calico's tokens open).
     pub fn new(host: &Host) -> Result<Folders> {
-        let base = host.path("/var/lib/nodectl");
-        let folders = Folders { base };
-        folders.all().iter().try_for_each(|folder| files::create_directory(folder, 0o700))?;
+        let folders = Folders::at(host);
+        folders.all().iter().try_for_each(|folder| files::create_directory(folder, 0o700)).context(
+            "nodectl's own folder cannot be made. To fix it: see that /var/lib is mounted and can be written",
+        )?;
         Ok(folders)
     }
 
@@ -49,14 +55,20 @@ impl Folders {
         Ok(text.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()))
     }
 
-    /// How a run ended, where it has.
-    pub fn outcome(&self, run: &str) -> Result<Option<Outcome>> {
-        Ok(journal::read(&self.journal(run))?.outcome())
+    /// The open run's journal. One that cannot be read leaves the node to hands, whatever half it is in.
+    pub fn open_log(&self, run: &str) -> Result<Log> {
+        journal::read(&self.journal(run)).map_err(|error| self.unreadable(run, &error))
     }
 
-    /// A run's plan.
-    pub fn plan(&self, run: &str) -> Result<Option<Plan>> {
-        Ok(journal::read(&self.journal(run))?.plan().cloned())
+    /// What to do about an open run whose journal cannot be read.
+    pub fn unreadable(&self, run: &str, why: &anyhow::Error) -> anyhow::Error {
+        Failure::NeedsHands(format!(
+            "run {run} is open, and what it has done cannot be read: {why:#}. To fix it: put its journal back from a backup, or \
+             use the nodectl that wrote it. Where neither can be had, bring the node to one CNI by hand (`nodectl status` shows \
+             where it stands); then remove {} and that journal",
+            self.base.join("open").display()
+        ))
+        .into()
     }
 
     /// Creates a run's journal, then names the run as the open one: only from then on is there anything to undo.
@@ -88,22 +100,28 @@ impl Folders {
         Ok(path)
     }
 
-    /// Every run's id and journal, oldest first. Ids begin with their time.
-    pub fn runs(&self) -> Result<Vec<(String, Log)>> {
+    /// Every run's id and journal, oldest first; where a journal cannot be read, why. Ids begin with their time.
+    pub fn runs(&self) -> Result<Vec<(String, Result<Log>)>> {
         let mut names = files::list(&self.base.join("journal"))?;
         names.sort_unstable();
-        names
-            .iter()
-            .filter_map(|name| name.strip_suffix(".jsonl"))
-            .filter_map(|run| match journal::read(&self.journal(run)) {
-                Ok(log) => Some(Ok((run.to_owned(), log))),
-                // One damaged journal of old must not hide the others.
-                Err(error) => {
-                    tracing::warn!("left out: {error:#}");
-                    None
-                }
-            })
-            .collect()
+        let runs = names.iter().filter_map(|name| name.strip_suffix(".jsonl"));
+        Ok(runs.map(|run| (run.to_owned(), journal::read(&self.journal(run)))).collect())
+    }
+
+    /// The last closed run that this says yes to; an error where a later one cannot be read, since it may be the one.
+    pub fn last(&self, wanted: impl Fn(&Log) -> bool) -> Result<Option<(String, Log)>> {
+        for (run, log) in self.runs()?.into_iter().rev() {
+            let log = log.map_err(|error| {
+                Failure::Refused(format!(
+                    "what run {run} did cannot be read, and it may be the last one: {error:#}; nothing was changed. To fix it: \
+                     put its journal back from a backup, or move it away and say where to go: `nodectl migrate --to`"
+                ))
+            })?;
+            if wanted(&log) {
+                return Ok(Some((run, log)));
+            }
+        }
+        Ok(None)
     }
 }
 

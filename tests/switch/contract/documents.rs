@@ -36,7 +36,8 @@ fn every_command_answers_with_one_document() {
     // Already there: nothing changes.
     assert_eq!(ask(&["migrate", "--to", "flannel", "--yes"], 0, false)["outcome"], "nothing-to-do");
     ask(&["plan", "--to", "flannel", "--detailed-exitcode"], 0, false);
-    let put_back = ask(&["migrate", "--yes", "--deadline", "1s"], 4, false);
+    // Pods have lost their place by then.
+    let put_back = ask(&["migrate", "--yes", "--deadline", "1s"], 4, true);
     assert!(put_back["error"].as_str().is_some_and(|e| e.contains("deadline")), "{put_back}");
     scenario.must_be_settled(1, Cni::Flannel).unwrap();
     // An Event that is lost is no server that is gone.
@@ -51,7 +52,13 @@ fn every_command_answers_with_one_document() {
     assert_eq!(before.diff(&nodectl_lab::snapshot::Snapshot::take(node).unwrap()), Vec::<String>::new());
     scenario.must_be_settled(1, Cni::Calico).unwrap();
     assert_eq!(ask(&["revert", "--yes"], 0, true)["outcome"], "switched");
+    // Asked again, the way back does not become the way there.
+    assert_eq!(ask(&["revert", "--yes"], 0, false)["outcome"], "nothing-to-do");
+    let again = scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
+    assert!(again.stdout.contains("taken back already. To switch again: nodectl migrate\n"), "{}", again.all());
+    scenario.must_be_settled(1, Cni::Flannel).unwrap();
     history(&scenario).unwrap();
+    unreadable_journals(&scenario).unwrap();
 }
 
 fn history(scenario: &Scenario) -> Result<()> {
@@ -67,11 +74,36 @@ fn history(scenario: &Scenario) -> Result<()> {
     Ok(())
 }
 
+/// The journal of the last run, and then of an open one, is damaged.
+fn unreadable_journals(scenario: &Scenario) -> Result<()> {
+    let node = scenario.node(1)?;
+    let last = node.sh("ls /var/lib/nodectl/journal/*.jsonl | tail -n 1")?.trim().to_owned();
+    let run = last.rsplit('/').next().and_then(|name| name.strip_suffix(".jsonl")).unwrap_or_default();
+    node.sh(&format!("cp -p {last} /run/kept; sed -i 1s/./x/ {last}"))?;
+    let reverted = scenario.nodectl(1, &["revert", "--yes"])?.expect(3)?;
+    ensure!(reverted.stderr.contains("may be the last one") && reverted.stderr.contains(run), "{}", reverted.all());
+    let history = scenario.nodectl(1, &["history"])?.expect(0)?;
+    ensure!(history.stdout.contains("cannot be read") && history.stdout.contains("To fix it:"), "{}", history.all());
+    node.sh(&format!("echo {run} > /var/lib/nodectl/open"))?;
+    for damage in ["sed -i 1s/./x/", "truncate -s 0"] {
+        node.sh(&format!("{damage} {last}"))?;
+        for command in ["resume", "revert"] {
+            let done = scenario.nodectl(1, &[command, "--yes"])?.expect(5)?;
+            let told = done.stderr.contains("/var/lib/nodectl/open") && done.stderr.matches("To fix it:").count() == 1;
+            ensure!(told, "{}", done.all());
+        }
+    }
+    node.sh(&format!("rm /var/lib/nodectl/open; cp -p /run/kept {last}")).map(drop)
+}
+
 #[test]
 fn wrong_use_is_exit_64_and_names_what_there_is() {
     let scenario = start().unwrap();
     for args in [
-        &[][..],
+        &["migrate", "--yes", "--plan", "x", "--drain-timeout", "10"][..],
+        &["migrate", "--yes", "--plan", "x", "--ignore", "mtu"],
+        &["migrate", "--dry-run", "--ignore", "nonsense"],
+        &[],
         &["frobnicate"],
         &["migrate", "--to", "cilium", "--yes"],
         &["migrate", "--yes", "--drain-timeout", "soon"],
@@ -92,9 +124,15 @@ fn wrong_use_is_exit_64_and_names_what_there_is() {
     let node = scenario.node(1).unwrap();
     node.sh("iptables-nft -N cali-x").unwrap();
     scenario.nodectl(1, &["preflight"]).unwrap().expect(3).unwrap();
+    let dry = scenario.nodectl(1, &["migrate", "--dry-run", "--output", "json"]).unwrap().expect(3).unwrap();
+    assert_eq!(dry.json().unwrap()["outcome"], "refused", "as without --dry-run");
     let done =
         scenario.nodectl(1, &["preflight", "--ignore", "leftovers", "--output", "json"]).unwrap().expect(0).unwrap();
     let checks = done.json().unwrap();
     let ignored = checks["checks"].as_array().into_iter().flatten().find(|c| c["name"] == "leftovers").cloned();
     assert_eq!(ignored.unwrap()["verdict"], "ignored");
+    // A name may stand in a configuration file: that its check cannot be made now is no typing error.
+    scenario.cluster.api().unwrap().control("refuse").unwrap();
+    let done = scenario.nodectl(1, &["preflight", "--ignore", "mtu"]).unwrap().expect(3).unwrap();
+    assert!(done.stdout.contains("the API server could not be asked"), "{}", done.all());
 }

@@ -31,6 +31,15 @@ fn configurations_in_the_way_are_named() {
         sh("cp -p /run/kept /etc/cni/net.d/10-flannel.conflist"),
     )
     .unwrap();
+    // A leftover that names the CNI that is wanted: the node is not on it for that.
+    let stray = r#"echo '{"cniVersion":"0.3.1","name":"k8s-pod-network","plugins":[{"type":"calico"}]}' > /etc/cni/net.d/10-calico.conflist"#;
+    let refused = |s: &Scenario| {
+        let done = s.nodectl(1, &["migrate", "--yes"])?.expect(3)?;
+        let said = done.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        anyhow::ensure!(said.contains("flanneld runs") && !said.contains("Nothing to do"), "{}", done.all());
+        s.node(1)?.sh("rm /etc/cni/net.d/10-calico.conflist").map(drop)
+    };
+    provoke(&scenario, &fails("cni", "calico-node does not run"), sh(stray), refused).unwrap();
     scenario.nodectl(1, &["preflight"]).unwrap().expect(0).unwrap();
 }
 
