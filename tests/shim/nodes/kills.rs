@@ -56,10 +56,14 @@ fn descendants(pid: u32) -> Vec<u32> {
 
 /// Whether a process is the shim or a plugin. Their own helpers are spared: portmap takes an iptables that is killed for a
 /// machine without iptables, so that its DEL succeeds without having done anything (plugins 1.1.1, maybeGetIptables), with the
-/// shim or without.
+/// shim or without. A child that bears its parent's name still is to become one.
 fn is_plugin(pid: &u32) -> bool {
     let plugins = ["cni-shim", "flannel", "bridge", "host-local", "tuning", "bandwidth", "portmap"];
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| plugins.contains(&name.trim()))
+    let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or_default().trim();
+    let own = name(&pid.to_string());
+    plugins.contains(&own.trim()) && own != name(parent)
 }
 
 /// Kills the shim or one of the plugins below it, whatever there is after so long; nsenter itself is only the way in.
