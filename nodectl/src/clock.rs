@@ -33,11 +33,15 @@ pub fn deadline(text: &str) -> Result<SystemTime> {
         "s" => 1,
         "m" => 60,
         "h" => 3600,
-        _ => bail!("{text:?} is neither a time (2026-11-21T04:00:00Z) nor a duration (90s, 15m, 2h)"),
+        _ => bail!(
+            "{text:?} is neither a time nor a duration. To fix it: give one like 2026-11-21T04:00:00Z, 90s, 15m or 2h"
+        ),
     };
     match number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)) {
         Some(seconds) => Ok(SystemTime::now() + Duration::from_secs(seconds.min(7 * 24 * 3600))),
-        None => bail!("{text:?} is neither a time (2026-11-21T04:00:00Z) nor a duration (90s, 15m, 2h)"),
+        None => bail!(
+            "{text:?} is neither a time nor a duration. To fix it: give one like 2026-11-21T04:00:00Z, 90s, 15m or 2h"
+        ),
     }
 }
 

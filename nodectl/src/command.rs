@@ -20,11 +20,17 @@ mod status;
 use anyhow::Result;
 
 pub use self::settings::Settings;
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, ShimCommand};
+use crate::failure::Failure;
 
 /// Runs the command; the exit code where it did not fail.
 pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
     settings.accept(&cli.command)?;
+    if changes(&cli.command) && !nix::unistd::geteuid().is_root() {
+        let why =
+            "this changes the node, and nodectl does not run as root; nothing was changed. To fix it: run it with sudo";
+        return Err(Failure::Refused(why.into()).into());
+    }
     let host = settings.host(cli);
     match &cli.command {
         Command::Preflight(args) => preflight::run(&host, args, settings),
@@ -41,5 +47,20 @@ pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
         Command::Report(args) => report::run(args, settings),
         Command::Cluster(args) => crate::cluster::run(args, &settings.config.cluster, settings.output),
         Command::Completions { shell } => completions::run(*shell, settings),
+    }
+}
+
+/// Whether the command changes this node. Those of the cluster's side change none.
+fn changes(command: &Command) -> bool {
+    match command {
+        Command::Migrate(args) => !args.dry_run,
+        Command::Revert(_) | Command::Resume(_) => true,
+        Command::Cleanup(args) => !args.dry_run,
+        Command::Shim(args) => match &args.command {
+            ShimCommand::Status => false,
+            ShimCommand::Reap { .. } => true,
+            ShimCommand::Retire(args) => !args.dry_run,
+        },
+        _ => false,
     }
 }

@@ -118,7 +118,13 @@ fn sources(host: &Host, given: Option<&Path>, problems: &mut Vec<Problem>) -> Ve
     if let Some(path) = given {
         return vec![path.to_owned()];
     }
-    let folder = host.path(FOLDER);
+    let (file, folder) = (host.path(FILE), host.path(FOLDER));
+    if file.is_symlink() && !file.exists() {
+        problems.push(whole(&file, "it is a link to a file that is not there".into()));
+    }
+    if files::exists(&folder) && !folder.is_dir() {
+        problems.push(whole(&folder, "it is no folder".into()));
+    }
     let mut names = files::list(&folder).unwrap_or_else(|error| {
         problems.push(whole(&folder, format!("{error:#}")));
         Vec::new()
@@ -287,6 +293,17 @@ mod tests {
         assert!(words.contains("a.toml line 1, cluster.flannel_mtu: 9 is not between 576 and 65535"), "{words}");
         assert!(words.contains("cluster.flanel_vni: unknown field `flanel_vni`"), "{words}");
         assert_eq!(problems.len(), 2, "{words}");
+    }
+
+    #[test]
+    fn what_is_no_file_or_no_folder_is_named() {
+        let (root, host) = machine(&[]);
+        std::fs::remove_dir(root.path().join("etc/nodectl/config.d")).unwrap();
+        std::fs::write(root.path().join("etc/nodectl/config.d"), "").unwrap();
+        std::os::unix::fs::symlink("nowhere", root.path().join("etc/nodectl/config.toml")).unwrap();
+        let (_, problems) = Config::load(&host, None);
+        let words = words(&root, &problems).join("\n");
+        assert!(words.contains("config.toml: it is a link") && words.contains("config.d: it is no folder"), "{words}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub use network::{Address, FdbEntry, Link, Neighbour, Network, Route, RouteKind,
 pub use traces::{Mention, NftRule, NftTable, Note, Peer, TcFilter, Traces, XfrmPolicy, XfrmState};
 
 use crate::cni::Cni;
+use crate::journal::Position;
 use crate::prepared::Prepared;
 
 /// Version of the serialised form of [`Facts`].
@@ -311,13 +312,19 @@ pub struct Runs {
     pub open: Option<String>,
     /// Ids of closed runs, oldest first.
     pub closed: Vec<String>,
+    /// Where the open run stands; `None` also where its journal cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+    /// Pid of the nodectl that is at work on this node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u32>,
 }
 
 impl Facts {
     /// Parts of the node itself that could not be observed, with the reason. The API server and the runtime are not among
     /// them: that they do not answer is a finding of its own.
     pub fn unseen(&self) -> Vec<String> {
-        let own = |part: &str| !["cluster", "runtime", "units"].contains(&part);
+        let own = |part: &str| !["cluster", "runtime", "units", "nodectl's lock"].contains(&part);
         self.unobserved.iter().filter(|(part, _)| own(part)).map(|(part, why)| format!("{part}: {why}")).collect()
     }
 

@@ -5,6 +5,7 @@
 
 mod debt;
 mod log;
+mod position;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 pub use debt::Debt;
 pub use log::Log;
+pub use position::{Course, Position};
 
 use crate::fault;
 use crate::plan::Plan;
@@ -115,6 +117,20 @@ pub enum Record {
         /// RFC 3339.
         at: String,
     },
+}
+
+impl Record {
+    /// Its time, where it has one.
+    pub fn at(&self) -> Option<&str> {
+        match self {
+            Record::Open { at, .. }
+            | Record::Attach { at, .. }
+            | Record::Begin { at, .. }
+            | Record::Reverting { at, .. }
+            | Record::Close { at, .. } => Some(at),
+            _ => None,
+        }
+    }
 }
 
 /// How a run ended.

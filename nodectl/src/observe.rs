@@ -14,6 +14,8 @@ use crate::facts::{ClusterView, FACTS_VERSION, Facts, Files, Firewall, Process, 
 use crate::host::cri::Cri;
 use crate::host::kube::Kube;
 use crate::host::{Host, files, ipset, iptables, machine, netlink, nft, process, sysctl, systemd};
+use crate::plan::PACKAGED_SHIM;
+use crate::run::{Folders, Lock};
 
 mod cni;
 mod peers;
@@ -48,6 +50,8 @@ const PROCESSES: [&str; 14] = [
 ];
 /// How long an API server that does not answer is waited for.
 const API_PATIENCE: Duration = Duration::from_secs(5);
+/// The same for a runtime that hangs, for each of its answers.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(10);
 
 /// All that can be seen of this node. Takes milliseconds, but for an API server that does not answer.
 pub fn node(host: &Host) -> Facts {
@@ -59,7 +63,7 @@ pub fn node(host: &Host) -> Facts {
         let mut seen = Seen::default();
         let network = seen.part("network", netlink::observe());
         let processes = seen.part("processes", processes());
-        let runs = seen.part("runs", runs(host));
+        let runs = all_runs(host, &mut seen);
         let (dirs, runtime, files, shim) = join(cni).unwrap_or_else(|e| {
             let usual = cni::directories(host, None);
             (usual, Err(e), Err(anyhow!("the runtime's part was lost")), Err(anyhow!("the runtime's part was lost")))
@@ -75,7 +79,8 @@ pub fn node(host: &Host) -> Facts {
             units: seen.part("units", join(units).flatten()),
             runtime: seen.optional("runtime", runtime),
             cluster: seen.optional("cluster", join(cluster).flatten()),
-            shim: seen.part("shim", shim),
+            // The package is there or not, whatever the state is.
+            shim: Shim { packaged: files::exists(&host.path(PACKAGED_SHIM)), ..seen.part("shim", shim) },
             files: seen.part("files", files),
             runs,
             traces: None,
@@ -147,7 +152,7 @@ fn units() -> Result<BTreeMap<String, Unit>> {
 
 /// The runtime comes first: it knows the directories.
 fn cni_parts(host: &Host) -> (CniDirectories, Result<Runtime>, Result<Files>, Result<Shim>) {
-    let (runtime, told) = match Cri::detect(host).and_then(|cri| cri.observe()) {
+    let (runtime, told) = match Cri::detect(host).and_then(|cri| cri.patience(RUNTIME_PATIENCE).observe()) {
         Ok((runtime, told)) => (Ok(runtime), Some(told)),
         Err(error) => (Err(error), None),
     };
@@ -170,5 +175,16 @@ fn runs(host: &Host) -> Result<Runs> {
         .map(str::to_owned)
         .collect();
     closed.sort_unstable();
-    Ok(Runs { open, closed })
+    Ok(Runs { open, closed, ..Runs::default() })
+}
+
+fn all_runs(host: &Host, seen: &mut Seen) -> Runs {
+    let mut runs = seen.part("runs", runs(host));
+    if let Some(run) = &runs.open {
+        let log = crate::journal::read(&Folders::at(host).journal(run));
+        runs.position = seen.optional("the open run's journal", log).and_then(|log| log.position());
+    }
+    runs.worker = seen.optional("nodectl's lock", Lock::holder(host)).flatten();
+    runs.worker = runs.worker.filter(|pid| *pid != std::process::id());
+    runs
 }

@@ -32,7 +32,10 @@ pub struct ShimView {
     pub native: Option<Native>,
     /// What it remembers.
     pub attachments: Vec<Attachment>,
-    /// Files that should be records but cannot be read, and a state that cannot.
+    /// Path of a state that cannot be read, and whose copy cannot either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_state: Option<String>,
+    /// Files that should be records but cannot be read.
     pub unreadable: Vec<String>,
     /// DELs that are still to be done.
     pub pending: Vec<PendingDel>,
@@ -171,6 +174,13 @@ impl ShimView {
                 self.binary
             ));
         }
+        if let Some(path) = &self.lost_state {
+            problems.push(format!(
+                "{path} cannot be read, nor can its copy, so no pod can be attached. To fix it: `nodectl resume` or `nodectl \
+                 revert` where a run is open; else write into it the CNI whose agent runs here, flannel or calico: \
+                 {{\"format\": 1, \"mode\": \"calico\"}}"
+            ));
+        }
         problems.extend(self.unreadable.iter().map(|file| {
             format!(
                 "{file} cannot be read. To fix it: run `nodectl shim reap` once its pod is gone: other evidence decides"
@@ -191,6 +201,9 @@ impl ShimView {
             needs.push(format!(
                 "new attachments are held ({waiting} wait). To fix it: finish the switch that holds them, or take it back"
             ));
+        }
+        if let Some(path) = &self.lost_state {
+            needs.push(format!("{path} cannot be read. To fix it: see the problems that `nodectl shim status` names"));
         }
         if !self.runtime_answers {
             needs.push(
@@ -326,9 +339,10 @@ mod tests {
             tried_ms: 0,
         };
         let held = State { mode: Mode::Hold, ..State::routed(Backend::Calico) };
-        let cases: [(ShimView, &str); 6] = [
+        let cases: [(ShimView, &str); 7] = [
             (ShimView { state: Some(held), ..calm() }, "are held"),
             (ShimView { runtime_answers: false, ..calm() }, "which sandboxes live"),
+            (ShimView { lost_state: Some("/s".into()), ..calm() }, "/s cannot be read"),
             (ShimView { native: None, ..calm() }, "would take its place"),
             (ShimView { pending: vec![pending], ..calm() }, "1 DEL still to be done"),
             (ShimView { unreadable: vec!["/x".into()], ..calm() }, "1 record cannot be read"),
@@ -346,8 +360,12 @@ mod tests {
         assert!(view.problems().is_empty());
         view.ahead = vec!["00-a.conf".into()];
         view.has_binary = false;
+        view.lost_state = Some("/var/lib/cni-shim/state.json".into());
         let problems = view.problems();
         assert!(problems[0].contains("00-a.conf sorts before") && problems[1].contains("is missing"), "{problems:?}");
+        // The remedy must work: what it says to write is a state.
+        let state = problems[2].split_once("calico: ").map(|(_, state)| state).unwrap_or_default();
+        assert_eq!(State::parse(serde_json::from_str(state).unwrap_or_default()).map(|s| s.mode), Ok(Mode::Calico));
         assert!(problems.iter().all(|p| p.contains("To fix it: ")));
     }
 }

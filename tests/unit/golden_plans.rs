@@ -7,9 +7,11 @@
 use std::path::{Path, PathBuf};
 
 use nodectl::facts::Facts;
+use nodectl::journal::{Course, Debt, Log, Outcome, Record};
 use nodectl::plan;
 use nodectl::preflight::{self, Verdict};
 use nodectl::request::Request;
+use nodectl::step::{Before, Step};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/plans")
@@ -105,4 +107,36 @@ fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
             merge(&mut target[key], value);
         }
     }
+}
+
+/// The journal of a run of a golden plan, record by record.
+#[test]
+fn an_open_run_says_where_it_stands() {
+    let case = folder().join("to-calico");
+    let request: Request = read(&case.join("request.json"));
+    let plan = Box::new(plan::plan(&facts_of(&case), &request).unwrap());
+    let cordon = plan.steps.iter().position(|s| matches!(s, Step::Cordon)).unwrap();
+    let (tool, run, boot_id) = ("t".to_owned(), "r".to_owned(), "b".to_owned());
+    let open = Record::Open { format: 1, tool, run, boot_id, at: "1".into(), reason: None, takes_back: None, plan };
+    let mut log = Log { records: vec![open] };
+    let mut then = |record: Option<Record>| {
+        log.records.extend(record);
+        log.position().map(|p| (p.course, p.step, p.done, p.title, p.since, p.owed.len()))
+    };
+    let at = |course, step, done, title: &str, since: &str, owed| {
+        Some((course, step, done, title.to_owned(), since.to_owned(), owed))
+    };
+    let here = Some(cordon + 1);
+    assert_eq!(then(None), at(Course::Forward, None, false, "", "1", 0));
+    let begin = Record::Begin { n: cordon, before: Before::Unschedulable { value: false }, at: "2".into() };
+    assert_eq!(then(Some(begin)), at(Course::Forward, here, false, "cordon the node", "2", 0));
+    let done = Record::Done { n: cordon, ms: 1, result: serde_json::Value::Null };
+    assert_eq!(then(Some(done)), at(Course::Forward, here, true, "cordon the node", "2", 0));
+    let back = Record::Reverting { why: "asked".into(), at: "3".into() };
+    let title = "make the node schedulable or not, as it was";
+    assert_eq!(then(Some(back)), at(Course::Back, here, false, title, "3", 0));
+    let owed = Record::Owed { debt: Debt::Unschedulable { value: false } };
+    assert_eq!(then(Some(owed)), at(Course::Back, here, false, title, "3", 1));
+    assert_eq!(then(Some(Record::Undone { n: cordon, ms: 1 })), at(Course::Owing, None, false, "", "3", 1));
+    assert_eq!(then(Some(Record::Close { outcome: Outcome::PutBack, at: "4".into() })), None);
 }

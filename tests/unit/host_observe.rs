@@ -27,6 +27,7 @@ fn what_can_be_seen_is_seen_and_the_rest_is_named() {
     let flannel = r#"{"cniVersion":"0.3.1","name":"cbr0","plugins":[{"type":"flannel"},{"type":"portmap"}]}"#;
     write(root.path(), "etc/cni/net.d/10-flannel.conflist", flannel);
     write(root.path(), "etc/cni/net.d/20-broken.conf", "{");
+    sh(&format!("mkfifo {}/etc/cni/net.d/30-pipe.conf", root.path().display()));
     write(root.path(), "etc/cni/net.d/README", "not read by any runtime");
     write(root.path(), "opt/cni/bin/flannel", "abc");
     write(root.path(), "run/flannel/subnet.env", "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_MTU=1450\n");
@@ -38,9 +39,9 @@ fn what_can_be_seen_is_seen_and_the_rest_is_named() {
     let facts = observe::node(&Host::new(root.path()));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 
-    assert_eq!(facts.files.conf_names, ["10-flannel.conflist", "20-broken.conf"]);
+    assert_eq!(facts.files.conf_names, ["10-flannel.conflist", "20-broken.conf", "30-pipe.conf"]);
     assert_eq!(facts.files.confs["10-flannel.conflist"]["name"], "cbr0");
-    assert!(facts.files.confs["20-broken.conf"].is_null());
+    assert!(facts.files.confs["20-broken.conf"].is_null() && facts.files.confs["30-pipe.conf"].is_null());
     assert_eq!(facts.files.binaries["flannel"], 3);
     assert_eq!(facts.files.subnet_env["FLANNEL_MTU"], "1450");
     for path in ["/etc/cni/net.d/10-flannel.conflist", "/run/flannel/subnet.env", "/var/lib/cni/networks/cbr0"] {
@@ -58,7 +59,7 @@ fn what_can_be_seen_is_seen_and_the_rest_is_named() {
     assert!(facts.sysctls.contains_key("net.ipv4.ip_forward") && !facts.machine.boot_id.is_empty());
     assert!(facts.machine.free_bytes.contains_key("/etc/cni/net.d"));
     let unobserved: Vec<_> = facts.unobserved.keys().map(String::as_str).collect();
-    assert_eq!(unobserved, ["cluster", "runtime"], "{:?}", facts.unobserved);
+    assert_eq!(unobserved, ["cluster", "runtime", "the open run's journal"], "{:?}", facts.unobserved);
 
     let text = serde_json::to_string(&facts).unwrap();
     assert_eq!(serde_json::from_str::<Facts>(&text).unwrap(), facts);

@@ -42,6 +42,7 @@ pub struct Cri {
     executor: tokio::runtime::Runtime,
     channel: Channel,
     socket: PathBuf,
+    limit: Duration,
 }
 
 /// What the runtime says of its network configuration.
@@ -117,7 +118,12 @@ impl Cri {
         // The address is never looked at: the connector knows the socket.
         let channel = Endpoint::from_static("http://runtime").connect_with_connector_lazy(connector);
         drop(inside);
-        Ok(Cri { executor, channel, socket: socket.to_owned() })
+        Ok(Cri { executor, channel, socket: socket.to_owned(), limit: LIMIT })
+    }
+
+    /// With another limit for each answer: who only looks must not wait as long as kubelet does.
+    pub fn patience(self, limit: Duration) -> Cri {
+        Cri { limit, ..self }
     }
 
     fn call<T>(
@@ -126,9 +132,10 @@ impl Cri {
         call: impl AsyncFnOnce(Channel) -> Result<tonic::Response<T>, tonic::Status>,
     ) -> Result<T> {
         let channel = self.channel.clone();
-        let answer = self.executor.block_on(async { tokio::time::timeout(LIMIT, call(channel)).await });
+        let limit = self.limit;
+        let answer = self.executor.block_on(async { tokio::time::timeout(limit, call(channel)).await });
         let runtime = self.socket.display();
-        let answer = answer.map_err(|_| anyhow!("the runtime at {runtime} did not answer {what} within {LIMIT:?}"))?;
+        let answer = answer.map_err(|_| anyhow!("the runtime at {runtime} did not answer {what} within {limit:?}"))?;
         answer.map(tonic::Response::into_inner).map_err(|status| {
             anyhow!("the runtime at {runtime} refused {what}: {} ({:?})", status.message(), status.code())
         })
@@ -170,12 +177,12 @@ impl Cri {
             runtime_client(channel).list_pod_sandbox(proto::ListPodSandboxRequest::default()).await
         })?;
         let ids: Vec<String> = answer.items.iter().map(|item| item.id.clone()).collect();
-        let channel = self.channel.clone();
+        let (channel, limit) = (self.channel.clone(), self.limit);
         let details = self.executor.block_on(async move {
             let ask = |id: String| {
                 let mut client = runtime_client(channel.clone());
                 let request = proto::PodSandboxStatusRequest { pod_sandbox_id: id, verbose: true };
-                tokio::spawn(tokio::time::timeout(LIMIT, async move { client.pod_sandbox_status(request).await }))
+                tokio::spawn(tokio::time::timeout(limit, async move { client.pod_sandbox_status(request).await }))
             };
             let asked: Vec<_> = ids.into_iter().map(ask).collect();
             let mut details = Vec::with_capacity(asked.len());

@@ -11,7 +11,7 @@ use crate::facts::{Files, Shim};
 use crate::host::cri::CniStatus;
 use crate::host::{Host, files};
 use crate::ownership;
-use crate::plan::{PACKAGED_SHIM, SHIM_CONFLIST, SHIM_STATE_DIR};
+use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
 
 /// Suffixes of the files that runtimes read as network configurations.
 const SUFFIXES: [&str; 3] = [".conf", ".conflist", ".json"];
@@ -108,7 +108,9 @@ pub fn cni_files(host: &Host, dirs: &CniDirectories) -> Result<Files> {
     conf_names.retain(|name| SUFFIXES.iter().any(|s| name.ends_with(s)));
     let mut confs = BTreeMap::new();
     for name in &conf_names {
-        let text = files::read_optional(&conf_dir.join(name))?.unwrap_or_default();
+        let path = conf_dir.join(name);
+        // What is no file (a FIFO, a device) may never end; no runtime makes a network of it either.
+        let text = if path.is_file() { files::read_optional(&path)?.unwrap_or_default() } else { Vec::new() };
         confs.insert(name.clone(), serde_json::from_slice(&text).unwrap_or(Value::Null));
     }
     let env = files::read_text_optional(&host.path("/run/flannel/subnet.env"))?.unwrap_or_default();
@@ -160,10 +162,9 @@ fn present(host: &Host, dirs: &CniDirectories, confs: &BTreeMap<String, Value>) 
 
 /// The shim's state and records.
 pub fn shim(host: &Host, dirs: &CniDirectories) -> Result<Shim> {
-    let packaged = files::exists(&host.path(PACKAGED_SHIM));
     // The conflist is what puts the shim in front; a state without it is a leftover, or the shim's first step.
     if !files::exists(&host.path(Path::new(&dirs.conf_dir).join(SHIM_CONFLIST))) {
-        return Ok(Shim { packaged, ..Shim::default() });
+        return Ok(Shim::default());
     }
     let paths = cni_shim::Paths::under(host.root());
     let state = cni_shim::state::State::load(&paths)?;
@@ -177,7 +178,7 @@ pub fn shim(host: &Host, dirs: &CniDirectories) -> Result<Shim> {
     let pending = cni_shim::pending::Pending::list(&paths)?;
     let mut pending: Vec<String> = pending.into_iter().map(|p| format!("{}-{}", p.container_id, p.ifname)).collect();
     pending.extend(torn.iter().map(|path| format!("unreadable record {}", path.display())));
-    Ok(Shim { mode, attachments, pending, packaged })
+    Ok(Shim { mode, attachments, pending, ..Shim::default() })
 }
 
 /// Directories that a run writes to, by the name to report each under.

@@ -24,10 +24,11 @@ pub fn shim_view(host: &Host, facts: &Facts) -> Result<ShimView> {
     let join = |dir: &str, name: &str| Path::new(dir).join(name).display().to_string();
     let conflist = join(&facts.files.conf_dir, SHIM_CONFLIST);
     let binary = join(&facts.files.bin_dir, TYPE);
-    let (state, mut unreadable) = match State::load(&paths) {
-        Ok(state) => (state, Vec::new()),
-        Err(error) => (None, vec![format!("{} ({error})", paths.state().display())]),
+    let (state, lost_state) = match State::load(&paths) {
+        Ok(state) => (state, None),
+        Err(_) => (None, Some(paths.state().display().to_string())),
     };
+    let mut unreadable = Vec::new();
     let (records, torn) = Record::list(&paths)?;
     let (pending, torn_pending) = Pending::list_all(&paths)?;
     unreadable.extend(torn.iter().chain(&torn_pending).map(|path| path.display().to_string()));
@@ -54,6 +55,7 @@ pub fn shim_view(host: &Host, facts: &Facts) -> Result<ShimView> {
         state,
         cni,
         native,
+        lost_state,
         unreadable,
         unrecorded,
     })

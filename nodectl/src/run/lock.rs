@@ -1,8 +1,8 @@
 //! One nodectl at a time changes a node.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -38,21 +38,36 @@ impl Lock {
         }
     }
 
+    /// The nodectl that holds the lock, as the kernel tells: the pid in the file may be an old one's. The lock is not touched,
+    /// so that looking keeps nobody from taking it.
+    pub fn holder(host: &Host) -> Result<Option<u32>> {
+        let path = host.path("/run/nodectl/lock");
+        let inode = match std::fs::metadata(&path) {
+            Ok(file) => file.ino(),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).with_context(|| format!("could not look at the lock {}", path.display())),
+        };
+        let locks = std::fs::read_to_string("/proc/locks").context("could not read /proc/locks")?;
+        // A file of another file system may have the same number.
+        Ok(holder_of(&locks, inode).into_iter().find(|pid| is_nodectl(*pid)))
+    }
+
     /// Tells the nodectl that has the lock to stop, waits until it has, and takes it.
     pub fn take_over(host: &Host, patience: Duration) -> Result<Lock> {
-        let (_, holder) = open(&host.path("/run/nodectl/lock"))?;
         let end = Instant::now() + patience;
-        let mut told = false;
+        let mut told = None;
         loop {
             match Lock::take(host) {
                 Err(e) if e.downcast_ref::<Failure>().is_some_and(|f| matches!(f, Failure::Busy(_))) => {
                     if Instant::now() >= end {
                         return Err(e);
                     }
-                    // Only a nodectl is signalled: the pid in the file may be an old one's, used anew.
-                    if !told && let Some(pid) = holder.parse().ok().filter(|pid| is_nodectl(*pid)) {
+                    // Asked each time: another nodectl may have taken it since. Only a nodectl is signalled.
+                    if told.is_none()
+                        && let Some(pid) = Lock::holder(host)?
+                    {
                         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM).context("could not signal it")?;
-                        told = true;
+                        told = Some(pid);
                     }
                     std::thread::sleep(Duration::from_millis(100));
                 }
@@ -60,6 +75,17 @@ impl Lock {
             }
         }
     }
+}
+
+/// Pids of those that have locked the file of this number, by the text of /proc/locks. A line of one who waits begins with `->`.
+fn holder_of(locks: &str, inode: u64) -> Vec<u32> {
+    let holds = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, file, ..] = words[..] else { return None };
+        let number: u64 = file.rsplit(':').next()?.parse().ok()?;
+        (number == inode).then(|| pid.parse().ok())?
+    };
+    locks.lines().filter_map(holds).collect()
 }
 
 fn is_nodectl(pid: u32) -> bool {
@@ -84,4 +110,25 @@ fn open(path: &PathBuf) -> Result<(File, String)> {
     file.read_to_string(&mut holder).context("could not read the lock")?;
     std::io::Seek::rewind(&mut file).context("could not read the lock")?;
     Ok((file, if holder.is_empty() { "unknown".into() } else { holder }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_who_holds_the_lock() {
+        let text = "1: POSIX  ADVISORY  WRITE 11 00:1a:77 0 EOF\n2: FLOCK  ADVISORY  WRITE 12 00:1a:77 0 EOF\n\
+                    2: -> FLOCK  ADVISORY  WRITE 13 00:1a:77 0 EOF\n3: FLOCK  ADVISORY  WRITE 14 00:1a:78 0 EOF\n";
+        assert_eq!(holder_of(text, 77), [12]);
+        // A tmpfs, as /run is: a layered file system has numbers of its own.
+        let root = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        let host = Host::new(root.path());
+        assert_eq!(Lock::holder(&host).expect("no lock"), None);
+        let lock = Lock::take(&host).expect("the lock");
+        let inode = std::fs::metadata(root.path().join("run/nodectl/lock")).expect("the lock").ino();
+        let locks = std::fs::read_to_string("/proc/locks").expect("locks");
+        assert!(holder_of(&locks, inode).contains(&std::process::id()));
+        drop(lock);
+    }
 }
