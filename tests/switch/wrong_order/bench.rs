@@ -53,6 +53,15 @@ impl Bench {
         self.is_whole(case, from);
     }
 
+    /// Carries out a plan whose fault shows when the node serves already: it stays so, and the run open, until it is taken back.
+    pub fn fails_late(&self, case: &str, plan: &SavedPlan, from: Cni, reason: &str) {
+        println!("{case}");
+        let done = self.scenario.carry_out(1, plan, &[]).unwrap();
+        assert_eq!(done.code, 5, "{case}: should have failed and stayed open: {}", done.all());
+        assert!(done.stderr.contains(reason), "{case}: should have failed by {reason:?}: {}", done.all());
+        self.taken_back(case, from);
+    }
+
     /// Carries out a plan that is made to stop half way, and leaves the run open.
     pub fn stands_open(&self, case: &str, plan: &SavedPlan) -> Done {
         println!("{case}");

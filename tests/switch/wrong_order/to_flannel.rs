@@ -37,7 +37,7 @@ fn blackholes_tokens_and_the_condition() {
 
     let case = "NetworkUnavailable, which calico-node has set when it left, is not cleared: nothing is scheduled here any more";
     let without = bench.plan(Cni::Flannel).without("mark-network-available").unwrap();
-    bench.fails(case, &without, CALICO, "NetworkUnavailable is True");
+    bench.fails_late(case, &without, CALICO, "NetworkUnavailable is True");
 
     println!("the right order");
     bench.scenario.migrate(1, Cni::Flannel).unwrap();
