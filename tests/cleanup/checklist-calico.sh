@@ -13,15 +13,7 @@ for family in -4 -6; do ip $family rule show | grep -E '^99:.*not from all fwmar
 for family in -4 -6; do ip $family route show table all type throw; done
 ip neigh show nud permanent | grep -E 'cali' || true
 bridge fdb show | grep -E 'calico' || true
-for s in iptables ip6tables; do
-	for v in -legacy -nft; do
-		case $s$v in
-		iptables-legacy) [ -s /proc/net/ip_tables_names ] || continue ;;
-		ip6tables-legacy) [ -s /proc/net/ip6_tables_names ] || continue ;;
-		esac
-		$s$v-save 2>/dev/null
-	done
-done | grep -E '(^:| -[jg] )(cali-|califw-|felix-)|cali:[A-Za-z0-9_-]{16}' || true
+dump | grep -E '(^:| -[jg] )(cali-|califw-|felix-)|cali:[A-Za-z0-9_-]{16}' || true
 nft list tables | grep -xE 'table (ip|ip6) calico|table arp calico-arp' || true
 ipset list -n | grep -E '^(cali[46]0|cali[46]t[0-9]+$|felix-)' || true
 find /sys/fs/bpf/tc/globals/cali_* /sys/fs/bpf/ctlb/calico_* /sys/fs/bpf/calico 2>/dev/null || true

@@ -8,17 +8,6 @@ ip -6 route show table all root "$NET6" proto boot | grep -v ' dev cali' | grep 
 ip route show table all type blackhole exact "$POD" proto boot
 ip neigh show nud permanent | grep flannel || true
 bridge fdb show | grep -E 'flannel(-v6)?\.[0-9]' || true
-dump() {
-	for s in iptables ip6tables; do
-		for v in -legacy -nft; do
-			case $s$v in
-			iptables-legacy) [ -s /proc/net/ip_tables_names ] || continue ;;
-			ip6tables-legacy) [ -s /proc/net/ip6_tables_names ] || continue ;;
-			esac
-			$s$v-save 2>/dev/null
-		done
-	done
-}
 dump | grep -E 'FLANNEL|flanneld ' | grep -vE "$USERS" || true
 dump | grep -E -- "^-A (POSTROUTING|FORWARD) .*(-s|-d) $NET" | grep -vE 'cali|KUBE-' | grep -vE "$USERS" || true
 dump | grep -F "name: \\\"$NETNAME\\\"" || true

@@ -116,6 +116,7 @@ fn an_open_run_says_where_it_stands() {
     let request: Request = read(&case.join("request.json"));
     let plan = Box::new(plan::plan(&facts_of(&case), &request).unwrap());
     let cordon = plan.steps.iter().position(|s| matches!(s, Step::Cordon)).unwrap();
+    let units = plan.steps.iter().position(Step::undone_last).unwrap();
     let (tool, run, boot_id) = ("t".to_owned(), "r".to_owned(), "b".to_owned());
     let open = Record::Open { format: 1, tool, run, boot_id, at: "1".into(), reason: None, takes_back: None, plan };
     let mut log = Log { records: vec![open] };
@@ -128,6 +129,9 @@ fn an_open_run_says_where_it_stands() {
     };
     let here = Some(cordon + 1);
     assert_eq!(then(None), at(Course::Forward, None, false, "", "1", 0));
+    // What looks after debts across a reboot stands until they are paid; it is no step of the way back before that.
+    drop(then(Some(Record::Begin { n: units, before: Before::Units { enabled: Vec::new() }, at: "1".into() })));
+    drop(then(Some(Record::Done { n: units, ms: 1, result: serde_json::Value::Null })));
     let begin = Record::Begin { n: cordon, before: Before::Unschedulable { value: false }, at: "2".into() };
     assert_eq!(then(Some(begin)), at(Course::Forward, here, false, "cordon the node", "2", 0));
     let done = Record::Done { n: cordon, ms: 1, result: serde_json::Value::Null };

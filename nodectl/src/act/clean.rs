@@ -1,6 +1,6 @@
 //! Removing what a CNI left, by ownership, with a pre-image of each object.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use cni_shim::pending::Pending;
@@ -69,23 +69,28 @@ fn are_dels_kept(cx: &mut Context, cni: Cni) -> Result<bool> {
 
 /// Takes the files away that kept DELs needed, once these have run.
 pub(super) fn remove_files(cx: &Context, cni: Cni, scope: &CleanScope) -> Result<()> {
-    let image = ownership::owned(&crate::observe::node(cx.host), cni, scope);
-    image.files.iter().try_for_each(|file| backup::move_aside(&cx.host.path(file), &aside(cx, file)))
+    let files = ownership::owned(&crate::observe::node(cx.host), cni, scope).files;
+    remove(cx, &RemovedImage { files, ..RemovedImage::default() })
 }
 
 fn remove(cx: &Context, image: &RemovedImage) -> Result<()> {
-    remove::all(cx.host, image, &Aside::Into(cx.run.backup.join("files")))
+    remove::all(cx.host, image, &aside(cx))
 }
 
-/// Where a file of the node waits in the run's backup folder.
-fn aside(cx: &Context, file: &str) -> PathBuf {
-    cx.run.backup.join("files").join(Path::new(file).strip_prefix("/").unwrap_or(Path::new(file)))
+/// Files wait in the run's backup folder.
+fn aside(cx: &Context) -> Aside {
+    Aside::Into(cx.run.backup.join("files"))
 }
 
 /// Puts it all back, in the opposite order.
 pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
     let Before::Removed(image) = before else { return Ok(()) };
-    image.files.iter().rev().try_for_each(|file| backup::put_back(&aside(cx, file), &cx.host.path(file)))?;
+    let aside = aside(cx);
+    for file in image.files.iter().rev() {
+        if let Some(kept) = aside.path(file) {
+            backup::put_back(&kept, &cx.host.path(file))?;
+        }
+    }
     let network = netlink::observe()?;
     for link in image.links.iter().filter(|l| network.link(&l.name).is_none()) {
         // An agent that came meanwhile made its own device with this VNI and port; the kernel allows only one (EEXIST).

@@ -48,10 +48,10 @@ impl Log {
         let plan = self.plan().filter(|_| self.outcome().is_none())?;
         let begun =
             self.records.iter().rev().find_map(|r| if let Record::Begin { n, .. } = r { Some(*n) } else { None });
-        let (course, at) = match (self.reverting(), self.standing().last().copied()) {
+        let (course, at) = match (self.reverting(), self.is_undone()) {
             (false, _) => (Course::Forward, begun),
-            (true, Some(n)) => (Course::Back, Some(n)),
-            (true, None) => (Course::Owing, None),
+            (true, false) => (Course::Back, self.standing().last().copied()),
+            (true, true) => (Course::Owing, None),
         };
         let step = at.and_then(|n| plan.steps.get(n));
         let title =

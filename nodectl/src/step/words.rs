@@ -1,8 +1,41 @@
-//! Steps in words: what will be done, and what undoing it means.
+//! Steps in words: their names, what will be done, and what undoing it means.
 
 use super::Step;
 
 impl Step {
+    /// The step's name, as in the journal.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Step::PreserveBinaries { .. } => "preserve-binaries",
+            Step::EnableBootUnits { .. } => "enable-boot-units",
+            Step::InstallShimBinary { .. } => "install-shim-binary",
+            Step::SetShimState { .. } => "set-shim-state",
+            Step::InstallShimConflist { .. } => "install-shim-conflist",
+            Step::ImportAttachments { .. } => "import-attachments",
+            Step::Baseline { .. } => "baseline",
+            Step::Cordon => "cordon",
+            Step::Evict { .. } => "evict",
+            Step::Hold { .. } => "hold",
+            Step::StopAgent(_) => "stop-agent",
+            Step::KeepFlannelRules { .. } => "keep-flannel-rules",
+            Step::StopSandboxes { .. } => "stop-sandboxes",
+            Step::RenameOverlay { .. } => "rename-overlay",
+            Step::DeleteOverlay { .. } => "delete-overlay",
+            Step::StartAgent(_) => "start-agent",
+            Step::MarkNetworkAvailable { .. } => "mark-network-available",
+            Step::Probe { .. } => "probe",
+            Step::Release { .. } => "release",
+            Step::AwaitPods { .. } => "await-pods",
+            Step::Uncordon => "uncordon",
+            Step::Clean { .. } => "clean",
+            Step::RemoveShimConflist { .. } => "remove-shim-conflist",
+            Step::HandOverAttachments { .. } => "hand-over-attachments",
+            Step::RemoveShimBinary { .. } => "remove-shim-binary",
+            Step::RemoveShimState { .. } => "remove-shim-state",
+            Step::DisableBootUnits { .. } => "disable-boot-units",
+        }
+    }
+
     /// One line for people: what will be done.
     pub fn title(&self) -> String {
         match self {

@@ -94,6 +94,16 @@ impl Ground {
         assert!(difference.is_empty(), "{}", difference.join("\n"));
     }
 
+    /// Cleans: the crowd is as it was, the list of checks prints nothing, and a second time there is nothing to do.
+    pub fn must_go(&self, cni: &str, checklist: &str) {
+        self.must(&[cni, "--yes"], 0);
+        self.must_be_as_others_left_it();
+        self.must_print_nothing(checklist);
+        let again = self.must(&[cni, "--yes", "--output", "json"], 0);
+        let again: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
+        assert_eq!((&again["outcome"], &again["changed"]), (&"nothing-to-do".into(), &false.into()));
+    }
+
     /// A list of checks, each of which prints nothing where all is well.
     pub fn must_print_nothing(&self, checklist: &str) {
         let done = self.node().exec_with_input(&["sh", "-e", "-s"], checklist).unwrap();
