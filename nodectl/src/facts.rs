@@ -322,9 +322,10 @@ pub struct Runs {
 
 impl Facts {
     /// Parts of the node itself that could not be observed, with the reason. The API server and the runtime are not among
-    /// them: that they do not answer is a finding of its own.
+    /// them: that they do not answer is a finding of its own. Nor is what is nodectl's: its lock, its open run's journal.
     pub fn unseen(&self) -> Vec<String> {
-        let own = |part: &str| !["cluster", "runtime", "units", "nodectl's lock"].contains(&part);
+        let others = ["cluster", "runtime", "units", "nodectl's lock", "the open run's journal"];
+        let own = |part: &str| !others.contains(&part);
         self.unobserved.iter().filter(|(part, _)| own(part)).map(|(part, why)| format!("{part}: {why}")).collect()
     }
 

@@ -124,6 +124,8 @@ pub(super) fn shim_without_state(node: &Node) -> Option<Found> {
 /// Parts that could not be looked at. A runtime and an API server that do not answer are told elsewhere.
 pub(super) fn unobserved(node: &Node) -> Option<Found> {
     let mut unseen = node.facts.unseen();
+    let journal = "the open run's journal";
+    unseen.extend(node.facts.unobserved.get(journal).map(|why| format!("{journal}: {why}")));
     // With a kubelet here, a runtime that does not answer hides what only it knows.
     if refusals::kubelet_runs(node.facts) {
         unseen.extend(node.facts.unobserved.get("runtime").map(|why| format!("runtime: {why}")));
