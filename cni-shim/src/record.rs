@@ -36,6 +36,11 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// `namespace/name`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
     /// Reads CNI_ARGS; `None` if they name no pod.
     pub fn from_args(args: &str) -> Option<Self> {
         Some(Self {

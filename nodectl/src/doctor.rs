@@ -13,7 +13,7 @@ mod routes;
 
 use serde::{Deserialize, Serialize};
 
-pub use findings::{Finding, Severity};
+pub use findings::{Finding, Severity, State};
 pub use node::{Begun, Node};
 pub use overlay::peers;
 

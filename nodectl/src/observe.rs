@@ -24,7 +24,7 @@ mod traces;
 
 pub use cni::{CniDirectories, directories};
 pub use peers::peers;
-pub use shim::{backends, shim_view};
+pub use shim::{backends, is_the_shims, shim_view};
 
 /// Units whose state matters here.
 const UNITS: [&str; 5] =
@@ -166,9 +166,8 @@ fn cluster(host: &Host) -> Result<ClusterView> {
 }
 
 fn runs(host: &Host) -> Result<Runs> {
-    let base = host.path("/var/lib/nodectl");
-    let open = files::read_text_optional(&base.join("open"))?.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
-    let mut closed: Vec<String> = files::list(&base.join("journal"))?
+    let open = Folders::at(host).open_run()?;
+    let mut closed: Vec<String> = files::list(&host.path("/var/lib/nodectl/journal"))?
         .iter()
         .filter_map(|name| name.strip_suffix(".jsonl"))
         .filter(|run| open.as_deref() != Some(run))

@@ -154,7 +154,9 @@ fn modules(image: &RemovedImage) -> Result<()> {
 fn put_aside(host: &Host, paths: &[String], aside: &Aside) -> Result<()> {
     for file in paths {
         let path = host.path(file);
-        mount::unmount_below(&path)?;
+        if path.is_dir() {
+            mount::unmount_below(&path)?;
+        }
         match aside.path(file) {
             Some(target) => backup::move_aside(&path, &target)?,
             None if path.is_dir() && !path.is_symlink() => drop(files::remove_directory(&path)?),

@@ -85,7 +85,7 @@ pub fn unnamed_flannel_rules(save: &str, networks: &[IpNet]) -> HashSet<(String,
             .filter_map(|spec| Some((spec, Shape::parse(spec)?.flannels()?)))
             .collect();
         for network in networks {
-            let has = |what: What| rules.iter().any(|(_, rule)| rule.network == Some(*network) && rule.what == what);
+            let has = |what: What| rules.iter().any(|(_, rule)| rule.network == *network && rule.what == what);
             let whole = match table {
                 "nat" => {
                     has(What::Outward) && has(What::Inward) && has(What::Within)
@@ -94,12 +94,7 @@ pub fn unnamed_flannel_rules(save: &str, networks: &[IpNet]) -> HashSet<(String,
                 }
                 _ => has(What::From) && has(What::To),
             };
-            let of_it = |rule: &FlannelRule| match rule.network {
-                Some(net) => net == *network,
-                // The rule for this node's part names only that.
-                None => rule.subnet.is_some_and(|subnet| network.contains(&subnet)),
-            };
-            let chosen = rules.iter().filter(|(_, rule)| whole && of_it(rule));
+            let chosen = rules.iter().filter(|(_, rule)| whole && rule.network == *network);
             found.extend(chosen.map(|(spec, _)| (table.to_owned(), chain.to_owned(), (*spec).to_owned())));
         }
     }
@@ -112,7 +107,7 @@ pub fn flannel_networks(save: &str) -> Vec<IpNet> {
     let own = lines.filter(|(chain, spec)| is_flannel_chain(chain) || comment(spec).is_some_and(is_flannel_comment));
     own.filter_map(|(_, spec)| {
         let rule = Shape::parse(spec)?.flannels()?;
-        rule.network.filter(|_| rule.what == What::Outward || rule.what == What::From)
+        (rule.what == What::Outward || rule.what == What::From).then_some(rule.network)
     })
     .collect()
 }
@@ -129,8 +124,7 @@ struct Shape {
 #[derive(Debug, PartialEq)]
 struct FlannelRule {
     what: What,
-    network: Option<IpNet>,
-    subnet: Option<IpNet>,
+    network: IpNet,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -179,14 +173,12 @@ impl Shape {
 
     fn flannels(&self) -> Option<FlannelRule> {
         let multicast = |net: &IpNet| ["224.0.0.0/4", "ff00::/8"].contains(&net.to_string().as_str());
-        let rule = |what, network| Some(FlannelRule { what, network: Some(network), subnet: None });
+        let rule = |what, network| Some(FlannelRule { what, network });
         match (self.src, self.dst, self.target.as_str()) {
             (Some((false, src)), Some((true, dst)), "MASQUERADE") if multicast(&dst) => rule(What::Outward, src),
             (Some((true, src)), Some((false, dst)), "MASQUERADE") if src == dst => rule(What::Inward, dst),
             (Some((false, src)), Some((false, dst)), "RETURN") if src == dst => rule(What::Within, src),
-            (Some((true, net)), Some((false, subnet)), "RETURN") if net.contains(&subnet) => {
-                Some(FlannelRule { what: What::Local, network: Some(net), subnet: Some(subnet) })
-            }
+            (Some((true, net)), Some((false, subnet)), "RETURN") if net.contains(&subnet) => rule(What::Local, net),
             (Some((false, src)), None, "ACCEPT") => rule(What::From, src),
             (None, Some((false, dst)), "ACCEPT") => rule(What::To, dst),
             _ => None,

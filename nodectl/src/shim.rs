@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use cni_shim::record::{Phase, Record};
+use cni_shim::record::{Phase, Pod, Record};
 use cni_shim::state::{Mode, State};
 use serde::{Deserialize, Serialize};
 
 use crate::cni::Cni;
-use crate::step::words::count;
+use crate::step::words::{count, some};
 
 /// The shim on this node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -123,7 +123,7 @@ impl Attachment {
         Attachment {
             container: record.container_id.clone(),
             interface: record.ifname.clone(),
-            pod: record.pod.as_ref().map(|p| format!("{}/{}", p.namespace, p.name)),
+            pod: record.pod.as_ref().map(Pod::full_name),
             cni: record.backend.into(),
             phase: record.phase,
             networks: record.del.iter().map(|list| list.network.clone()).collect(),
@@ -255,15 +255,6 @@ impl ShimView {
             ));
         }
         needs
-    }
-}
-
-/// The first few of many.
-fn some(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    match names.len().checked_sub(SHOWN) {
-        Some(more) if more > 0 => format!("{} and {more} more", names.get(..SHOWN).unwrap_or_default().join(", ")),
-        _ => names.join(", "),
     }
 }
 

@@ -372,9 +372,4 @@ impl Step {
     pub fn undone_last(&self) -> bool {
         matches!(self, Step::EnableBootUnits { .. })
     }
-
-    /// True for steps that only look, or wait for what other steps began.
-    pub fn changes_nothing(&self) -> bool {
-        matches!(self, Step::Baseline { .. } | Step::Probe { .. } | Step::AwaitPods { .. })
-    }
 }

@@ -97,12 +97,8 @@ pub fn not_retired(facts: &Facts, plan: &Plan) -> Vec<String> {
 
 /// What differs from the start of a run that was taken back; empty where the node is as it was. What lives by itself
 /// (pods, their devices and addresses) is not compared.
-pub fn put_back(facts: &Facts, prepared: &Prepared, plan: &Plan, owes: bool) -> Vec<String> {
+pub fn put_back(facts: &Facts, prepared: &Prepared, plan: &Plan) -> Vec<String> {
     let mut findings = findings(facts, prepared, plan.from, &Plan { steps: Vec::new(), ..plan.clone() });
-    if owes {
-        // Without the API server neither label nor agent can be back yet; that is what is owed.
-        findings.retain(|f| !f.contains("label") && !f.contains("does not run") && !f.contains("condition"));
-    }
     let target = plan.request.to;
     let left = ownership::leftovers(facts, target, &scope(facts, prepared, target));
     let own = plan.basis.get("conflists").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();

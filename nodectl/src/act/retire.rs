@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{Context, shim};
 use crate::fault;
 use crate::host::{backup, files};
+use crate::observe;
 use crate::plan::SHIM_STATE_DIR;
 use crate::step::Step;
 
@@ -61,7 +62,7 @@ fn one(
         let path = results.join(name);
         let bytes = files::read_optional(&path)?.unwrap_or_default();
         let mut cache: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        if !runs_the_shim(&cache) {
+        if !observe::is_the_shims(&cache) {
             continue;
         }
         keep(cx, &path)?;
@@ -80,11 +81,6 @@ fn one(
         found = true;
     }
     Ok(found)
-}
-
-fn runs_the_shim(cache: &Value) -> bool {
-    let list = cache["config"].as_str().and_then(|config| STANDARD.decode(config).ok()).unwrap_or_default();
-    cni_shim::conflist::List::parse(&list).is_ok_and(|list| list.runs(cni_shim::conflist::TYPE))
 }
 
 /// Copies a cached result to the run's backups. The first copy counts: a later one may be of what we wrote.

@@ -8,13 +8,10 @@ use crate::facts::{Facts, Process};
 use crate::ownership::known::{main_plugin, plugin};
 use crate::ownership::{Inventory, Known, attachments};
 use crate::plan::SHIM_CONFLIST;
-use crate::step::words::count;
+use crate::step::words::{count, some};
 
 /// Names of the refusals that `--force` waives.
 pub const NAMES: [&str; 5] = ["agent-runs", "pods-depend", "cni-active", "unobserved", "kube-proxy-missing"];
-
-/// How many names a sentence lists.
-const SHOWN: usize = 5;
 
 /// A reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,11 +108,8 @@ fn pods(facts: &Facts, cni: Cni) -> Option<Refusal> {
     }
     let named: Vec<String> = attached
         .iter()
-        .take(SHOWN)
         .map(|a| a.pod.as_ref().map_or_else(|| a.link.clone(), |pod| format!("{pod} ({})", a.link)))
         .collect();
-    let more = attached.len().saturating_sub(SHOWN);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let told = if facts.runtime.is_some() {
         ""
     } else {
@@ -123,7 +117,7 @@ fn pods(facts: &Facts, cni: Cni) -> Option<Refusal> {
     };
     refusal(
         "pods-depend",
-        format!("{} of {cni} would lose their network: {}{more}{told}", count(attached.len(), "pod"), named.join(", ")),
+        format!("{} of {cni} would lose their network: {}{told}", count(attached.len(), "pod"), some(&named)),
         format!(
             "move them to the other CNI (`nodectl migrate`), or drain the node first; `--force pods-depend` cuts them off from {cni}"
         ),
@@ -139,14 +133,19 @@ fn active(facts: &Facts, cni: Cni) -> Option<Refusal> {
     if by_shim {
         return refusal("cni-active", format!("this node's state says that new pods get {cni}"), fix);
     }
+    let (first, conf) = first_configuration(facts)?;
     // Where no kubelet runs, nobody makes pods.
-    let first = facts.files.conf_names.first().filter(|name| name.as_str() != SHIM_CONFLIST)?;
-    let is_its = facts.files.confs.get(first).and_then(main_plugin) == Some(plugin(cni));
-    if !kubelet_runs(facts) || !is_its {
+    if !kubelet_runs(facts) || main_plugin(conf) != Some(plugin(cni)) {
         return None;
     }
     let why = format!("new pods get {cni}: {first} is the first network configuration in {}", facts.files.conf_dir);
     refusal("cni-active", why, fix)
+}
+
+/// The configuration that a runtime takes, where it is a CNI's own, and what it says.
+pub fn first_configuration(facts: &Facts) -> Option<(&str, &serde_json::Value)> {
+    let name = facts.files.conf_names.first().filter(|name| name.as_str() != SHIM_CONFLIST)?;
+    Some((name, facts.files.confs.get(name)?))
 }
 
 fn names_plugin(facts: &Facts, cni: Cni) -> bool {

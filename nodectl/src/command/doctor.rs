@@ -8,17 +8,12 @@ use super::settings::Settings;
 use crate::cleanup::record;
 use crate::cli::DoctorArgs;
 use crate::cni::Cni;
-use crate::doctor::{self, Begun, Finding, Severity};
+use crate::doctor::{self, Begun, Finding, State};
 use crate::facts::Facts;
 use crate::failure::code;
 use crate::host::Host;
 use crate::observe;
 use crate::report::{self, OutputFormat};
-
-/// Nagios' exit codes.
-const WARNING: u8 = 1;
-const CRITICAL: u8 = 2;
-const UNKNOWN: u8 = 3;
 
 pub(super) fn run(host: &Host, args: &DoctorArgs, settings: &Settings) -> Result<u8> {
     let mut facts = observe::closely(host);
@@ -73,12 +68,12 @@ fn ask_peers(facts: &mut Facts, begun: &Begun) {
     }
 }
 
+/// Nagios' exit codes.
 fn nagios_code(findings: &[Finding]) -> u8 {
-    let worst = findings.iter().filter(|f| f.id != "unobserved").map(|f| f.severity).max();
-    match worst {
-        Some(Severity::Critical) => CRITICAL,
-        Some(Severity::Warning) => WARNING,
-        Some(Severity::Notice) | None if findings.iter().any(|f| f.id == "unobserved") => UNKNOWN,
-        Some(Severity::Notice) | None => code::DONE,
+    match State::of(findings) {
+        State::Ok => code::DONE,
+        State::Warning => 1,
+        State::Critical => 2,
+        State::Unknown => 3,
     }
 }

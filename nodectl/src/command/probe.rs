@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::host::answerer::Answerer;
 use crate::host::line::Kind;
 use crate::observe;
+use crate::ownership::attachments;
 use crate::probe::target::{self, Target};
 use crate::probe::{Expect, Flow, Session, surprise};
 use crate::report;
@@ -95,7 +96,7 @@ fn sources(host: &Host, facts: &Facts, names: &[String]) -> Result<Vec<(String, 
             "host" => sources.push(this.clone()),
             "all" => {
                 sources.push(this.clone());
-                for pod in pods(facts) {
+                for pod in attachments::live(facts) {
                     sources.push((pod.full_name(), Some(netns_of(host, pod)?)));
                 }
             }
@@ -136,15 +137,10 @@ fn resolve(
     })
 }
 
-/// Pods of this node that have a network namespace of their own.
-fn pods(facts: &Facts) -> impl Iterator<Item = &Sandbox> {
-    facts.runtime.iter().flat_map(|r| &r.sandboxes).filter(|s| s.ready && !s.host_network)
-}
-
 fn pod<'a>(facts: &'a Facts, name: &str) -> Result<&'a Sandbox> {
-    let found = pods(facts).find(|s| s.full_name() == name);
+    let found = attachments::live(facts).find(|s| s.full_name() == name);
     found.ok_or_else(|| {
-        let known: Vec<String> = pods(facts).map(Sandbox::full_name).collect();
+        let known: Vec<String> = attachments::live(facts).map(Sandbox::full_name).collect();
         let known = if known.is_empty() { "none".into() } else { known.join(", ") };
         refused(format!("no pod {name} with a network of its own runs here. To fix it: name one of these: {known}"))
             .into()

@@ -30,6 +30,32 @@ impl Severity {
     }
 }
 
+/// The state of the whole node, as monitoring takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// At most notices.
+    Ok,
+    /// A warning.
+    Warning,
+    /// Something critical.
+    Critical,
+    /// Nothing worse was found, and not all could be looked at.
+    Unknown,
+}
+
+impl State {
+    /// Of a node with these findings. Pure.
+    pub fn of(findings: &[Finding]) -> State {
+        let unseen = |f: &&Finding| f.id == "unobserved";
+        match findings.iter().filter(|f| !unseen(f)).map(|f| f.severity).max() {
+            Some(Severity::Critical) => State::Critical,
+            Some(Severity::Warning) => State::Warning,
+            Some(Severity::Notice) | None if findings.iter().any(|f| unseen(&f)) => State::Unknown,
+            Some(Severity::Notice) | None => State::Ok,
+        }
+    }
+}
+
 /// A finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {

@@ -6,7 +6,6 @@ use crate::cleanup::refusals;
 use crate::cni::Cni;
 use crate::facts::{Facts, Traces};
 use crate::ownership::{self, Inventory, Known, attachments};
-use crate::plan::SHIM_CONFLIST;
 
 /// What cleanups that were killed before their end had known, by CNI.
 pub type Begun = BTreeMap<Cni, Known>;
@@ -93,13 +92,8 @@ impl<'f> Node<'f> {
 
     /// The first configuration that is a CNI's own, and what it says.
     pub fn first_configuration(&self) -> Option<(&'f str, &'f serde_json::Value)> {
-        first_configuration(self.facts)
+        refusals::first_configuration(self.facts)
     }
-}
-
-fn first_configuration(facts: &Facts) -> Option<(&str, &serde_json::Value)> {
-    let name = facts.files.conf_names.first().filter(|name| name.as_str() != SHIM_CONFLIST)?;
-    Some((name, facts.files.confs.get(name)?))
 }
 
 /// Whether the CNI serves this node: its agent runs, the node's state names it, living pods hang on it, or new pods get it and
@@ -108,7 +102,7 @@ fn in_use(facts: &Facts, cni: Cni) -> bool {
     let runs = |cni| refusals::agents(facts, cni).next().is_some();
     let by_state = facts.shim.mode.as_deref().is_some_and(|mode| mode == cni.name() || mode == "hold");
     let by_pods = facts.runtime.is_some() && attachments::attached(facts, cni).iter().any(|a| a.pod.is_some());
-    let first = first_configuration(facts).and_then(|(_, conf)| ownership::known::main_plugin(conf));
+    let first = refusals::first_configuration(facts).and_then(|(_, conf)| ownership::known::main_plugin(conf));
     let by_default =
         refusals::kubelet_runs(facts) && first == Some(ownership::known::plugin(cni)) && !runs(cni.other());
     runs(cni) || by_state || by_pods || by_default

@@ -120,12 +120,4 @@ impl Log {
             _ => None,
         })
     }
-
-    /// Boot id of the last process that worked on the run.
-    pub fn last_boot(&self) -> Option<&str> {
-        self.records.iter().rev().find_map(|r| match r {
-            Record::Attach { boot_id, .. } | Record::Open { boot_id, .. } => Some(boot_id.as_str()),
-            _ => None,
-        })
-    }
 }

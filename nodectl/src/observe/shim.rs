@@ -96,6 +96,12 @@ fn native(host: &Host, backends: &Backends, cni: Cni) -> Option<Native> {
     })
 }
 
+/// Whether a result that libcni cached was made by a configuration that runs the shim.
+pub fn is_the_shims(cache: &Value) -> bool {
+    let list = cache["config"].as_str().and_then(|config| STANDARD.decode(config).ok()).unwrap_or_default();
+    List::parse(&list).is_ok_and(|list| list.runs(TYPE))
+}
+
 /// Sandboxes whose cached network configuration names the shim.
 fn cached_through_the_shim(paths: &cni_shim::Paths) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
@@ -103,8 +109,7 @@ fn cached_through_the_shim(paths: &cni_shim::Paths) -> BTreeSet<String> {
         for name in files::list(&folder).unwrap_or_default() {
             let text = files::read_optional(&folder.join(name)).ok().flatten().unwrap_or_default();
             let cache: Value = serde_json::from_slice(&text).unwrap_or_default();
-            let list = cache["config"].as_str().and_then(|config| STANDARD.decode(config).ok()).unwrap_or_default();
-            if List::parse(&list).is_ok_and(|list| list.runs(TYPE)) {
+            if is_the_shims(&cache) {
                 found.extend(cache["containerId"].as_str().map(str::to_owned));
             }
         }
@@ -112,15 +117,11 @@ fn cached_through_the_shim(paths: &cni_shim::Paths) -> BTreeSet<String> {
     found
 }
 
-fn full_name(pod: &Pod) -> String {
-    format!("{}/{}", pod.namespace, pod.name)
-}
-
 fn pending_del(pending: &Pending) -> PendingDel {
     PendingDel {
         container: pending.container_id.clone(),
         interface: pending.ifname.clone(),
-        pod: pending.record.as_ref().and_then(|record| record.pod.as_ref()).map(full_name),
+        pod: pending.record.as_ref().and_then(|record| record.pod.as_ref()).map(Pod::full_name),
         attempts: pending.attempts,
         error: pending.error.to_string(),
         since_ms: pending.since_ms,
@@ -130,7 +131,7 @@ fn pending_del(pending: &Pending) -> PendingDel {
 
 fn waiting_add(hold: cni_shim::holds::Hold) -> WaitingAdd {
     WaitingAdd {
-        pod: hold.pod.as_ref().map(full_name),
+        pod: hold.pod.as_ref().map(Pod::full_name),
         container: hold.container_id,
         interface: hold.ifname,
         since_ms: hold.since_ms,

@@ -76,7 +76,7 @@ pub fn is_device(facts: &Facts, link: &Link, cni: Cni) -> bool {
 fn owner(facts: &Facts, link: &Link) -> Option<String> {
     let noted = |s: &Sandbox| notes(facts).any(|n| n.container == s.id && n.links.contains(&link.name));
     let named = |s: &Sandbox| link.name == calico_name("cali", &s.namespace, &s.name);
-    live(facts).find(|s| noted(s) || named(s)).map(|s| format!("{}/{}", s.namespace, s.name))
+    live(facts).find(|s| noted(s) || named(s)).map(Sandbox::full_name)
 }
 
 /// Enough is known of the device to say that its pod is gone.

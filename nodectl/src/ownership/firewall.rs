@@ -62,6 +62,9 @@ fn is_chain_of(name: &str, cni: Cni) -> bool {
 /// Chains that plugins made for this network's containers: as a rule's comment says, or as the container's name hashes.
 fn container_chains(facts: &Facts, saved: &Saved, known: &Known) -> HashSet<String> {
     let mut chains: HashSet<String> = HashSet::new();
+    if known.names.is_empty() {
+        return chains;
+    }
     for line in saved.text.lines().filter(|line| line.starts_with("-A ")) {
         let Some((network, container)) = plugins::named(line) else { continue };
         if !plugins::is_owned(known, &network, &container) {

@@ -24,6 +24,10 @@ pub fn is_container_chain(name: &str) -> bool {
 
 /// The network and the container that a rule's comment names: `dnat name: "cbr0" id: "..."`, as iptables-save escapes it.
 pub fn named(spec: &str) -> Option<(String, String)> {
+    // A node has tens of thousands of rules, and hardly one names a network.
+    if !spec.contains("name: ") {
+        return None;
+    }
     let plain = spec.replace("\\\"", "\"");
     let (_, rest) = plain.split_once("name: \"")?;
     let (network, rest) = rest.split_once('"')?;

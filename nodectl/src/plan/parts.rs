@@ -8,6 +8,7 @@ use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
 
 use crate::cni::Cni;
 use crate::facts::{ClusterView, Facts, Network, Pod, Sandbox};
+use crate::ownership::attachments;
 use crate::prepared::Prepared;
 use crate::request::Request;
 use crate::step::{Agent, CleanScope, Step, Targets};
@@ -184,8 +185,7 @@ pub fn staying(cluster: &ClusterView) -> Vec<String> {
 
 /// Those of them that have their network now. One that is broken already proves nothing about the switch.
 fn connected(facts: &Facts, cluster: &ClusterView) -> Vec<String> {
-    let sandboxes = facts.runtime.iter().flat_map(|r| &r.sandboxes).filter(|s| s.ready && !s.host_network);
-    let ready: Vec<String> = sandboxes.map(Sandbox::full_name).collect();
+    let ready: Vec<String> = attachments::live(facts).map(Sandbox::full_name).collect();
     staying(cluster).into_iter().filter(|pod| ready.contains(pod)).collect()
 }
 

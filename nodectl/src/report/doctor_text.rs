@@ -1,7 +1,7 @@
 //! What `doctor` found: for people, for Nagios, for Prometheus.
 
 use super::{bold, wrap};
-use crate::doctor::{CHECKS, Finding, Severity};
+use crate::doctor::{CHECKS, Finding, Severity, State};
 use crate::step::words::count;
 
 /// How many objects of a finding are listed; all are in the JSON document.
@@ -44,12 +44,11 @@ pub fn doctor_text(findings: &[Finding], silent: &[&str]) -> String {
 pub fn doctor_nagios(findings: &[Finding]) -> String {
     let of = |severity: Severity| findings.iter().filter(|f| f.severity == severity).count();
     let (critical, warning, notice) = (of(Severity::Critical), of(Severity::Warning), of(Severity::Notice));
-    let unobserved = findings.iter().any(|f| f.id == "unobserved");
-    let state = match (critical, warning) {
-        (1.., _) => "CRITICAL",
-        (0, 1) if unobserved => "UNKNOWN",
-        (0, 1..) => "WARNING",
-        (0, 0) => "OK",
+    let state = match State::of(findings) {
+        State::Ok => "OK",
+        State::Warning => "WARNING",
+        State::Critical => "CRITICAL",
+        State::Unknown => "UNKNOWN",
     };
     let names: Vec<&str> = findings.iter().map(|f| f.id.as_str()).collect();
     let said = if names.is_empty() { "no findings".into() } else { names.join(", ") };

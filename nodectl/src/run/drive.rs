@@ -222,7 +222,7 @@ impl<'a> Run<'a> {
         act::clean_again(&mut self.cx)?;
         let findings = self.settled(|facts, plan| match plan.is_retirement() {
             true => verify::not_retired(facts, plan),
-            false => verify::put_back(facts, &plan.prepared, plan, false),
+            false => verify::put_back(facts, &plan.prepared, plan),
         });
         if !findings.is_empty() {
             return Err(Failure::NeedsHands(format!(

@@ -117,3 +117,12 @@ impl Step {
 pub(crate) fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
+
+/// The first few of many names.
+pub(crate) fn some(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    match names.len().checked_sub(SHOWN) {
+        Some(more) if more > 0 => format!("{} and {more} more", names.get(..SHOWN).unwrap_or_default().join(", ")),
+        _ => names.join(", "),
+    }
+}
