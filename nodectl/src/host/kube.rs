@@ -18,6 +18,7 @@ use crate::fault;
 use crate::host::Host;
 
 mod config;
+mod connect;
 mod evict;
 mod exec;
 mod http;

@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nodectl::host::kube::Kube;
 use serde_json::json;
@@ -37,22 +37,25 @@ fn addresses_as_kubeconfigs_have_them() {
     assert_eq!(asked(&sixth, &authority, &format!("https://[::1]:{}", sixth.address.port())), "/api");
 }
 
-/// A proxy that connects to whatever it is asked for; how often it was.
-fn proxy() -> (String, Arc<AtomicUsize>) {
+/// What a proxy was asked to connect to.
+type Targets = Arc<Mutex<Vec<String>>>;
+
+/// A proxy that connects to whatever it is asked for.
+fn proxy() -> (String, Targets) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let count = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&count);
+    let targets = Targets::default();
+    let seen = Arc::clone(&targets);
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let seen = Arc::clone(&seen);
             std::thread::spawn(move || connect(client, &seen));
         }
     });
-    (url, count)
+    (url, targets)
 }
 
-fn connect(client: TcpStream, seen: &AtomicUsize) -> Option<()> {
+fn connect(client: TcpStream, seen: &Targets) -> Option<()> {
     let mut reader = BufReader::new(client.try_clone().ok()?);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
@@ -61,7 +64,7 @@ fn connect(client: TcpStream, seen: &AtomicUsize) -> Option<()> {
         line.clear();
         reader.read_line(&mut line).ok()?;
     }
-    seen.fetch_add(1, Ordering::Relaxed);
+    seen.lock().unwrap().push(target.clone());
     let server = TcpStream::connect(target).ok()?;
     let mut to_client = client;
     to_client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").ok()?;
@@ -76,12 +79,40 @@ fn a_proxy_that_the_kubeconfig_names_is_gone_through() {
     let authority = Authority::new("ca");
     let server = Server::start(&authority, SERVER, |_, _| ok(json!({})));
     let node = authority.issue("system:node:n1", &[]);
-    let (url, count) = proxy();
+    let (url, targets) = proxy();
     let mut entry = cluster(&server, &authority);
     entry["proxy-url"] = url.into();
     let path = kubeconfig(directory.path(), entry, certificate(&node, &node.key));
     Kube::from_file(&path, None).unwrap().get("/api").unwrap();
-    assert_eq!((server.seen()[0].client.as_deref(), count.load(Ordering::Relaxed)), (Some("system:node:n1"), 1));
+    assert_eq!(server.seen()[0].client.as_deref(), Some("system:node:n1"));
+    assert_eq!(*targets.lock().unwrap(), [server.address.to_string()]);
+}
+
+#[test]
+fn a_proxy_is_asked_for_the_address_and_the_server_verified_by_its_other_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new("ca");
+    let server = Server::start(&authority, "api.cluster.example", |_, _| ok(json!({})));
+    let address = server.address.to_string();
+    let (url, targets) = proxy();
+    let mut entry = cluster(&server, &authority);
+    entry["proxy-url"] = url.into();
+    let ask = |entry: &serde_json::Value| {
+        let path = kubeconfig(directory.path(), entry.clone(), json!({"token": "t"}));
+        Kube::from_file(&path, None).unwrap().patience(Duration::from_secs(2)).get("/api")
+    };
+    let error = ask(&entry).unwrap_err();
+    assert!(error.message.contains("no secure connection"), "{error}");
+    entry["tls-server-name"] = "api.cluster.example".into();
+    ask(&entry).unwrap();
+    assert!(targets.lock().unwrap().iter().all(|target| *target == address));
+    assert_eq!(server.seen()[0].header("host"), Some(address.as_str()));
+    // A proxy with a certificate is verified by its own name.
+    let secure = Server::start(&authority, SERVER, |_, _| (502, Vec::new(), String::new()));
+    entry["proxy-url"] = secure.url().into();
+    let error = ask(&entry).unwrap_err();
+    assert!(error.message.contains("proxy server responded 502"), "{error}");
+    assert_eq!((secure.seen()[0].method.as_str(), &secure.seen()[0].target), ("CONNECT", &address));
 }
 
 #[test]

@@ -2,17 +2,15 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use ureq::unversioned::resolver::{ArrayVec, DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Proxy};
 
 use super::config::{Settings, Stamp, Unsettled};
+use super::connect;
 use super::exec::Credential;
 use super::status::{Kind, KubeError};
 use super::tls;
@@ -57,7 +55,6 @@ pub(super) struct Call {
 /// A connection pool with one state of the credentials.
 pub(super) struct Session {
     agent: Agent,
-    base: String,
     server: String,
     headers: Vec<(String, String)>,
     files: Vec<Stamp>,
@@ -74,7 +71,6 @@ impl Session {
         let tls = tls::build(settings, certificate)?;
         let proxy = settings.proxy.as_deref().map(Proxy::new).transpose();
         let proxy = proxy.context("the kubeconfig's proxy-url cannot be used")?;
-        let (base, resolver) = address(settings)?;
         let config = Agent::config_builder()
             .tls_config(tls)
             // Not from the environment: NO_PROXY as ureq reads it knows no CIDRs, and a node reaches its own API server.
@@ -92,8 +88,7 @@ impl Session {
             headers.push(("Authorization".to_owned(), value));
         }
         Ok(Session {
-            agent: Agent::with_parts(config, DefaultConnector::default(), resolver),
-            base,
+            agent: Agent::with_parts(config, connect::chain(settings)?, connect::Names::default()),
             server: settings.server.clone(),
             headers,
             files: settings.files.clone(),
@@ -162,7 +157,7 @@ impl Session {
     }
 
     fn transmit(&self, call: &Call, limit: Duration) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
-        let url = format!("{}{}", self.base, call.target);
+        let url = format!("{}{}", self.server, call.target);
         let body = call.body.as_deref().unwrap_or_default();
         let bodiless = match call.method {
             Method::Get => self.agent.get(url),
@@ -296,55 +291,6 @@ fn user_agent() -> String {
         other => other,
     };
     format!("nodectl/{} (linux/{arch})", env!("CARGO_PKG_VERSION"))
-}
-
-/// The URL to use, and how its host is found. With tls-server-name the URL names that host, since ureq verifies the
-/// certificate by the URL, and the resolver leads it to the real address.
-fn address(settings: &Settings) -> Result<(String, Redirect)> {
-    let Some(name) = &settings.server_name else {
-        return Ok((settings.server.clone(), Redirect { to: None }));
-    };
-    anyhow::ensure!(
-        settings.proxy.is_none(),
-        "the kubeconfig has both tls-server-name and proxy-url, which is not supported together"
-    );
-    let (scheme, rest) = settings.server.split_once("://").unwrap_or(("https", &settings.server));
-    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let to = if has_port { authority.to_owned() } else { format!("{authority}:443") };
-    let port = to.rsplit_once(':').map_or("443", |(_, port)| port);
-    Ok((format!("{scheme}://{name}:{port}{path}"), Redirect { to: Some(to) }))
-}
-
-/// Resolves every name to one address, if there is one.
-#[derive(Debug)]
-struct Redirect {
-    to: Option<String>,
-}
-
-impl Resolver for Redirect {
-    fn resolve(
-        &self,
-        uri: &ureq::http::Uri,
-        config: &ureq::config::Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let known = self.to.clone().or_else(|| uri.authority().map(ToString::to_string));
-        if let Some(address) = known.and_then(|k| k.parse::<SocketAddr>().ok()) {
-            // No thread for what needs no looking up.
-            let mut found = ArrayVec::from_fn(|_| address);
-            found.push(address);
-            return Ok(found);
-        }
-        match &self.to {
-            Some(to) => {
-                let uri = ureq::http::Uri::builder().scheme("https").authority(to.as_str());
-                let uri = uri.path_and_query("/").build()?;
-                DefaultResolver::default().resolve(&uri, config, timeout)
-            }
-            None => DefaultResolver::default().resolve(uri, config, timeout),
-        }
-    }
 }
 
 /// Makes something from files that may just be rotating: kubelet takes `kubelet-client-current.pem` away for an instant when
