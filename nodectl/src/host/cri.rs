@@ -22,6 +22,10 @@ use crate::cri_proto::runtime_service_client::RuntimeServiceClient;
 use crate::facts::{Runtime, Sandbox};
 use crate::fault;
 
+pub use self::cni_status::CniStatus;
+
+mod cni_status;
+
 /// Where runtimes listen, by distribution.
 const SOCKETS: [&str; 4] = [
     "/run/containerd/containerd.sock",
@@ -43,23 +47,6 @@ pub struct Cri {
     channel: Channel,
     socket: PathBuf,
     limit: Duration,
-}
-
-/// What the runtime says of its network configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CniStatus {
-    /// NetworkReady.
-    pub ready: bool,
-    /// Name of the loaded network; `None` where the runtime does not tell.
-    pub network: Option<String>,
-    /// Types of its plugins; empty where the runtime does not tell.
-    pub plugins: Vec<String>,
-    /// Directory that it reads configurations from; `None` where the runtime does not tell.
-    pub conf_dir: Option<String>,
-    /// Directories that it looks for plugins in; empty where the runtime does not tell.
-    pub bin_dirs: Vec<String>,
-    /// containerd's max_conf_num; `None` where the runtime does not tell.
-    pub max_conf_num: Option<u64>,
 }
 
 /// A container of a sandbox.
@@ -168,7 +155,7 @@ impl Cri {
         let conditions = answer.status.map(|s| s.conditions).unwrap_or_default();
         let ready = conditions.iter().any(|c| c.r#type == "NetworkReady" && c.status);
         let config: Value = answer.info.get("cniconfig").and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
-        Ok(CniStatus { ready, ..loaded(&config) })
+        Ok(CniStatus { ready, ..CniStatus::loaded(&config) })
     }
 
     /// Every pod sandbox. All are asked for their details at once: one after the other, the answers of a full node add up.
@@ -326,29 +313,6 @@ fn image_client(channel: Channel) -> ImageServiceClient<Channel> {
     ImageServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT)
 }
 
-/// containerd's `cniconfig`: its loopback network comes first and is its own.
-fn loaded(config: &Value) -> CniStatus {
-    let strings = |value: &Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
-    };
-    let told = CniStatus {
-        conf_dir: config["PluginConfDir"].as_str().filter(|d| !d.is_empty()).map(str::to_owned),
-        bin_dirs: strings(&config["PluginDirs"]),
-        max_conf_num: config["PluginMaxConfNum"].as_u64(),
-        ..CniStatus::default()
-    };
-    let networks = config["Networks"].as_array().cloned().unwrap_or_default();
-    let Some(network) = networks.iter().map(|n| &n["Config"]).find(|c| c["Name"] != "cni-loopback") else {
-        return told;
-    };
-    let plugins = network["Plugins"].as_array().cloned().unwrap_or_default();
-    CniStatus {
-        network: network["Name"].as_str().map(str::to_owned),
-        plugins: plugins.iter().filter_map(|p| p["Network"]["type"].as_str().map(str::to_owned)).collect(),
-        ..told
-    }
-}
-
 /// What kubelet was told: on its command line, or since 1.27 in its configuration file.
 fn endpoint_of_kubelet(host: &Host) -> Result<Option<String>> {
     let Some(kubelet) = process::scan()?.into_iter().find(|p| p.name == "kubelet") else { return Ok(None) };
@@ -383,25 +347,4 @@ fn netns(info: &Value) -> Option<String> {
     let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array()?;
     let network = namespaces.iter().find(|n| n["type"] == "network")?;
     network["path"].as_str().filter(|p| !p.is_empty()).map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_loaded_network_is_found_behind_the_loopback() {
-        let config = serde_json::json!({"PluginConfDir": "/etc/cni/net.d", "PluginDirs": ["/opt/cni/bin"], "PluginMaxConfNum": 1, "Networks": [
-            {"Config": {"Name": "cni-loopback", "Plugins": [{"Network": {"type": "loopback"}}]}},
-            {"Config": {"Name": "cbr0", "Plugins": [{"Network": {"type": "flannel"}}, {"Network": {"type": "portmap"}}]}},
-        ]});
-        let status = loaded(&config);
-        assert_eq!(status.network.as_deref(), Some("cbr0"));
-        assert_eq!(status.plugins, ["flannel", "portmap"]);
-        assert_eq!(
-            (status.conf_dir.as_deref(), status.bin_dirs),
-            (Some("/etc/cni/net.d"), vec!["/opt/cni/bin".to_owned()])
-        );
-        assert_eq!(loaded(&Value::Null), CniStatus::default());
-    }
 }
