@@ -16,8 +16,8 @@ const PAUSE: Duration = Duration::from_secs(3);
 
 /// Waits until this node may begin, or the deadline has come. A server that does not answer is asked again.
 pub(super) fn wait(host: &Host, request: &Request, deadline: Option<SystemTime>) -> Result<()> {
-    let mut said = false;
-    while request.to == Cni::Calico && !is_allowed(host) {
+    let (mut kube, mut said) = (None, false);
+    while request.to == Cni::Calico && !is_allowed(host, &mut kube) {
         if deadline.is_some_and(|end| SystemTime::now() >= end) {
             return Err(Failure::Refused(
                 "this node was not allowed to begin before the deadline; nothing was changed".into(),
@@ -32,9 +32,13 @@ pub(super) fn wait(host: &Host, request: &Request, deadline: Option<SystemTime>)
     Ok(())
 }
 
-fn is_allowed(host: &Host) -> bool {
-    let node = || -> Result<serde_json::Value> {
-        let kube = Kube::for_node(host)?;
+/// `known` is the client, once there is one: it follows credentials that rotate.
+fn is_allowed(host: &Host, known: &mut Option<Kube>) -> bool {
+    let mut node = || -> Result<serde_json::Value> {
+        let kube = match known {
+            Some(kube) => kube,
+            None => known.insert(Kube::for_node(host)?),
+        };
         Ok(kube.get(&format!("/api/v1/nodes/{}", kube.node_name()?))?)
     };
     match node() {
