@@ -224,14 +224,7 @@ impl Kube {
     }
 
     fn read(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, KubeError> {
-        self.send(&Call {
-            method: Method::Get,
-            target: target(path, query),
-            content_type: "",
-            body: None,
-            idempotent: true,
-            any_version: false,
-        })
+        self.send(&Call::read(target(path, query)))
     }
 
     fn write(

@@ -52,6 +52,13 @@ pub(super) struct Call {
     pub any_version: bool,
 }
 
+impl Call {
+    /// Reads what is at `target`.
+    pub fn read(target: String) -> Call {
+        Call { method: Method::Get, target, content_type: "", body: None, idempotent: true, any_version: false }
+    }
+}
+
 /// A connection pool with one state of the credentials.
 pub(super) struct Session {
     agent: Agent,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::http::{self, Call, Method};
+use super::http::{self, Call};
 use super::status::{Kind, KubeError};
 use super::{Kube, target};
 
@@ -92,7 +92,7 @@ impl Kube {
     fn overcome(&self, error: KubeError, path: &str, failures: u32, left: Duration) -> Result<(), KubeError> {
         // One that breaks off half way through an event has done no harm.
         let broken = matches!(error.kind, Kind::Broken).then(|| http::backoff(failures));
-        match broken.or_else(|| http::pause(&error, &reading(path.to_owned()), failures)) {
+        match broken.or_else(|| http::pause(&error, &Call::read(path.to_owned()), failures)) {
             Some(pause) if pause < left => {
                 std::thread::sleep(pause);
                 Ok(())
@@ -118,7 +118,7 @@ impl Kube {
             ("resourceVersion", from.as_str()),
             ("timeoutSeconds", seconds.as_str()),
         ]);
-        let call = reading(target(path, &query));
+        let call = Call::read(target(path, &query));
         let mut end = End::Over;
         let followed = self.fresh_session()?.follow(&call, length + MARGIN, |line| {
             end = event(line, version, handle);
@@ -130,10 +130,6 @@ impl Kube {
             Err(error) => Err(error),
         }
     }
-}
-
-fn reading(target: String) -> Call {
-    Call { method: Method::Get, target, content_type: "", body: None, idempotent: true, any_version: false }
 }
 
 /// One line of the stream.
