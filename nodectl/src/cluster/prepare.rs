@@ -26,14 +26,15 @@ use super::request::Request;
 /// Decides what `prepare` has to do.
 pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     let mut survey = Survey::new(facts, request);
+    let policies = policies::beginning(facts);
     if let Some(flannel) = survey.flannel.clone() {
         survey.checks.push(network::pool_check(&survey, &flannel));
         survey.checks.extend(nodes::checks(&survey, &flannel));
         survey.checks.extend(addresses::checks(&survey));
-        survey.checks.push(policies::check(facts, request.accept_policy_change));
+        survey.checks.push(policies::check(&policies, request.accept_policy_change));
         survey.checks.push(webhooks::check(facts));
     }
-    let mut decision = Decision { checks: survey.checks.clone(), notes: policies::notes(facts), ..Decision::default() };
+    let mut decision = Decision { checks: survey.checks.clone(), notes: policies::notes(&policies), ..Decision::default() };
     let (Some(flannel), Some(calico), false) = (&survey.flannel, &survey.calico, decision.is_refused()) else {
         decision.fleet = fleet::nodes(&survey, &decision.checks, &[]);
         return decision;

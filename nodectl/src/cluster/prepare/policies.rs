@@ -10,16 +10,15 @@ use crate::cluster::check::{Check, listed};
 use crate::cluster::facts::{CalicoPolicy, ClusterFacts, PolicedPod};
 use crate::cluster::object::{items, name, namespace, text, text_map, texts};
 
-/// Whether policies begin to be enforced, and whether that is accepted.
-pub fn check(facts: &ClusterFacts, accepted: bool) -> Check {
+/// Whether policies begin to be enforced ([`beginning`]), and whether that is accepted.
+pub fn check(found: &[String], accepted: bool) -> Check {
     const NAME: &str = "network-policies";
-    let found = beginning(facts);
     if found.is_empty() {
         return Check::passed(NAME, "there are no NetworkPolicies that Calico would begin to enforce");
     }
     let finding = format!(
         "flannel ignores network policies, Calico enforces them on every node from its switch on: {}",
-        listed(&found)
+        listed(found)
     );
     if accepted {
         return Check::warning(NAME, finding, "nothing, if each of them is meant: --accept-policy-change was given");
@@ -32,12 +31,12 @@ pub fn check(facts: &ClusterFacts, accepted: bool) -> Check {
 }
 
 /// Every one of them, as notes: a check names only the first few.
-pub fn notes(facts: &ClusterFacts) -> Vec<String> {
-    beginning(facts).into_iter().map(|policy| format!("begins to be enforced: {policy}")).collect()
+pub fn notes(found: &[String]) -> Vec<String> {
+    found.iter().map(|policy| format!("begins to be enforced: {policy}")).collect()
 }
 
 /// The policies that begin to be enforced, with the number of pods that each selects.
-fn beginning(facts: &ClusterFacts) -> Vec<String> {
+pub fn beginning(facts: &ClusterFacts) -> Vec<String> {
     let mut found: Vec<String> = facts.network_policies.iter().map(|p| described(p, &facts.policed_pods)).collect();
     found.extend(facts.calico_policies.iter().map(|p| described_calico(p, &facts.policed_pods)));
     found
