@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use serde_json::Value;
 
 use super::flannel;
-use super::object::{items, label, name, text, texts};
+use super::object::{is_ready, items, label, name, text, texts};
 use crate::cni::NODE_LABEL;
 
 /// What flannel wrote on a Node.
@@ -72,8 +72,7 @@ impl<'a> NodeView<'a> {
 
     /// Its kubelet says that it is well.
     pub fn is_ready(&self) -> bool {
-        let conditions = items(self.object, "/status/conditions");
-        conditions.iter().any(|c| text(c, "/type") == Some("Ready") && text(c, "/status") == Some("True"))
+        is_ready(self.object)
     }
 
     /// It has what Calico's side needs to know: a pod CIDR and flannel's end of the overlay.

@@ -189,6 +189,12 @@ pub fn is_going(object: &Value) -> bool {
     object.pointer("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null())
 }
 
+/// Its condition Ready is True (a Node, a Pod).
+pub fn is_ready(object: &Value) -> bool {
+    let mut conditions = items(object, "/status/conditions").iter();
+    conditions.any(|c| text(c, "/type") == Some("Ready") && text(c, "/status") == Some("True"))
+}
+
 /// The entries of an array, none where there is no array.
 pub fn items<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
     object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::daemon_set as ds;
 use super::facts::{AgentPod, CalicoPolicy, ClusterFacts, FlannelRest, PolicedPod, Webhook};
-use super::object::{CALICO_API, Kind, is_going, items, name, namespace, set, text, text_map, unset};
+use super::object::{CALICO_API, Kind, is_going, is_ready, items, name, namespace, set, text, text_map, unset};
 use super::record::{self, Record};
 use super::request::Request;
 use crate::host::kube::Kube;
@@ -94,14 +94,13 @@ fn pods(kube: &Kube, daemon_sets: &[Value]) -> Result<Vec<AgentPod>> {
 fn agent_pod(pod: &Value) -> Option<AgentPod> {
     let owners = items(pod, "/metadata/ownerReferences");
     let owner = owners.iter().find(|o| text(o, "/kind") == Some("DaemonSet"))?;
-    let conditions = items(pod, "/status/conditions");
     Some(AgentPod {
         name: name(pod).to_owned(),
         namespace: namespace(pod).to_owned(),
         daemon_set: text(owner, "/name")?.to_owned(),
         // A pod that is not bound to a node yet is on none.
         node: text(pod, "/spec/nodeName")?.to_owned(),
-        ready: conditions.iter().any(|c| text(c, "/type") == Some("Ready") && text(c, "/status") == Some("True")),
+        ready: is_ready(pod),
         terminating: is_going(pod),
         node_selector: text_map(pod, "/spec/nodeSelector"),
     })
@@ -245,10 +244,6 @@ fn nodes_behind(kube: &Kube, place: &str, service: &str) -> Result<Option<Vec<St
     let query = [("labelSelector", selector.join(","))];
     let query = query.each_ref().map(|(name, value)| (*name, value.as_str()));
     let pods = kube.list(&format!("/api/v1/namespaces/{place}/pods"), &query)?;
-    let is_ready = |pod: &Value| {
-        let conditions = items(pod, "/status/conditions");
-        conditions.iter().any(|c| text(c, "/type") == Some("Ready") && text(c, "/status") == Some("True"))
-    };
     let ready: Vec<&Value> = pods.iter().filter(|p| is_ready(p) && !is_going(p)).collect();
     if ready.iter().any(|p| p.pointer("/spec/hostNetwork") == Some(&Value::Bool(true))) {
         return Ok(None);
