@@ -39,4 +39,5 @@ pub mod run;
 pub mod shim;
 pub mod step;
 pub mod stop;
+pub mod variant;
 pub mod verify;

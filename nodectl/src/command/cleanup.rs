@@ -16,6 +16,7 @@ use crate::remove::Aside;
 use crate::report::{self, ProgressFormat};
 use crate::run::Lock;
 use crate::step::words::count;
+use crate::variant;
 
 pub(super) fn run(host: &Host, args: &CleanupArgs, verbose: bool, settings: &Settings) -> Result<u8> {
     let request = request(args)?;
@@ -88,8 +89,7 @@ fn document(decision: &Decision, cni: Cni, outcome: &str) -> Value {
     let inventory = &decision.inventory;
     let mut counts = serde_json::Map::new();
     for claim in &inventory.claims {
-        let group =
-            serde_json::to_value(claim.group).ok().and_then(|g| g.as_str().map(str::to_owned)).unwrap_or_default();
+        let group = variant::name(claim.group);
         let n = counts.get(&group).and_then(Value::as_u64).unwrap_or_default();
         counts.insert(group, json!(n + 1));
     }

@@ -12,6 +12,7 @@ use crate::host::cri::CniStatus;
 use crate::host::{Host, files};
 use crate::ownership;
 use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
+use crate::variant;
 
 /// Suffixes of the files that runtimes read as network configurations.
 const SUFFIXES: [&str; 3] = [".conf", ".conflist", ".json"];
@@ -168,7 +169,7 @@ pub fn shim(host: &Host, dirs: &CniDirectories) -> Result<Shim> {
     }
     let paths = cni_shim::Paths::under(host.root());
     let state = cni_shim::state::State::load(&paths)?;
-    let mode = state.and_then(|s| serde_json::to_value(s.mode).ok()).and_then(|m| m.as_str().map(str::to_owned));
+    let mode = state.map(|s| variant::name(s.mode));
     let (records, torn) = cni_shim::record::Record::list(&paths)?;
     let mut attachments: BTreeMap<Cni, Vec<String>> = BTreeMap::new();
     for record in records {

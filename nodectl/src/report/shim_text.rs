@@ -5,6 +5,7 @@ use crate::clock;
 use crate::reap::Reaped;
 use crate::shim::ShimView;
 use crate::step::words::count;
+use crate::variant;
 
 /// Where new pods go, what the shim remembers, what it still has to do, what still needs it.
 pub fn shim_text(view: &ShimView, now_ms: u64) -> String {
@@ -14,8 +15,7 @@ pub fn shim_text(view: &ShimView, now_ms: u64) -> String {
     row("shim", if view.installed { format!("in front, {}", view.conflist) } else { "not in front".into() });
     match &view.state {
         Some(state) => {
-            let mode = serde_json::to_value(state.mode).ok().and_then(|m| m.as_str().map(str::to_owned));
-            row("new pods", format!("{}, since {}", bold(&mode.unwrap_or_default()), ago(state.since_ms)));
+            row("new pods", format!("{}, since {}", bold(&variant::name(state.mode)), ago(state.since_ms)));
             if let Some(owner) = &state.owner {
                 let life = if owner.is_alive() { "runs" } else { "is gone, so the hold has ended" };
                 row("held by", format!("run {}, which {life}", owner.run));
@@ -26,7 +26,7 @@ pub fn shim_text(view: &ShimView, now_ms: u64) -> String {
     let by_cni: Vec<String> = view.by_cni().iter().map(|(cni, n)| format!("{n} by {cni}")).collect();
     row("attachments", if by_cni.is_empty() { "none".into() } else { by_cni.join(", ") });
     for a in &view.attachments {
-        let phase = serde_json::to_value(a.phase).ok().and_then(|p| p.as_str().map(str::to_owned)).unwrap_or_default();
+        let phase = variant::name(a.phase);
         let gone = if a.alive == Some(false) { ", unknown to the runtime" } else { "" };
         let sandbox: String = a.container.chars().take(13).collect();
         row("", format!("{} {} {sandbox} {}: {phase} {}{gone}", a.cni, a.name(), a.interface, ago(a.since_ms)));
