@@ -3,9 +3,9 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::figure::Figure;
@@ -63,24 +63,11 @@ fn fill(admin: &Client) -> Result<()> {
         &flannel::manifests(&flannel::Flannel { network: "10.0.0.0/8".into(), ..flannel::Flannel::default() }),
     )?;
     install(admin, &calico_crds::manifests())?;
-    served(admin)?;
     install(admin, &calico::manifests(&calico::Calico { network: "10.0.0.0/8".into(), ..calico::Calico::default() }))?;
     for index in 0..NODES {
         admin.create("/api/v1/nodes", &node(index))?;
         let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
         admin.patch(&format!("/api/v1/nodes/node{index}/status"), Patch::Strategic, &ready)?;
-    }
-    Ok(())
-}
-
-/// A real server serves new definitions a moment later.
-fn served(admin: &Client) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(30);
-    while let Err(error) = admin.list("/apis/crd.projectcalico.org/v1/ippools") {
-        if Instant::now() > end {
-            bail!("Calico's resources are not served: {error}");
-        }
-        std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }
