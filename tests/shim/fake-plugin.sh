@@ -25,11 +25,14 @@ flannel.ADD) echo '{"name":"cbr0","type":"bridge","cniVersion":"0.3.1"}' > "$scr
 flannel.DEL) [ -e "$scratch" ] || exit 0; rm -f "$scratch" ;;
 esac
 
+# The test's own file calls it.
+# shellcheck disable=SC2317
 fail() { # code message details
     printf '{"code":%s,"msg":"%s","details":"%s"}' "$1" "$2" "$3"
     exit 1
 }
 if [ -f "$world/do/$kind.$CNI_COMMAND" ]; then
+    # shellcheck source=/dev/null
     . "$world/do/$kind.$CNI_COMMAND"
 fi
 if [ "$CNI_COMMAND" = ADD ]; then
