@@ -18,6 +18,9 @@ pub const NODE_LABEL: &str = "nodectl.io/cni";
 /// Annotation on a Node that holds what `cluster prepare` wrote.
 pub const PREPARED_ANNOTATION: &str = "nodectl.io/prepared";
 
+/// Annotation on a Node that says where the node's last run stands ([`crate::run_note::RunNote`]).
+pub const RUN_ANNOTATION: &str = "nodectl.io/run";
+
 /// Annotation on a Node that says whether it may begin: [`PACE_WAIT`] or [`PACE_ALLOWED`]; without it, it may.
 pub const PACE_ANNOTATION: &str = "nodectl.io/pace";
 

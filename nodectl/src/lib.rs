@@ -36,6 +36,7 @@ pub mod report;
 pub mod request;
 pub mod rules;
 pub mod run;
+pub mod run_note;
 pub mod shim;
 pub mod step;
 pub mod stop;

@@ -110,14 +110,17 @@ impl Prepared {
 
     /// Parses the annotation. Errors name the version or the field that does not fit.
     pub fn parse(text: &str) -> Result<Prepared, String> {
-        let version = serde_json::from_str::<serde_json::Value>(text)
-            .map_err(|e| format!("it is not JSON: {e}"))?
-            .get("version")
-            .and_then(serde_json::Value::as_u64);
-        if version != Some(u64::from(PREPARED_VERSION)) {
-            let found = version.map_or_else(|| "no version".to_owned(), |v| format!("version {v}"));
-            return Err(format!("it has {found}, this nodectl reads version {PREPARED_VERSION}"));
-        }
-        serde_json::from_str(text).map_err(|e| format!("it does not parse: {e}"))
+        versioned(text, PREPARED_VERSION)
     }
+}
+
+/// Parses a document that names its version in `version`. Errors name the version or the field that does not fit.
+pub fn versioned<T: serde::de::DeserializeOwned>(text: &str, known: u32) -> Result<T, String> {
+    let document: serde_json::Value = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
+    let version = document.get("version").and_then(serde_json::Value::as_u64);
+    if version != Some(u64::from(known)) {
+        let found = version.map_or_else(|| "no version".to_owned(), |v| format!("version {v}"));
+        return Err(format!("it has {found}, this nodectl reads version {known}"));
+    }
+    serde_json::from_str(text).map_err(|e| format!("it does not parse: {e}"))
 }

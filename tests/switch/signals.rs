@@ -19,6 +19,13 @@ fn start() -> Result<Scenario> {
     Ok(scenario)
 }
 
+/// The Node tells the whole cluster where the run stands.
+fn said(scenario: &Scenario, state: &str) -> Result<()> {
+    let note = scenario.run_note(1)?;
+    ensure!(note["state"] == state, "the Node does not say {state}: {note}");
+    Ok(())
+}
+
 /// A run that gets a signal as a step begins: taken back, exit 4; a second signal on the way back changes nothing.
 fn stopped_at(scenario: &Scenario, signal: Signal, step: &str) -> Result<()> {
     scenario.spread_pods()?;
@@ -34,6 +41,7 @@ fn stopped_at(scenario: &Scenario, signal: Signal, step: &str) -> Result<()> {
     let name = if signal == Signal::SIGINT { "stopped by Ctrl-C" } else { "stopped by SIGTERM" };
     ensure!(done.stderr.contains(name), "it does not say what stopped it: {}", done.all());
     scenario.must_be_settled(1, Cni::Flannel).with_context(|| done.all())?;
+    said(scenario, "put-back")?;
     println!("{signal} at {step}: put back, {:.1} s", begun.elapsed().as_secs_f32());
     Ok(())
 }
@@ -48,10 +56,15 @@ fn open_at(scenario: &Scenario, signal: Signal, step: &str) -> Result<()> {
     let done = run.finish()?.expect(5)?;
     ensure!(done.stderr.contains("nodectl resume"), "it does not say how to go on: {}", done.all());
     scenario.nodectl(1, &["status"])?.expect(5)?;
+    said(scenario, "open")?;
+    // It still has to go one way or the other, and needs flannel's side of the cluster for it.
+    let aborted = scenario.cluster_command(&["abort"])?.expect(3)?;
+    ensure!(aborted.stdout.contains("refused  abort-runs"), "{}", aborted.all());
     let refused = scenario.nodectl(1, &["migrate", "--yes"])?.expect(3)?;
     ensure!(refused.stdout.contains("open-run"), "{}", refused.all());
     scenario.nodectl(1, &["resume", "--yes"])?.expect(0).with_context(|| done.all())?;
     scenario.must_be_settled(1, Cni::Calico)?;
+    said(scenario, "switched")?;
     scenario.nodectl(1, &["resume", "--yes"])?.expect(0)?;
     scenario.nodectl(1, &["revert", "--yes"])?.expect(0)?;
     scenario.must_be_settled(1, Cni::Flannel)?;

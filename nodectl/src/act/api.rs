@@ -1,13 +1,18 @@
 //! This node's own objects at the API server, with the kubelet's identity.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
 
-use crate::cni::NODE_LABEL;
+use crate::cni::{NODE_LABEL, RUN_ANNOTATION};
 use crate::facts::Pod;
 use crate::host::kube::{Kube, KubeError, Patch, Write};
+use crate::run_note::RunNote;
+
+/// How long the word about a run may take to be written.
+const NOTE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The API server as this node may use it.
 pub struct Api {
@@ -118,6 +123,21 @@ impl Api {
             self.kube.as_ref().filter(|_| !self.is_dead()).map(|kube| kube.post(path, &event, Write::REAL))
         {
             tracing::debug!("no Event could be written: {error:#}");
+        }
+    }
+
+    /// Says on the Node, as an annotation, where the run stands; `None` takes the annotation away. A word that cannot be written
+    /// stops nothing, whatever refuses it.
+    pub fn note(&self, note: Option<&RunNote>) {
+        let Some(kube) = self.kube.as_ref().filter(|_| !self.is_dead()) else { return };
+        let text = note.and_then(|note| serde_json::to_string(note).ok());
+        let patch = json!({"metadata": {"annotations": {RUN_ANNOTATION: text}}});
+        if let Err(error) = kube.patience(NOTE_PATIENCE).patch(&self.path(), Patch::Merge, &patch, Write::REAL) {
+            tracing::warn!("the Node does not say where the run stands: {error:#}");
+            // The way back does not ask a silent server again, for each time costs a time limit.
+            if self.on_the_way_back.get() && error.is_unreachable() {
+                self.dead.set(true);
+            }
         }
     }
 

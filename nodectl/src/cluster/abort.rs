@@ -16,13 +16,18 @@ use super::object::{Kind, ObjectRef, annotation, find, find_in, label, name, nam
 use super::prepare::{ADDRESS, VTEP_ADDRESS, VTEP_MAC};
 use super::record::{self, BlocksMade, Record};
 use super::request::Request;
-use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PACE_ANNOTATION, PREPARED_ANNOTATION};
+use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PACE_ANNOTATION, PREPARED_ANNOTATION, RUN_ANNOTATION};
 
 /// Decides what `abort` has to do.
 pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     let survey = Survey::new(facts, request);
     let known = Record::read(facts.record.as_ref());
-    let checks = vec![nodes_check(&survey), agents_check(&survey), delivery_check(&survey)];
+    let checks = vec![
+        nodes_check(&survey),
+        agents_check(&survey),
+        survey.runs_check("abort-runs", "abort"),
+        delivery_check(&survey),
+    ];
     let mut decision = Decision { checks, ..Decision::default() };
     if decision.is_refused() {
         return decision;
@@ -116,7 +121,7 @@ fn annotations(node: &NodeView, record: &Record) -> Option<Change> {
     annotation(node.object, PREPARED_ANNOTATION)?;
     let target = ObjectRef::cluster(Kind::Node, node.name);
     let mut wanted = node.object.clone();
-    for key in [ADDRESS, VTEP_ADDRESS, VTEP_MAC, PREPARED_ANNOTATION, PACE_ANNOTATION] {
+    for key in [ADDRESS, VTEP_ADDRESS, VTEP_MAC, PREPARED_ANNOTATION, PACE_ANNOTATION, RUN_ANNOTATION] {
         put_back(&mut wanted, "annotations", key, record.before(&target));
     }
     Change::update(target, node.object, wanted, "no Calico node will look for this one")

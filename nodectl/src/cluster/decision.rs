@@ -16,7 +16,8 @@ use super::ipam;
 use super::node::NodeView;
 use super::object::{is_going, name, namespace};
 use super::request::Request;
-use crate::cni::Cni;
+use crate::cni::{Cni, RUN_ANNOTATION};
+use crate::run_note::RunNote;
 
 /// Smallest prefix length that is a sensible block of addresses: Calico's own default.
 const CALICO_BLOCK_SIZE: u8 = 26;
@@ -129,6 +130,23 @@ impl<'a> Survey<'a> {
     pub fn nodes_not_for(&self, cni: Cni) -> Vec<String> {
         let wanted = self.nodes.iter().filter_map(|n| Some((n.name, n.wanted?)));
         wanted.filter(|(_, wanted)| *wanted != cni.name()).map(|(name, wanted)| format!("{name} ({wanted})")).collect()
+    }
+
+    /// Passed where no node says that a switch is open there: such a node still has to go forward or back, and needs for that
+    /// what the commands take away that end a roll.
+    pub fn runs_check(&self, name: &'static str, command: &str) -> Check {
+        let is_open = |note: &RunNote| note.is_open() && !note.is_retirement();
+        let open = |n: &NodeView| n.run()?.ok().filter(is_open).map(|note| format!("{} ({})", n.name, note.words()));
+        Check::refused_for_any(
+            name,
+            "no node says that a switch is open there",
+            "a switch is open on ",
+            &self.nodes.iter().filter_map(open).collect::<Vec<_>>(),
+            format!(
+                "see nodectl status there, and end it with nodectl resume or nodectl revert, then run {command} again. Where none is \
+                 open any more, its last word was lost: kubectl annotate node NAME {RUN_ANNOTATION}-"
+            ),
+        )
     }
 
     /// What has to be waited for while an agent has old pods, in words.

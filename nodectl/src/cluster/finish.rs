@@ -15,7 +15,7 @@ use super::node::NodeView;
 use super::object::{Kind, ObjectRef, find_in, name, namespace, text, unset};
 use super::record::{self, FlannelParts, Record};
 use super::request::Request;
-use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PACE_ANNOTATION, PREPARED_ANNOTATION};
+use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PACE_ANNOTATION, PREPARED_ANNOTATION, RUN_ANNOTATION};
 
 /// What flannel writes on a node, after the prefix.
 const FLANNEL_ANNOTATIONS: [&str; 6] =
@@ -32,6 +32,7 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
         labels_check(&survey),
         flannel_check(&survey),
         calico_check(&survey),
+        survey.runs_check("finish-runs", "finish"),
         delivery_check(&survey),
     ];
     let mut decision = Decision { checks, ..Decision::default() };
@@ -211,13 +212,13 @@ fn calico_gate(survey: &Survey) -> Option<String> {
     })
 }
 
-/// Our labels and annotation, Calico's migration label, flannel's annotations.
+/// Our labels and annotations, Calico's migration label, flannel's annotations.
 fn node(node: &NodeView, annotation_prefix: &str) -> Option<Change> {
     let mut wanted = node.object.clone();
     for key in [NODE_LABEL, CALICO_MIGRATION_LABEL] {
         unset(&mut wanted, &["metadata", "labels", key]);
     }
-    for key in [PREPARED_ANNOTATION, PACE_ANNOTATION] {
+    for key in [PREPARED_ANNOTATION, PACE_ANNOTATION, RUN_ANNOTATION] {
         unset(&mut wanted, &["metadata", "annotations", key]);
     }
     if !annotation_prefix.is_empty() {

@@ -6,8 +6,9 @@ use ipnet::Ipv4Net;
 use serde_json::Value;
 
 use super::flannel;
-use super::object::{is_ready, items, label, name, text, texts};
-use crate::cni::NODE_LABEL;
+use super::object::{annotation, is_ready, items, label, name, text, texts};
+use crate::cni::{NODE_LABEL, RUN_ANNOTATION};
+use crate::run_note::RunNote;
 
 /// What flannel wrote on a Node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +74,11 @@ impl<'a> NodeView<'a> {
     /// Its kubelet says that it is well.
     pub fn is_ready(&self) -> bool {
         is_ready(self.object)
+    }
+
+    /// What its nodectl says of the last run there, or why that cannot be read; `None` where it says nothing.
+    pub fn run(&self) -> Option<Result<RunNote, String>> {
+        annotation(self.object, RUN_ANNOTATION).map(RunNote::parse)
     }
 
     /// It has what Calico's side needs to know: a pod CIDR and flannel's end of the overlay.

@@ -11,6 +11,7 @@ use super::fleet;
 use super::ipam;
 use super::object::Kind;
 use super::status::{NodeStatus, Status};
+use crate::run_note::RunNote;
 
 /// A longer text is cut.
 const LONGEST_TEXT: usize = 200;
@@ -195,7 +196,7 @@ fn conclusion(run: &Run) -> String {
 
 /// The table of nodes.
 pub fn status_text(status: &Status) -> String {
-    let mut rows = vec![["NODE", "WANTED", "RUNNING", "NETWORK", "PREPARED", "PACE"].map(str::to_owned)];
+    let mut rows = vec![["NODE", "WANTED", "RUNNING", "NETWORK", "PREPARED", "PACE", "LAST RUN"].map(str::to_owned)];
     rows.extend(status.nodes.iter().map(row));
     let mut text = table(&rows);
     let verdict = match (status.on, status.complete) {
@@ -229,7 +230,7 @@ pub(crate) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 
-fn row(node: &NodeStatus) -> [String; 6] {
+fn row(node: &NodeStatus) -> [String; 7] {
     let running: Vec<String> =
         node.running
             .iter()
@@ -244,5 +245,6 @@ fn row(node: &NodeStatus) -> [String; 6] {
         or_dash(&node.network),
         node.prepared.clone(),
         or_dash(&node.pace),
+        node.run.as_ref().map_or_else(|| or_dash(&node.run_problem), RunNote::words),
     ]
 }

@@ -11,6 +11,7 @@ use super::pace;
 use super::request::Request;
 use crate::cni::{Cni, PREPARED_ANNOTATION};
 use crate::prepared::Prepared;
+use crate::run_note::RunNote;
 
 /// Where the cluster stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,6 +39,11 @@ pub struct NodeStatus {
     pub prepared: String,
     /// `wait` or `allowed`, empty where it may begin when it is told to.
     pub pace: String,
+    /// What its nodectl says of the last run there.
+    pub run: Option<RunNote>,
+    /// Why that cannot be read, empty where it can.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub run_problem: String,
 }
 
 /// An agent's pod on a node.
@@ -79,6 +85,11 @@ fn node_status(facts: &ClusterFacts, node: &NodeView) -> NodeStatus {
         Some(Ok(_)) => "yes".to_owned(),
         Some(Err(problem)) => problem,
     };
+    let (run, run_problem) = match node.run() {
+        None => (None, String::new()),
+        Some(Ok(note)) => (Some(note), String::new()),
+        Some(Err(problem)) => (None, problem),
+    };
     NodeStatus {
         node: node.name.to_owned(),
         wanted: node.wanted.unwrap_or_default().to_owned(),
@@ -86,6 +97,8 @@ fn node_status(facts: &ClusterFacts, node: &NodeView) -> NodeStatus {
         network: node.network_reason().to_owned(),
         prepared,
         pace: pace::of(node).unwrap_or_default().to_owned(),
+        run,
+        run_problem,
     }
 }
 

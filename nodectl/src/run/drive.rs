@@ -15,6 +15,7 @@ use crate::host::{Host, machine};
 use crate::journal::{self, Journal, Log, Outcome, Record};
 use crate::plan::Plan;
 use crate::report::{Progress, ProgressFormat, RunSummary};
+use crate::run_note::{RUN_NOTE_VERSION, RunNote, RunState};
 use crate::stop::{Stop, Stopped};
 use crate::verify;
 
@@ -154,6 +155,7 @@ impl<'a> Run<'a> {
     }
 
     fn go_forward(&mut self) -> Result<RunSummary> {
+        self.note(RunState::Switching);
         let log = self.log()?;
         if let Err(failed) = execute::forward(self.plan, &log, &mut self.cx, &mut self.progress) {
             let stopped = failed.error.downcast_ref::<Stopped>().is_some();
@@ -195,10 +197,15 @@ impl<'a> Run<'a> {
             true => format!("The node serves on {}; the run stays open", self.plan.request.to),
             false => "The run stays open".to_owned(),
         };
-        Err(Failure::NeedsHands(format!(
+        self.needs_hands(format!(
             "{why}. {state}. To fix it: `nodectl resume` finishes it, `nodectl revert` takes it back"
         ))
-        .into())
+    }
+
+    /// The run stays as it is, and the Node says so.
+    fn needs_hands(&self, why: String) -> Result<RunSummary> {
+        self.note(RunState::Open);
+        Err(Failure::NeedsHands(why).into())
     }
 
     /// Undoes everything, then pays what can be paid.
@@ -208,12 +215,12 @@ impl<'a> Run<'a> {
             let at = crate::clock::now();
             self.cx.journal.append(&Record::Reverting { why: why.to_owned(), at })?;
         }
+        self.note(RunState::TakingBack);
         let log = self.log()?;
         if let Err(failed) = execute::backward(self.plan, &log, &mut self.cx, &mut self.progress) {
-            return Err(Failure::NeedsHands(format!(
+            return self.needs_hands(format!(
                 "{failed}. The run stays open, part of the way back. To fix it: mend the cause, then `nodectl revert` again"
-            ))
-            .into());
+            ));
         }
         let left = execute::settle(&mut self.cx, &mut self.progress)?;
         if !left.is_empty() {
@@ -225,17 +232,15 @@ impl<'a> Run<'a> {
             false => verify::put_back(facts, &plan.prepared, plan),
         });
         if !findings.is_empty() {
-            return Err(Failure::NeedsHands(format!(
+            return self.needs_hands(format!(
                 "everything was undone, but the node is not as it was: {}. To fix it: mend that; `nodectl revert` then looks again and closes the run",
                 findings.join("; ")
-            ))
-            .into());
+            ));
         }
         if let Err(failed) = execute::backward_to_the_end(self.plan, &self.log()?, &mut self.cx, &mut self.progress) {
-            return Err(Failure::NeedsHands(format!(
+            return self.needs_hands(format!(
                 "{failed}. The node is as it was, but the run stays open. To fix it: mend the cause, then `nodectl revert` again"
-            ))
-            .into());
+            ));
         }
         self.finish(Outcome::PutBack)
     }
@@ -244,6 +249,7 @@ impl<'a> Run<'a> {
     fn owes(&mut self, left: &[Unpaid]) -> Result<RunSummary> {
         let sentence = owing::sentence(self.plan.from, left, self.cx.api.is_dead());
         let summary = self.summarise("owes", &sentence, left.iter().map(Unpaid::to_string).collect())?;
+        self.note(RunState::Owing);
         let remedy = owing::hand_over();
         Err(Failure::NeedsHands(format!("{sentence}. To fix it: {remedy}. Report: {}", summary.report)).into())
     }
@@ -271,6 +277,12 @@ impl<'a> Run<'a> {
             (Outcome::Switched, true) => ("retired", format!("{node} is on {cni} without the shim now.")),
             (Outcome::PutBack, true) => ("put-back", format!("{node} is on {cni} through the shim as before.")),
         };
+        match outcome {
+            // A node without the shim looks like one that never had it.
+            _ if self.plan.is_retirement() => self.cx.api.note(None),
+            Outcome::Switched => self.note(RunState::Switched),
+            Outcome::PutBack => self.note(RunState::PutBack),
+        }
         self.announce("NetworkSwitchEnded", outcome == Outcome::PutBack, &sentence);
         let summary = self.summarise(word, &sentence, Vec::new())?;
         self.folders.keep("receipts", &self.cx.run.id, &self.log()?.records)?;
@@ -282,6 +294,18 @@ impl<'a> Run<'a> {
     fn announce(&self, reason: &str, warning: bool, sentence: &str) {
         let why = self.options.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
         self.cx.api.announce(reason, warning, &format!("nodectl: {sentence}{why}"));
+    }
+
+    /// An annotation on the Node: where the run stands now.
+    fn note(&self, state: RunState) {
+        self.cx.api.note(Some(&RunNote {
+            version: RUN_NOTE_VERSION,
+            run: self.cx.run.id.clone(),
+            from: self.plan.from,
+            to: self.plan.request.to,
+            state,
+            at: crate::clock::now(),
+        }));
     }
 
     fn summarise(&self, outcome: &str, sentence: &str, owed: Vec<String>) -> Result<RunSummary> {

@@ -40,10 +40,13 @@ fn every_command_answers_with_one_document() {
     let put_back = ask(&["migrate", "--yes", "--deadline", "1s"], 4, true);
     assert!(put_back["error"].as_str().is_some_and(|e| e.contains("deadline")), "{put_back}");
     scenario.must_be_settled(1, Cni::Flannel).unwrap();
+    assert_eq!(scenario.run_note(1).unwrap()["state"], "put-back");
     // An Event that is lost is no server that is gone.
     scenario.cluster.api().unwrap().control("reset /api/v1/namespaces/default/events times=1").unwrap();
     let switched = ask(&["migrate", "--yes", "--reason", "a ticket"], 0, true);
     assert_eq!((&switched["outcome"], &switched["reason"]), (&"switched".into(), &"a ticket".into()));
+    let note = scenario.run_note(1).unwrap();
+    assert_eq!((&note["run"], &note["state"], &note["to"]), (&switched["run"], &"switched".into(), &"calico".into()));
     assert!(switched["steps"].as_array().is_some_and(|steps| steps.len() > 10));
     // A second one changes nothing: no run, no journal, the same network.
     let node = scenario.node(1).unwrap();
@@ -51,7 +54,10 @@ fn every_command_answers_with_one_document() {
     assert_eq!(ask(&["migrate", "--yes"], 0, false)["outcome"], "nothing-to-do");
     assert_eq!(before.diff(&nodectl_lab::snapshot::Snapshot::take(node).unwrap()), Vec::<String>::new());
     scenario.must_be_settled(1, Cni::Calico).unwrap();
+    // The first write to the Node is the word about the run; a server that refuses it, repetitions included, stops nothing.
+    scenario.cluster.api().unwrap().control("500 /api/v1/nodes/node1 method=PATCH agent=nodectl/ times=3").unwrap();
     assert_eq!(ask(&["revert", "--yes"], 0, true)["outcome"], "switched");
+    assert_eq!(scenario.run_note(1).unwrap()["to"], "flannel");
     // Asked again, the way back does not become the way there.
     assert_eq!(ask(&["revert", "--yes"], 0, false)["outcome"], "nothing-to-do");
     let again = scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();

@@ -1,6 +1,7 @@
 //! The end of a run that met trouble: on one CNI with everything settled, or at the old one with the API server dead.
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::{Cni, PATIENCE, Scenario};
 use crate::cluster::readiness::until;
@@ -21,6 +22,13 @@ impl Scenario {
         })?;
         self.settled().context("pods")?;
         self.must_have_no_stale_addresses(index)
+    }
+
+    /// What the node's nodectl says of its last run on its Node, `Null` where it says nothing.
+    pub fn run_note(&self, index: usize) -> Result<Value> {
+        let node = self.node_object(index)?;
+        let text = node["metadata"]["annotations"]["nodectl.io/run"].as_str();
+        Ok(text.map(serde_json::from_str).transpose().context("the annotation nodectl.io/run")?.unwrap_or_default())
     }
 
     /// Gives a drained node pods again: those of the Deployment `web` are made anew, and the scheduler spreads them.
