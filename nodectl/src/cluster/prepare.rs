@@ -34,7 +34,8 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
         survey.checks.push(policies::check(&policies, request.accept_policy_change));
         survey.checks.push(webhooks::check(facts));
     }
-    let mut decision = Decision { checks: survey.checks.clone(), notes: policies::notes(&policies), ..Decision::default() };
+    let mut decision =
+        Decision { checks: survey.checks.clone(), notes: policies::notes(&policies), ..Decision::default() };
     let (Some(flannel), Some(calico), false) = (&survey.flannel, &survey.calico, decision.is_refused()) else {
         decision.fleet = fleet::nodes(&survey, &decision.checks, &[]);
         return decision;

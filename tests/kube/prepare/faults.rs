@@ -1,6 +1,8 @@
 //! An API server that fails: a run ends well, or with a clear error and nothing half-done that a second run would
 //! not finish.
 
+use std::borrow::Borrow;
+
 use nodectl_lab::scenario::sample;
 use serde_json::json;
 
@@ -118,6 +120,49 @@ fn a_fault_at_any_call_ends_well_or_is_said_and_the_next_run_finishes() {
         cluster.run(&["abort"]).exits(0);
         same(&cluster.dump(), &before);
     }
+}
+
+/// Spoils single requests of a command on clusters that `begin` hands over; a second run comes to the same as one that nothing
+/// was wrong with. The command makes more requests than `least`.
+fn spoilt_anywhere<C: Borrow<Cluster>>(args: &[&str], least: usize, salt: u64, begin: impl Fn() -> C) {
+    let whole = begin();
+    let count = requests(whole.borrow(), args);
+    assert!(count > least, "{args:?}: {count} requests");
+    let wanted = timeless(&whole.borrow().dump());
+    let cases: Vec<(&str, usize)> = ONCE.iter().flat_map(|fault| (0..count).map(move |at| (*fault, at))).collect();
+    for (fault, at) in sample(&cases, 12, salt) {
+        let begun = begin();
+        let cluster = begun.borrow();
+        spoilt(cluster, args, fault, at);
+        cluster.run(args).exits(0);
+        same(&timeless(&cluster.dump()), &wanted);
+    }
+}
+
+#[test]
+fn a_fault_at_any_call_of_allow_and_pause() {
+    if has_run() {
+        return;
+    }
+    let cluster = Cluster::quiet(3);
+    cluster.run(&["prepare", "--pace"]).exits(0);
+    let after = |args: &'static [&str]| {
+        let cluster = &cluster;
+        move || {
+            cluster.run(args).exits(0);
+            cluster
+        }
+    };
+    spoilt_anywhere(&["allow", "--all"], 6, 6, after(&["pause"]));
+    spoilt_anywhere(&["pause"], 6, 7, after(&["allow", "--all"]));
+}
+
+#[test]
+fn a_fault_at_any_call_of_finish() {
+    if has_run() {
+        return;
+    }
+    spoilt_anywhere(&["finish"], 30, 8, || Cluster::rolled(2));
 }
 
 #[test]

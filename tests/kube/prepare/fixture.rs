@@ -79,6 +79,27 @@ impl Cluster {
         Cluster::on(Fixture::stand_in(|options| options.no_controllers = true), nodes, false)
     }
 
+    /// The same, prepared, with every node on Calico.
+    pub fn rolled(nodes: u8) -> Cluster {
+        let cluster = Cluster::quiet(nodes);
+        cluster.run(&["prepare"]).exits(0);
+        (1..=nodes).for_each(|index| cluster.put_on_calico(index));
+        cluster
+    }
+
+    /// The node's label and its calico-node, as its nodectl and the controllers leave them once the DaemonSet has no node selector
+    /// of ours.
+    fn put_on_calico(&self, index: u8) {
+        self.label(index, "calico");
+        let set = self.admin().get("/apis/apps/v1/namespaces/kube-system/daemonsets/calico-node").unwrap();
+        let owner = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "calico-node", "controller": true,
+            "uid": set["metadata"]["uid"]});
+        let mut pod = super::support::pod(&format!("calico-node-{index}"), &format!("node{index}"));
+        pod["metadata"]["ownerReferences"] = json!([owner]);
+        self.admin().create("/api/v1/namespaces/kube-system/pods", &pod).unwrap();
+        play_kubelet(self.admin());
+    }
+
     fn on(fixture: Fixture, nodes: u8, lives: bool) -> Cluster {
         let admin = &fixture.admin;
         install(admin, &flannel::manifests(&flannel::Flannel::default())).unwrap();
@@ -318,7 +339,9 @@ fn forget_times(value: &mut Value) {
         Value::Object(map) => {
             for (key, inner) in map.iter_mut() {
                 match key.as_str() {
-                    "affinityClaimTime" | "prepared_at" | "sequenceNumber" => *inner = Value::Null,
+                    "affinityClaimTime" | "prepared_at" | "sequenceNumber" | "deletionTimestamp" => {
+                        *inner = Value::Null
+                    }
                     "sequenceNumberForAllocation" => {
                         inner.as_object_mut().into_iter().flatten().for_each(|(_, n)| *n = Value::Null)
                     }

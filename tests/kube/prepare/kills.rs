@@ -64,6 +64,20 @@ fn prepare_killed_anywhere_can_be_aborted() {
 }
 
 #[test]
+fn allow_and_pause_killed_after_each_write() {
+    let cluster = Cluster::quiet(3);
+    cluster.run(&["prepare", "--pace"]).exits(0);
+    let waiting = cluster.dump();
+    for parallel in ["1", "16"] {
+        assert!(killed_after_each_write(&cluster, &["allow", "--all", "--parallel", parallel]) > 0);
+        let allowed = cluster.dump();
+        assert!(allowed.iter().filter(|line| line.contains("\"nodectl.io/pace\":\"allowed\"")).count() == 3);
+        assert!(killed_after_each_write(&cluster, &["pause", "--parallel", parallel]) > 0);
+        same(&cluster.dump(), &waiting);
+    }
+}
+
+#[test]
 fn finish_killed_after_each_write() {
     let end = |finish: &dyn Fn(&Cluster)| {
         let cluster = Cluster::start(2);

@@ -54,9 +54,13 @@ fn every_command_answers_with_one_document() {
     assert_eq!(ask(&["migrate", "--yes"], 0, false)["outcome"], "nothing-to-do");
     assert_eq!(before.diff(&nodectl_lab::snapshot::Snapshot::take(node).unwrap()), Vec::<String>::new());
     scenario.must_be_settled(1, Cni::Calico).unwrap();
-    // The first write to the Node is the word about the run; a server that refuses it, repetitions included, stops nothing.
-    scenario.cluster.api().unwrap().control("500 /api/v1/nodes/node1 method=PATCH agent=nodectl/ times=3").unwrap();
-    assert_eq!(ask(&["revert", "--yes"], 0, true)["outcome"], "switched");
+    // After preflight's three questions the first write to the Node is the word about the run; a server that refuses it,
+    // repetitions included, stops nothing.
+    let refusal = "500 /api/v1/nodes/node1 method=PATCH agent=nodectl/ skip=3 times=3";
+    scenario.cluster.api().unwrap().control(refusal).unwrap();
+    let back = scenario.nodectl(1, &["revert", "--yes", "--output", "json"]).unwrap().expect(0).unwrap();
+    assert!(back.stderr.contains("the Node does not say where the run stands"), "{}", back.all());
+    assert_eq!(document(&back, true).unwrap()["outcome"], "switched");
     assert_eq!(scenario.run_note(1).unwrap()["to"], "flannel");
     // Asked again, the way back does not become the way there.
     assert_eq!(ask(&["revert", "--yes"], 0, false)["outcome"], "nothing-to-do");

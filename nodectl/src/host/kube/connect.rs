@@ -20,10 +20,12 @@ pub(super) fn chain(settings: &Settings) -> Result<impl Connector<Out = impl Tra
     let name = name.context("the kubeconfig's tls-server-name is neither a name nor an address")?;
     let server: Uri = settings.server.parse().context("the kubeconfig's server is not a URL")?;
     let tls = NamedTls { tls: RustlsConnector::default(), server: server.authority().cloned(), name };
-    Ok(().chain(SocksConnector::default())
-        .chain(ConnectProxyConnector::default())
-        .chain(TcpConnector::default())
-        .chain(tls))
+    Ok(
+        ().chain(SocksConnector::default())
+            .chain(ConnectProxyConnector::default())
+            .chain(TcpConnector::default())
+            .chain(tls),
+    )
 }
 
 /// ureq verifies a server by the URL that it is reached by: so this is one with the other name in it.
