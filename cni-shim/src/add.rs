@@ -21,21 +21,25 @@ const OWNER_TICK: Duration = Duration::from_secs(1);
 /// How often, and with what pauses, to read a conflist that is missing or half written before its copy is used.
 const READS: u32 = 4;
 const READ_PAUSE: Duration = Duration::from_millis(50);
+/// What to do where an ADD comes to nothing because nobody wants it any more.
+const AGAIN: &str = "there is nothing to do: nothing is attached, and the kubelet tries again with a new sandbox";
 
 /// Attaches the sandbox and gives the result in the runtime's version.
 pub fn run(request: &Request) -> Result<Value, Error> {
+    // One deadline for all that comes before the first delegate: each of these waits may come several times.
+    let begin_by = Instant::now() + request.limits.begin();
     let mut waiting: Option<Waiting<'_>> = None;
     let mut reads = 1;
     loop {
         // Nothing is locked while waiting, so that a DEL can come meanwhile.
-        let lock = locked(request)?;
+        let lock = locked(request, begin_by)?;
         if waiting.as_ref().is_some_and(|waiting| !waiting.marker.is_wanted(&request.paths)) {
             lock.remove();
             let late = "a DEL for this sandbox came while its ADD waited";
-            return Err(Error::new(error::TRY_LATER, late, "nothing was done"));
+            return Err(Error::new(error::TRY_LATER, late, AGAIN));
         }
-        let lock = clear(request, lock)?;
-        let next = match begin(request, reads == READS) {
+        let lock = clear(request, lock, begin_by)?;
+        let next = match begin(request, reads == READS, begin_by) {
             Ok(Begin::Attach(record)) => {
                 drop(waiting);
                 return attach(request, *record, lock);
@@ -47,7 +51,7 @@ pub fn run(request: &Request) -> Result<Value, Error> {
         match (next?, &waiting) {
             (Begin::Wait(state), Some(waiting)) => waiting.sleep(&state)?,
             // The state may have changed before the watch began: look again first.
-            (Begin::Wait(_), None) => waiting = Some(Waiting::start(request)?),
+            (Begin::Wait(_), None) => waiting = Some(Waiting::start(request, begin_by)?),
             _ => {
                 reads += 1;
                 std::thread::sleep(READ_PAUSE);
@@ -56,19 +60,19 @@ pub fn run(request: &Request) -> Result<Value, Error> {
     }
 }
 
-fn locked(request: &Request) -> Result<Lock, Error> {
+fn locked(request: &Request, begin_by: Instant) -> Result<Lock, Error> {
     let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
-    let lock = lock::attachment(&request.paths, id, ifname, request.limits.lock())?;
+    let lock = lock::attachment(&request.paths, id, ifname, request.lock_wait(begin_by))?;
     lock.ok_or_else(|| lock::busy(&request.paths, id, ifname))
 }
 
 /// Deals with what an earlier call for the same attachment has left.
-fn clear(request: &Request, lock: Lock) -> Result<Lock, Error> {
+fn clear(request: &Request, lock: Lock, begin_by: Instant) -> Result<Lock, Error> {
     let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
     let record = Record::load(&request.paths, id, ifname);
     if let Ok(Some(Record { phase: Phase::Added, backend, .. })) = &record {
         // Not undone: that would tear down a live attachment.
-        let why = format!("{backend} made it. The runtime must send a DEL first");
+        let why = format!("{backend} made it. To fix it: let the runtime send a DEL first, as `crictl stopp` does");
         return Err(Error::new(error::ATTACHED, format!("{ifname} of {id} is attached already"), why));
     }
     let pending = Pending::load(&request.paths, id, ifname);
@@ -76,9 +80,9 @@ fn clear(request: &Request, lock: Lock) -> Result<Lock, Error> {
         return Ok(lock);
     }
     drop(lock);
-    crate::del::run(request)?;
+    crate::del::by(request, begin_by.min(Instant::now() + request.limits.del()))?;
     match Pending::load(&request.paths, id, ifname) {
-        Ok(None) => locked(request),
+        Ok(None) => locked(request, begin_by),
         _ => Err(Error::new(
             error::TRY_LATER,
             format!("an earlier {ifname} of {id} is not cleaned up yet"),
@@ -95,9 +99,9 @@ enum Begin {
 
 /// Chooses the backend, once, and writes the intent: all under the shared state lock, so that a change of the state sees
 /// either this ADD's record or none of it.
-fn begin(request: &Request, last_read: bool) -> Result<Begin, Error> {
+fn begin(request: &Request, last_read: bool, begin_by: Instant) -> Result<Begin, Error> {
     let paths = &request.paths;
-    let _lock = lock::state(paths, false, request.limits.lock())?;
+    let _lock = lock::state(paths, false, request.lock_wait(begin_by))?;
     let backend = match State::load(paths)? {
         // No state yet: never a guess from the files that happen to be there.
         None => {
@@ -146,7 +150,7 @@ fn attach(request: &Request, mut record: Record, lock: Lock) -> Result<Value, Er
                 _ => {
                     let late = "a DEL for this sandbox came while its ADD was at work; it is undone";
                     undo(request, record, lock);
-                    Err(Error::new(error::TRY_LATER, late, ""))
+                    Err(Error::new(error::TRY_LATER, late, AGAIN))
                 }
             }
         }
@@ -160,7 +164,7 @@ fn attach(request: &Request, mut record: Record, lock: Lock) -> Result<Value, Er
 /// The chain's result in the list's version, to keep, and in the runtime's, to answer.
 fn chained(request: &Request, record: &Record) -> Result<(Value, Value), Error> {
     let deadline = Instant::now() + request.limits.add();
-    let list = record.del.first().ok_or_else(|| Error::new(error::CONFIG, "the record has no list", ""))?;
+    let list = record.del.first().ok_or_else(|| Error::new(error::CONFIG, "the record has no list", AGAIN))?;
     let result = chain::add(list, &request.invocation, request.previous.as_ref(), deadline)?;
     Ok((convert::result(&result, &list.cni_version)?, convert::result(&result, &request.version)?))
 }
@@ -184,7 +188,8 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn start(request: &'a Request) -> Result<Self, Error> {
+    fn start(request: &'a Request, begin_by: Instant) -> Result<Self, Error> {
+        let until = begin_by.min(Instant::now() + request.limits.hold());
         let dir = request.paths.state_dir();
         let watched = || -> nix::Result<Inotify> {
             let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
@@ -194,18 +199,19 @@ impl<'a> Waiting<'a> {
         };
         let watch = watched().map_err(|cause| file::log(&format!("cannot watch {}: {cause}", dir.display()))).ok();
         let (pid, now) = (std::process::id(), file::now_ms());
+        let bound = until.saturating_duration_since(Instant::now()).as_millis();
         let marker = Hold {
             format: FORMAT,
             container_id: request.invocation.container_id.clone(),
             ifname: request.invocation.ifname.clone(),
             pod: Pod::from_args(&request.invocation.args),
             since_ms: now,
-            deadline_ms: now.saturating_add(u64::try_from(request.limits.hold().as_millis()).unwrap_or(u64::MAX)),
+            deadline_ms: now.saturating_add(u64::try_from(bound).unwrap_or(u64::MAX)),
             pid,
             started: file::process_start(pid),
         };
         marker.store(&request.paths)?;
-        Ok(Self { request, watch, marker, until: Instant::now() + request.limits.hold() })
+        Ok(Self { request, watch, marker, until })
     }
 
     /// Returns when the state may have changed or the hold may have ended by itself; code 11 at the deadline.

@@ -15,11 +15,15 @@ const DEFERRED: Duration = Duration::from_secs(8);
 
 /// Detaches the sandbox. A sandbox of which nothing is left is a success.
 pub fn run(request: &Request) -> Result<(), Error> {
+    by(request, Instant::now() + request.limits.del())
+}
+
+/// The same, to be done at a deadline.
+pub fn by(request: &Request, deadline: Instant) -> Result<(), Error> {
     let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
     let paths = &request.paths;
-    let deadline = Instant::now() + request.limits.del();
     Hold::remove(paths, id, ifname)?;
-    let Some(lock) = lock::attachment(paths, id, ifname, request.limits.lock())? else {
+    let Some(lock) = lock::attachment(paths, id, ifname, request.lock_wait(deadline))? else {
         return Err(overtaken(request));
     };
     // Again: an ADD may have begun to wait since.

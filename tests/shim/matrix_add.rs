@@ -1,9 +1,9 @@
 //! The failure matrix, rows about ADD and its state, files and binaries; the disk: matrix_disk.rs. `row_N_...` is row N.
 
-use crate::common::{World, calico_list, flannel_list, wait_for};
+use crate::common::{Answer, World, calico_list, flannel_list, wait_for};
 use cni_shim::record::{Phase, Record};
 use cni_shim::request::{Request, Verb};
-use cni_shim::state::Backend;
+use cni_shim::state::{Backend, Owner, State};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -175,9 +175,51 @@ fn row_05_every_verb_has_its_deadline_below_the_runtimes() {
         Request::parse(Verb::Add, invocation, json!(config).to_string().as_bytes(), &mut String::new()).unwrap();
     let limits = request.limits;
     let seconds = |time: Duration| time.as_secs();
-    assert!(seconds(limits.hold() + limits.lock() + limits.add() + limits.undo()) < 240, "{limits:?}");
+    // All waits before the first delegate share one limit; killing what hangs takes a little more, once in add and once in undo.
+    let kill = Duration::from_secs(2);
+    assert!(seconds(limits.begin() + limits.add() + kill + limits.undo() + kill) < 230, "{limits:?}");
+    assert!(limits.hold() < limits.begin(), "{limits:?}");
     assert!(seconds(limits.del()) < 60 && limits.lock() < limits.del(), "{limits:?}");
     assert!(seconds(limits.gc()) < 30 && seconds(limits.status()) < 5 && seconds(limits.check()) < 60, "{limits:?}");
+}
+
+#[test]
+fn row_05_all_that_comes_before_the_first_delegate_has_one_deadline() {
+    let world = World::new();
+    let within = |answer: &Answer| answer.took > Duration::from_millis(450) && answer.took < Duration::from_secs(5);
+    // Long waits, each of which may come several times in one ADD; together they end when it has to begin.
+    let limits = json!({"begin": 500, "hold": 60_000, "lock": 60_000, "del": 60_000});
+    let begin = || world.call("ADD", "c1").limits(limits.clone());
+    // In a hold.
+    let owner = Owner::this_process("run-1");
+    State::hold(Backend::Flannel, Backend::Calico, owner, Duration::from_secs(600)).store(&world.paths()).unwrap();
+    let answer = begin().go().failed(11);
+    assert!(within(&answer), "{answer:?}");
+    world.route(Backend::Flannel);
+    // For another call, then for a change of the state that does not end.
+    let lock = cni_shim::lock::attachment(&world.paths(), "c1", "eth0", Duration::ZERO).unwrap();
+    let answer = begin().go().failed(11);
+    assert!(within(&answer), "{answer:?}");
+    drop(lock);
+    let lock = cni_shim::lock::state(&world.paths(), true, Duration::ZERO).unwrap();
+    let answer = begin().go().failed(11);
+    assert!(within(&answer), "{answer:?}");
+    drop(lock);
+    assert!(world.take_log().is_empty(), "no delegate was called");
+    // For the DEL of an earlier ADD that was killed, whose plugin hangs.
+    let mut shim = world.begin_add("c1");
+    shim.kill().unwrap();
+    shim.wait().unwrap();
+    world.write("go", "");
+    wait_for("its delegate's end", || !world.record("c1").unwrap().is_busy(&world.paths()).unwrap());
+    world.untell("flannel.ADD");
+    world.take_log();
+    world.tell("flannel.DEL", "sleep 300 & wait");
+    let answer = begin().go().failed(11);
+    assert!(within(&answer) && !world.take_log().contains(&"flannel ADD".to_owned()), "{answer:?}");
+    world.untell("flannel.DEL");
+    world.del("c1").succeeded();
+    world.assert_clean();
 }
 
 fn is_zombie(pid: &str) -> bool {
