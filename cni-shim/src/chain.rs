@@ -95,14 +95,21 @@ pub fn add(list: &DelList, invocation: &Invocation, first: Option<&Value>, deadl
         let output = call("ADD", list, plugin, invocation, previous(result.as_ref()), deadline)?;
         result = Some(parse_result(&output, list, plugin)?);
     }
-    result.ok_or_else(|| Error::new(error::CONFIG, format!("network \"{}\" has no plugins", list.network), ""))
+    result.ok_or_else(|| {
+        Error::new(
+            error::CONFIG,
+            format!("network \"{}\" has no plugins", list.network),
+            "To fix it: mend its conflist",
+        )
+    })
 }
 
 /// What a plugin of the list wrote to standard output, as a result; code 6 if it is none.
 pub fn parse_result(output: &[u8], list: &DelList, plugin: &PluginCall) -> Result<Value, Error> {
     let unusable = |why: String| {
         let start = exec::beginning(output, 200);
-        let details = format!("{why}; its output begins {start:?}");
+        let fix = "install the plugin again, in a version that speaks the conflist's cniVersion";
+        let details = format!("{why}; its output begins {start:?}. To fix it: {fix}");
         Error::new(error::DECODE, format!("plugin \"{}\" succeeded without a usable result", plugin.kind), details)
     };
     // libcni takes null for an empty result, and a result without a version for one of the list's (fixupResultVersion).

@@ -112,7 +112,11 @@ impl List {
             self.plugins.push(plugin(serde_json::from_slice(&bytes).map_err(Error::io("parse", &file))?)?);
         }
         if self.plugins.is_empty() {
-            return Err(Error::new(error::CONFIG, format!("{} names no plugin", path.display()), ""));
+            return Err(Error::new(
+                error::CONFIG,
+                format!("{} names no plugin", path.display()),
+                "its \"plugins\" is empty",
+            ));
         }
         Ok(self)
     }
@@ -145,7 +149,8 @@ impl List {
     pub fn resolve(&self, cni_path: &str) -> Result<DelList, Error> {
         if !convert::is_supported(&self.cni_version) {
             let msg = format!("network \"{}\" is of CNI version \"{}\"", self.name, self.cni_version);
-            let why = format!("nothing was done. Known are {}", convert::SUPPORTED.join(", "));
+            let known = convert::SUPPORTED.join(", ");
+            let why = format!("nothing was done. To fix it: let its conflist name one of {known}");
             return Err(Error::new(error::VERSION, msg, why));
         }
         let mut plugins = Vec::new();

@@ -25,7 +25,11 @@ pub fn at_least(version: &str, floor: &str) -> bool {
 
 /// A result in another version. Fields that neither version speaks of are kept.
 pub fn result(result: &Value, version: &str) -> Result<Value, Error> {
-    let unusable = |why: String| Error::new(error::DECODE, "a plugin's result cannot be converted", why);
+    let fix = "install the plugin again, in a version that answers as the CNI specification has it";
+    let unusable = |why: String| {
+        let details = format!("{why}. To fix it: {fix}");
+        Error::new(error::DECODE, "a plugin's result cannot be converted", details)
+    };
     let object = result.as_object().ok_or_else(|| unusable("it is not an object".to_owned()))?;
     let from = object.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
     if !is_supported(from) || !is_supported(version) {

@@ -37,13 +37,17 @@ pub struct Outcome {
 
 impl Outcome {
     /// Standard output of a success; else the delegate's own error, or one in libcni's words (raw_exec.go, pluginErr) with
-    /// `whose` it is for its details: the runtime will name the shim.
+    /// `whose` it is, and what to do, for its details: the runtime will name the shim.
     pub fn result(self, whose: &str) -> Result<Vec<u8>, Error> {
-        let failed = |msg| Err(Error::new(error::INTERNAL, msg, whose));
+        let fix = |fix| format!("{whose}. To fix it: {fix}");
+        let failed = |msg| Err(Error::new(error::INTERNAL, msg, fix("call it by hand, or see its log")));
         match self.status {
             Some(status) if status.success() => Ok(self.stdout),
             None => {
-                Err(Error::new(error::TRY_LATER, "netplugin did not end before its deadline and was killed", whose))
+                let msg = "netplugin did not end before its deadline and was killed";
+                let what =
+                    "see what it waits for (its API server, the lock of iptables); the runtime tries again by itself";
+                Err(Error::new(error::TRY_LATER, msg, fix(what)))
             }
             Some(status) if self.stdout.is_empty() && self.stderr.is_empty() => {
                 failed(format!("netplugin failed with no error message: {status}"))
@@ -117,7 +121,8 @@ fn spawn(path: &Path, environment: &[(&str, &str)], deadline: Instant) -> Result
                 let left = deadline.saturating_duration_since(Instant::now());
                 if tries == 6 || left.is_zero() {
                     let msg = format!("{} is being written", path.display());
-                    return Err(Error::new(error::TRY_LATER, msg, cause.to_string()));
+                    let fix = format!("{cause}. To fix it: let its installer end; the runtime tries again by itself");
+                    return Err(Error::new(error::TRY_LATER, msg, fix));
                 }
                 sleep(Duration::from_secs(1).min(left));
             }

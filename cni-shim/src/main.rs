@@ -10,6 +10,8 @@ use serde_json::Value;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+const VERBS: &str = "To fix it: let the runtime say ADD, DEL, CHECK, GC, STATUS or VERSION";
+
 fn main() -> ExitCode {
     // Unset or empty, as libcni's skel has it.
     let Some(verb) = std::env::var_os("CNI_COMMAND").filter(|verb| !verb.is_empty()) else {
@@ -50,7 +52,7 @@ fn answer(verb: &str, version: &mut String) -> Result<Option<Value>, Error> {
         "CHECK" => Verb::Check,
         "GC" => Verb::Gc,
         "STATUS" => Verb::Status,
-        other => return Err(Error::new(error::ENVIRONMENT, format!("unknown CNI_COMMAND: {other}"), "")),
+        other => return Err(Error::new(error::ENVIRONMENT, format!("unknown CNI_COMMAND: {other}"), VERBS)),
     };
     let request = Request::read(verb, version)?;
     match verb {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use std::env::VarError;
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub enum Verb {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default)]
 pub struct Limits {
+    begin: u64,
     hold: u64,
     add: u64,
     undo: u64,
@@ -43,8 +44,8 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let (hold, add, undo, lock, del) = (60_000, 100_000, 45_000, 30_000, 45_000);
-        Self { hold, add, undo, lock, del, check: 45_000, gc: 25_000, status: 4_000 }
+        let (begin, hold, add, undo, lock, del) = (80_000, 60_000, 100_000, 45_000, 30_000, 45_000);
+        Self { begin, hold, add, undo, lock, del, check: 45_000, gc: 25_000, status: 4_000 }
     }
 }
 
@@ -55,6 +56,7 @@ macro_rules! limits {
 }
 
 limits! {
+    begin "How long an ADD may take to its first delegate: in a hold, for locks, for the DEL of an earlier call, all together."
     hold "How long an ADD waits in a hold." add "How long an ADD's delegates may take." undo "The DEL of a failed ADD."
     lock "How long another call for the same attachment is waited for." del "A DEL." check "A CHECK." gc "A GC."
     status "A STATUS."
@@ -116,7 +118,10 @@ pub fn version() -> Value {
 
 fn stdin() -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    let unreadable = |cause: std::io::Error| Error::new(error::IO, "cannot read standard input", cause.to_string());
+    let fix = "let the runtime hand over the network configuration there";
+    let unreadable = |cause: std::io::Error| {
+        Error::new(error::IO, "cannot read standard input", format!("{cause}. To fix it: {fix}"))
+    };
     std::io::stdin().lock().take(16 << 20).read_to_end(&mut bytes).map_err(unreadable)?;
     Ok(bytes)
 }
@@ -131,14 +136,16 @@ impl Request {
     /// Checks the request: what came on standard input, and the environment as [`environment`] gives it.
     pub fn parse(verb: Verb, invocation: Invocation, stdin: &[u8], version: &mut String) -> Result<Self, Error> {
         let config: Map<String, Value> = serde_json::from_slice(stdin)
-            .map_err(|cause| Error::new(error::DECODE, "error unmarshall network config", cause.to_string()))?;
+            .map_err(|cause| Error::new(error::DECODE, "error unmarshall network config", mend(&cause.to_string())))?;
         let name = config.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         check(verb, &config, &name, version)?;
         let runtime_config = match config.get("runtimeConfig") {
             Some(Value::Object(given)) => given.clone(),
             // Without its host ports, a pod would only seem to be attached.
             Some(given) if verb == Verb::Add && !given.is_null() => {
-                return Err(Error::new(error::CONFIG, "runtimeConfig is not an object", given.to_string()));
+                let why =
+                    format!("it is {given}. To fix it: see the runtime's version: capability arguments are an object");
+                return Err(Error::new(error::CONFIG, "runtimeConfig is not an object", why));
             }
             _ => Map::new(),
         };
@@ -174,6 +181,11 @@ impl Request {
         })
     }
 
+    /// How long a lock may be waited for by a call that has to be further at an instant.
+    pub fn lock_wait(&self, by: Instant) -> Duration {
+        self.limits.lock().min(by.saturating_duration_since(Instant::now()))
+    }
+
     /// The nodectl run that this ADD belongs to: its own attachment, for which a hold does not count.
     pub fn run(&self) -> Option<&str> {
         record::argument(&self.invocation.args, "NODECTL_RUN")
@@ -182,9 +194,10 @@ impl Request {
 
 /// The checked environment of a call; `variable` reads one of its variables.
 pub fn environment(verb: Verb, variable: impl Fn(&str) -> Result<String, VarError>) -> Result<Invocation, Error> {
-    let invalid = |msg: String, why: &str| Error::new(error::ENVIRONMENT, msg, why);
+    let fix = "let the container runtime set it as the CNI specification has it";
+    let invalid = |msg: String, name: &str| Error::new(error::ENVIRONMENT, msg, format!("{name}. To fix it: {fix}"));
     let read = |name: &str| match variable(name) {
-        Err(VarError::NotUnicode(_)) => Err(invalid(format!("{name} is not UTF-8"), "")),
+        Err(VarError::NotUnicode(_)) => Err(invalid(format!("{name} is not UTF-8"), name)),
         value => Ok(value.unwrap_or_default()),
     };
     let invocation = Invocation {
@@ -207,7 +220,7 @@ pub fn environment(verb: Verb, variable: impl Fn(&str) -> Result<String, VarErro
     .filter_map(|(name, missing)| missing.then_some(name))
     .collect();
     if !missing.is_empty() {
-        return Err(invalid(format!("required env variables [{}] missing", missing.join(",")), ""));
+        return Err(invalid(format!("required env variables [{}] missing", missing.join(",")), "the environment"));
     }
     let (id, ifname) = (&invocation.container_id, &invocation.ifname);
     if of_pod && !is_name(id) {
@@ -228,12 +241,12 @@ fn is_name(text: &str) -> bool {
 
 fn check(verb: Verb, config: &Map<String, Value>, name: &str, version: &mut String) -> Result<(), Error> {
     if !is_name(name) {
-        let why = format!("\"name\" is \"{name}\"");
+        let why = mend(&format!("\"name\" is \"{name}\""));
         return Err(Error::new(error::CONFIG, "missing network name, or invalid characters in it", why));
     }
     let asked = config.get("cniVersion").and_then(Value::as_str).filter(|asked| !asked.is_empty()).unwrap_or("0.1.0");
     if !convert::is_supported(asked) {
-        let why = format!("config is \"{asked}\", plugin supports {:?}", convert::SUPPORTED);
+        let why = mend(&format!("config is \"{asked}\", plugin supports {:?}", convert::SUPPORTED));
         return Err(Error::new(error::VERSION, "incompatible CNI versions", why));
     }
     asked.clone_into(version);
@@ -246,5 +259,14 @@ fn check(verb: Verb, config: &Map<String, Value>, name: &str, version: &mut Stri
     if convert::at_least(asked, floor) {
         return Ok(());
     }
-    Err(Error::new(error::VERSION, format!("config version does not allow {verb}"), format!("config is \"{asked}\"")))
+    Err(Error::new(
+        error::VERSION,
+        format!("config version does not allow {verb}"),
+        mend(&format!("config is \"{asked}\"")),
+    ))
+}
+
+/// Why a configuration is refused, and what to do about it.
+fn mend(why: &str) -> String {
+    format!("{why}. To fix it: mend the conflist that the runtime uses; `nodectl shim status` names it")
 }

@@ -110,7 +110,11 @@ fn collect(request: &Request, record: &Record, deadline: Instant) -> Vec<Failure
             lock.remove();
             Vec::new()
         }
-        Err(error) => vec![ours(request, error)],
+        Err(cause) => {
+            let fix = format!("{}. To fix it: run \"nodectl shim reap\" on this node", cause.details);
+            let cause = if cause.details.contains("To fix it: ") { cause } else { Error { details: fix, ..cause } };
+            vec![ours(request, cause)]
+        }
     }
 }
 

@@ -53,7 +53,7 @@ fn row_07_garbage_on_stdout_with_success() {
 fn row_08_errors_are_passed_on_as_libcni_words_them() {
     let world = World::new();
     // The runtime would say of all of them that cni-shim failed.
-    let whose = "plugin \"portmap\" of network \"cbr0\"";
+    let whose = "plugin \"portmap\" of network \"cbr0\". To fix it: call it by hand, or see its log";
     let cases = [
         ("fail 123 'no address' 'the pool is empty'", 123, "no address", "the pool is empty"),
         ("echo '{\"msg\":\"old style\"}'; exit 3", 999, "old style", ""),
