@@ -177,8 +177,14 @@ impl ShimView {
         if let Some(path) = &self.lost_state {
             problems.push(format!(
                 "{path} cannot be read, nor can its copy, so no pod can be attached. To fix it: `nodectl resume` or `nodectl \
-                 revert` where a run is open; else write into it the CNI whose agent runs here, flannel or calico: \
-                 {{\"format\": 1, \"mode\": \"calico\"}}"
+                 revert` where a run is open; else write into it the CNI whose agent runs here, flannel or calico: {}",
+                by_hand(Cni::Calico)
+            ));
+        } else if self.installed && self.state.is_none() {
+            problems.push(format!(
+                "the shim's state is missing, so new pods get {}, as {} has it. To fix it: `nodectl doctor` says what to write",
+                self.cni.map_or("the default".to_owned(), |cni| cni.to_string()),
+                self.conflist
             ));
         }
         problems.extend(self.unreadable.iter().map(|file| {
@@ -258,6 +264,11 @@ impl ShimView {
     }
 }
 
+/// A state that an administrator may write where the shim's own is lost.
+pub fn by_hand(cni: Cni) -> String {
+    format!("{{\"format\": 1, \"mode\": \"{}\"}}", cni.name())
+}
+
 #[cfg(test)]
 mod tests {
     use cni_shim::record::{DelList, PluginCall};
@@ -288,6 +299,7 @@ mod tests {
         change(&mut record);
         ShimView {
             attachments: vec![Attachment::new(&record, Some(&native), Some(true))],
+            state: Some(State::routed(Backend::Calico)),
             native: Some(native),
             runtime_answers: true,
             installed: true,
@@ -351,6 +363,8 @@ mod tests {
         assert!(view.problems().is_empty());
         view.ahead = vec!["00-a.conf".into()];
         view.has_binary = false;
+        view.state = None;
+        assert!(view.problems()[2].contains("state is missing"), "{:?}", view.problems());
         view.lost_state = Some("/var/lib/cni-shim/state.json".into());
         let problems = view.problems();
         assert!(problems[0].contains("00-a.conf sorts before") && problems[1].contains("is missing"), "{problems:?}");

@@ -180,6 +180,47 @@ fn pods_that_are_gone_leave_leases_devices_and_port_mappings() {
 }
 
 #[test]
+fn a_cleanup_that_was_killed_is_told_and_ended_by_its_command() {
+    let ground = ground("subnet_env; chains iptables-nft $NET $POD 224.0.0.0/4; vxlan 1 8472");
+    for place in ["iptables.restore", "files.rename"] {
+        let cleanup = format!("NODECTL_FAULT={place} nodectl cleanup --flannel --yes");
+        let killed = ground.node().exec(&["sh", "-c", &cleanup]).unwrap();
+        assert_eq!(killed.code, 137, "{place}: {killed:?}");
+        let told = mended(ground.node(), "cleanup-unfinished");
+        assert_eq!(told["objects"], serde_json::json!(["cleanup of flannel"]), "{place}: {told:#}");
+        assert!(ids(ground.node()).is_empty());
+        ground.build(&format!("{FLANNEL_PARTS}\nsubnet_env; chains iptables-nft $NET $POD 224.0.0.0/4; vxlan 1 8472"));
+    }
+}
+
+#[test]
+fn a_switch_that_was_killed_and_a_lost_state_are_told_and_mended() {
+    let pods = [workloads::daemon("probe")];
+    let s = Scenario::start(1, &pods, |_| {}).unwrap();
+    s.prepare().unwrap();
+    let node = s.node(1).unwrap();
+    // In the hold, where new pods wait.
+    let killed = s.migrate_with(1, Cni::Calico, &[("NODECTL_FAULT", "shim.state:3")]).unwrap();
+    assert_eq!(killed.code, 137, "{}", killed.all());
+    let told = finding(node, "open-run");
+    assert_eq!(told["command"], "nodectl resume, or nodectl revert");
+    s.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
+    assert!(ids(node).is_empty());
+    // Without its state the shim would give new pods the CNI of before the switch.
+    for loss in ["rm", "truncate -s 9"] {
+        node.sh(&format!("{loss} /var/lib/cni-shim/state.json /var/lib/cni-shim/state.json.prev")).unwrap();
+        let status = s.nodectl(1, &["shim", "status"]).unwrap();
+        assert_eq!(status.code, 5, "{loss}: {}", status.all());
+        let again = s.nodectl(1, &["migrate", "--to", "calico", "--yes"]).unwrap();
+        assert_eq!(again.code, 3, "{loss}: a switch to where the node is said that all is well: {}", again.all());
+        mended(node, "shim-state-missing");
+        assert!(ids(node).is_empty());
+        let status = s.nodectl(1, &["shim", "status", "--output", "json"]).unwrap().expect(0).unwrap();
+        assert_eq!(status.json().unwrap()["shim"]["state"]["mode"], "calico");
+    }
+}
+
+#[test]
 fn blocks_without_a_pod_beside_others() {
     let ground = ground(
         "files; sets; for n in 0 64; do ip route add blackhole 10.244.1.$n/26 proto 80; done\n\

@@ -6,7 +6,8 @@ use crate::cleanup::refusals;
 use crate::cni::Cni;
 use crate::ownership::files::plugin_types;
 use crate::ownership::known::{main_plugin, plugin};
-use crate::plan::SHIM_CONFLIST;
+use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
+use crate::shim::by_hand;
 use crate::step::words::count;
 
 /// The plugin of the dummy configuration that Calico's migration controller leaves when it is interrupted.
@@ -117,8 +118,24 @@ pub(super) fn shim_without_state(node: &Node) -> Option<Found> {
         what: "cni-shim is in front, and its state cannot be read".into(),
         evidence: format!("{SHIM_CONFLIST} is there, /var/lib/cni-shim/state.json and its copy are missing or torn"),
         objects: vec!["/var/lib/cni-shim/state.json".into()],
-        command: "nodectl shim status, then nodectl migrate or nodectl revert".into(),
+        command: mend_state(node),
     })
+}
+
+/// A run that is open writes the state by itself; else it is that of the agent that runs here.
+fn mend_state(node: &Node) -> String {
+    if node.facts.runs.open.is_some() {
+        return "nodectl resume".into();
+    }
+    match node.sides().map(|side| side.agent) {
+        [true, false] => write_state(Cni::Flannel),
+        [false, true] => write_state(Cni::Calico),
+        _ => "nodectl shim status: it says what to write, once one CNI's agent runs here".into(),
+    }
+}
+
+fn write_state(cni: Cni) -> String {
+    format!("install -d -m 700 {SHIM_STATE_DIR}; echo '{}' > {SHIM_STATE_DIR}/state.json", by_hand(cni))
 }
 
 /// Parts that could not be looked at. A runtime and an API server that do not answer are told elsewhere.

@@ -1,7 +1,7 @@
 //! Whether a node is where it is wanted already. Its network configuration alone does not say so: a leftover one names a CNI
 //! whose agent has never run here.
 
-use super::current_cni;
+use super::{SHIM_CONFLIST, current_cni};
 use crate::cni::{Cni, NODE_LABEL};
 use crate::facts::{ClusterView, Facts};
 
@@ -32,8 +32,12 @@ pub fn arrival(facts: &Facts, to: Cni) -> Arrival {
     if facts.runs(other) {
         amiss.push(format!("{other} runs"));
     }
-    if let Some(mode) = facts.shim.mode.as_deref().filter(|mode| *mode != to.name()) {
-        amiss.push(format!("the shim's mode is {mode}"));
+    match facts.shim.mode.as_deref() {
+        Some(mode) if mode != to.name() => amiss.push(format!("the shim's mode is {mode}")),
+        None if facts.files.conf_names.iter().any(|name| name == SHIM_CONFLIST) => {
+            amiss.push("the shim's state is missing (`nodectl doctor` says what to write)".into());
+        }
+        _ => {}
     }
     match &facts.cluster {
         Some(view) => amiss.extend(label_amiss(view, to)),
@@ -106,6 +110,8 @@ mod tests {
         assert_eq!(stray, "calico-node does not run; flanneld runs; the label nodectl.io/cni is flannel");
         assert_eq!(amiss(|facts| label(facts, "none")), "the label nodectl.io/cni is none");
         assert_eq!(amiss(|facts| facts.shim.mode = Some("hold".into())), "the shim's mode is hold");
+        let without_state = amiss(|facts| facts.files.conf_names.insert(0, SHIM_CONFLIST.into()));
+        assert!(without_state.starts_with("the shim's state is missing"), "{without_state}");
         let unread = |part: &str| amiss(|facts| drop(facts.unobserved.insert(part.into(), "why".into())));
         assert_eq!(unread("runs"), "runs: could not be looked at (why)");
         assert_eq!(unread("shim"), "shim: could not be looked at (why)");

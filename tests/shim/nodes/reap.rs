@@ -7,7 +7,7 @@ mod fixture;
 
 use cni_shim::pending::Pending;
 use cni_shim::record::{Phase, Record};
-use cni_shim::state::{Backend, Owner, State};
+use cni_shim::state::Backend;
 use fixture::Bench;
 use nodectl_lab::node::Kind;
 use serde_json::json;
@@ -47,13 +47,22 @@ fn status_tells_what_the_shim_remembers_and_owes() {
     let status = bench.json(&["shim", "status"], 5);
     assert_eq!(status["shim"]["pending"][0]["pod"], "default/a");
     assert!(status["problems"][0].as_str().unwrap().contains("nodectl shim reap"), "{status}");
+    // The doctor names the same debt, and what pays it.
+    let owed = || {
+        let said = bench.json(&["doctor"], 2);
+        said["findings"].as_array().unwrap().iter().find(|found| found["id"] == "pending-dels").cloned()
+    };
+    let told = owed().expect("the finding");
+    assert_eq!((&told["command"], &told["objects"]), (&json!("nodectl shim reap"), &json!([format!("{a}-eth0")])));
     let reaped = bench.json(&["shim", "reap"], 5);
     let why = reaped["left"][0]["why"].as_str().unwrap();
     assert!(why.contains("\"portmap\" is missing"), "{reaped}");
-    assert_eq!(Pending::list(&bench.paths()).unwrap()[0].attempts, 2);
+    assert_eq!(Pending::list(&bench.paths()).unwrap().0[0].attempts, 2);
     bench.node().sh("mv /opt/cni/bin/portmap.away /opt/cni/bin/portmap").unwrap();
     let reaped = bench.json(&["shim", "reap"], 0);
     assert_eq!((&reaped["finished"], &reaped["changed"]), (&json!([a]), &json!(true)));
+    // No agent runs on this node, so there are other findings.
+    assert_eq!(owed(), None);
     // The runtime may ask again: there is nothing left to do, and that is a success.
     bench.stop(&a);
     bench.stop(&b);
@@ -65,12 +74,7 @@ fn status_tells_what_the_shim_remembers_and_owes() {
 #[test]
 fn status_tells_who_waits_in_a_hold() {
     let bench = Bench::new(Kind::Light);
-    // A process of the node: pids and the boot's id are the node's own.
-    let said =
-        bench.node().sh("sleep 600 >/dev/null 2>&1 </dev/null & echo $!; cat /proc/sys/kernel/random/boot_id").unwrap();
-    let (pid, boot) = said.split_once('\n').unwrap();
-    let owner = Owner { run: "run-7".into(), pid: pid.parse().unwrap(), boot_id: boot.trim().into(), started: None };
-    State::hold(Backend::Flannel, Backend::Calico, owner, Duration::from_secs(60)).store(&bench.paths()).unwrap();
+    bench.hold("run-7", Duration::from_secs(60));
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| bench.run("w"));
         bench.wait_for("the ADD to wait", || {
