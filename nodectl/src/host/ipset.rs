@@ -49,6 +49,9 @@ pub fn restore(text: &str) -> Result<()> {
 /// Destroys sets, all in one call; those that are not there are passed over. The kernel refuses a set that a rule or another
 /// set still uses, and those after it stay then.
 pub fn destroy(names: &[impl AsRef<str>]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
     let names: HashSet<&str> = names.iter().map(AsRef::as_ref).collect();
     let there: Vec<String> = self::names()?.into_iter().filter(|name| names.contains(name.as_str())).collect();
     if there.is_empty() {

@@ -18,6 +18,9 @@ pub fn states() -> Result<Vec<XfrmState>> {
 
 /// Deletes policies and states, in one call; those that are not there are passed over.
 pub fn delete(policies: &[XfrmPolicy], states: &[XfrmState]) -> Result<()> {
+    if policies.is_empty() && states.is_empty() {
+        return Ok(());
+    }
     let (now, states_now) = (self::policies()?, self::states()?);
     let mut batch = String::new();
     for p in policies.iter().filter(|p| now.contains(p)) {

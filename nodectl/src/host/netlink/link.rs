@@ -142,11 +142,6 @@ impl Links {
     pub fn name(&self, index: u32) -> Option<&str> {
         self.places.get(&index).and_then(|place| self.list.get(*place)).map(|(_, link)| link.name.as_str())
     }
-
-    /// The index of the link of this name.
-    pub fn index(&self, name: &str) -> Option<u32> {
-        self.list.iter().find(|(_, link)| link.name == name).map(|(index, _)| *index)
-    }
 }
 
 /// Changes a link.
@@ -182,7 +177,8 @@ pub fn delete_link(name: &str) -> Result<bool> {
 pub fn delete_links(names: &[impl AsRef<str>]) -> Result<()> {
     let mut socket = Socket::open()?;
     let links = Links::read(&mut socket)?;
-    let indexes: Vec<u32> = names.iter().filter_map(|name| links.index(name.as_ref())).collect();
+    let by_name: HashMap<&str, u32> = links.list.iter().map(|(index, link)| (link.name.as_str(), *index)).collect();
+    let indexes: Vec<u32> = names.iter().filter_map(|name| by_name.get(name.as_ref()).copied()).collect();
     match indexes.as_slice() {
         [] => return Ok(()),
         [only] => return delete_link(links.name(*only).unwrap_or_default()).map(|_| ()),

@@ -96,11 +96,15 @@ pub fn detach_xdp(links: &[String]) -> Result<()> {
             (RouteNetlinkMessage::SetLink(message), 0)
         });
         let _ = socket.batch(requests.collect())?;
-        if Links::read(&mut socket)?.all().any(|l| l.name == *link && l.xdp) {
-            anyhow::bail!("the XDP program of {link} could not be taken off");
-        }
     }
-    Ok(())
+    let left = Links::read(&mut socket)?;
+    match left.all().find(|link| link.xdp && links.contains(&link.name)) {
+        Some(link) => anyhow::bail!(
+            "the XDP program of {0} could not be taken off. To fix it: see with `ip link show {0}` what holds it",
+            link.name
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Whether a link's message says that a program is attached.
