@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 mod decode;
 
+pub use decode::calico_interface;
+
 /// The sandbox in question, and what its runtime said about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Sought<'a> {
@@ -81,7 +83,7 @@ pub fn find(paths: &Paths, sought: &Sought<'_>) -> Evidence {
 /// Calico names a pod's host interface after the pod, not the sandbox: while the pod has a newer sandbox on Calico, the
 /// interface is that one's.
 fn has_calico_interface(paths: &Paths, sought: &Sought<'_>, pod: &Pod) -> bool {
-    let name = decode::calico_interface(&pod.namespace, &pod.name);
+    let name = calico_interface("cali", &pod.namespace, &pod.name);
     let of_another = |record: &Record| {
         let same = |other: &Pod| (&other.namespace, &other.name) == (&pod.namespace, &pod.name);
         record.backend == Backend::Calico

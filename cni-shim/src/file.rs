@@ -30,6 +30,18 @@ pub fn read_format<T: DeserializeOwned>(path: &Path, known: u32) -> Result<Optio
     serde_json::from_value(Value::Object(fields)).map(Some).map_err(torn(path))
 }
 
+/// Reads all of one kind of our own files in a directory; apart from them, those that cannot be read.
+pub fn read_all<T: DeserializeOwned>(dir: &Path, known: u32) -> Result<(Vec<T>, Vec<PathBuf>), Error> {
+    let (mut found, mut torn) = (Vec::new(), Vec::new());
+    for path in list(dir)? {
+        match read_format(&path, known) {
+            Ok(one) => found.extend(one),
+            Err(_) => torn.push(path),
+        }
+    }
+    Ok((found, torn))
+}
+
 fn torn(path: &Path) -> impl FnOnce(serde_json::Error) -> Error {
     move |cause| Error::new(error::DECODE, format!("{} is torn or not ours", path.display()), cause.to_string())
 }

@@ -81,21 +81,9 @@ impl Pending {
         file::remove(&paths.pending(container_id, ifname))
     }
 
-    /// All that can be read.
-    pub fn list(paths: &Paths) -> Result<Vec<Self>, Error> {
-        Self::list_all(paths).map(|(found, _)| found)
-    }
-
     /// All of them, and the files that should be pending DELs but cannot be read.
-    pub fn list_all(paths: &Paths) -> Result<(Vec<Self>, Vec<PathBuf>), Error> {
-        let (mut found, mut torn) = (Vec::new(), Vec::new());
-        for path in file::list(&paths.pendings())? {
-            match file::read_format(&path, FORMAT) {
-                Ok(pending) => found.extend(pending),
-                Err(_) => torn.push(path),
-            }
-        }
-        Ok((found, torn))
+    pub fn list(paths: &Paths) -> Result<(Vec<Self>, Vec<PathBuf>), Error> {
+        file::read_all(&paths.pendings(), FORMAT)
     }
 
     /// Tries one again, within a time. The attachment's record, if there still is one, is newer than the one noted here.

@@ -181,14 +181,7 @@ impl Record {
 
     /// All records, and the files that should be records but cannot be read.
     pub fn list(paths: &Paths) -> Result<(Vec<Self>, Vec<PathBuf>), Error> {
-        let (mut records, mut torn) = (Vec::new(), Vec::new());
-        for path in file::list(&paths.attachments())? {
-            match file::read_format(&path, FORMAT) {
-                Ok(record) => records.extend(record),
-                Err(_) => torn.push(path),
-            }
-        }
-        Ok((records, torn))
+        file::read_all(&paths.attachments(), FORMAT)
     }
 
     /// The ADDs that are at work. After a change of the state, whoever must not run beside the old backend waits for them.

@@ -23,7 +23,7 @@ mod detour;
 mod host_side;
 
 pub use operation::{At, Operation, Place, carry_out};
-pub use pod::{PodNetwork, Way, calico_interface};
+pub use pod::{PodNetwork, Way};
 
 /// The MAC of every Calico interface on the host.
 pub const CALICO_MAC: &str = "ee:ee:ee:ee:ee:ee";

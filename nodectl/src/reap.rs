@@ -70,28 +70,14 @@ impl Reaper<'_> {
                 reaped.left.push(Left { container, interface, why: error.to_string() });
             }
         }
-        for pending in Pending::list(&self.paths)? {
-            self.one(&pending, &mut reaped);
-        }
+        let ran = run_kept(&self.paths, &self.backends, &self.cni_path, LIMIT)?;
+        reaped.finished.extend(ran.finished);
+        reaped.left.extend(ran.left);
         // Markers, temporary files and locks of killed shims go with their attachments. Listing is what sweeps.
         cni_shim::holds::list(&self.paths)?;
         self.paths.written().iter().try_for_each(|dir| file::list(dir).map(drop))?;
         lock::sweep(&self.paths)?;
         Ok(reaped)
-    }
-
-    fn one(&self, pending: &Pending, reaped: &mut Reaped) {
-        fault::point("shim.pending");
-        let (container, interface) = (pending.container_id.clone(), pending.ifname.clone());
-        let why = match pending.run(&self.paths, &self.backends, &self.cni_path, LIMIT) {
-            Ok(Outcome::Done) => return reaped.finished.push(container),
-            Ok(Outcome::Busy) => {
-                "another call for it, or a plugin that one has left behind, is still at work".to_owned()
-            }
-            Ok(Outcome::Failed(failures)) => chain::join(&failures).to_string(),
-            Err(error) => error.to_string(),
-        };
-        reaped.left.push(Left { container, interface, why });
     }
 
     /// The records of sandboxes that the runtime does not know any more, and the files that should be some.
@@ -102,7 +88,7 @@ impl Reaper<'_> {
         records.retain(|record| !record.is_younger_than(self.older_than) && self.is_abandoned(record));
         let dead = records.into_iter().map(|record| (record.container_id.clone(), record.ifname.clone(), Some(record)));
         let mut dead: Vec<_> = dead.collect();
-        let (_, torn_pending) = Pending::list_all(&self.paths)?;
+        let (_, torn_pending) = Pending::list(&self.paths)?;
         for path in torn.into_iter().chain(torn_pending).filter(|path| since_written(path) >= self.older_than) {
             let named = attachment_of(&path).filter(|(id, _)| !living.contains(id));
             dead.extend(named.map(|(container, interface)| (container, interface, None)));
@@ -127,6 +113,27 @@ impl Reaper<'_> {
             None => record.pod.is_some() || record.netns.is_empty() || !self.paths.node(&record.netns).exists(),
         }
     }
+}
+
+/// Runs the DELs that the shim keeps because a delegate had failed, each within a time; all of them, whatever becomes of one.
+pub fn run_kept(paths: &Paths, backends: &Backends, cni_path: &str, within: Duration) -> Result<Reaped> {
+    let mut reaped = Reaped::default();
+    for pending in Pending::list(paths)?.0 {
+        fault::point("shim.pending");
+        let why = match pending.run(paths, backends, cni_path, within) {
+            Ok(Outcome::Done) => {
+                reaped.finished.push(pending.container_id);
+                continue;
+            }
+            Ok(Outcome::Busy) => {
+                "another call for it, or a plugin that one has left behind, is still at work".to_owned()
+            }
+            Ok(Outcome::Failed(failures)) => chain::join(&failures).to_string(),
+            Err(error) => error.to_string(),
+        };
+        reaped.left.push(Left { container: pending.container_id, interface: pending.ifname, why });
+    }
+    Ok(reaped)
 }
 
 /// How long ago a file was written; nothing where that cannot be told.

@@ -46,7 +46,7 @@ fn look(world: &World, n: usize) -> PodNetwork {
 }
 
 fn cali(n: usize) -> String {
-    nodectl::adopt::calico_interface("cali", "default", &format!("pod{n}"))
+    cni_shim::evidence::calico_interface("cali", "default", &format!("pod{n}"))
 }
 
 /// Carries out one sweep for every pod, each operation held for a while. First, it is begun and killed as often as `cut` says.

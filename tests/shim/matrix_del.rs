@@ -116,12 +116,12 @@ fn row_21_calico_api_down_on_del() {
     );
     assert!(text.contains("enoent") && text.contains("pod missing"), "{text}");
     assert!(world.record("c1").is_some());
-    let pending = Pending::list(&world.paths()).unwrap();
+    let pending = Pending::list(&world.paths()).unwrap().0;
     assert_eq!((pending.len(), pending[0].attempts), (1, 1));
     world.tell("bandwidth.DEL", "fail 7 'also this' ''");
     let joined = world.del("c1").failed(7);
     assert!(joined.stdout.contains("also this") && joined.stdout.contains("nodename"), "{joined:?}");
-    assert_eq!(Pending::list(&world.paths()).unwrap()[0].attempts, 2);
+    assert_eq!(Pending::list(&world.paths()).unwrap().0[0].attempts, 2);
     world.untell("calico.DEL");
     world.untell("bandwidth.DEL");
     // What the runtime gives up, nodectl finishes.
@@ -139,7 +139,7 @@ fn deferred_dels_succeed_and_are_finished_later() {
     world.tell("calico.DEL", "fail 999 'the API server is unreachable' ''");
     world.del("c1").succeeded();
     assert!(world.record("c1").is_none());
-    let pending = Pending::list(&world.paths()).unwrap().remove(0);
+    let pending = Pending::list(&world.paths()).unwrap().0.remove(0);
     world.take_log();
     let run =
         |pending: &Pending| pending.run(&world.paths(), &Backends::default(), "", Duration::from_secs(10)).unwrap();

@@ -313,11 +313,11 @@ fn row_20_real_flannel_whose_delegate_failed_once() {
         );
         assert!(address.exists() && scratch.exists(), "flannel's scratch file is kept for the next try");
         let paths = world.paths();
-        assert_eq!(Pending::list(&paths).unwrap().len(), 1);
+        assert_eq!(Pending::list(&paths).unwrap().0.len(), 1);
         back();
         shim(world, "DEL", "p1").succeeded();
         assert!(!address.exists() && !scratch.exists());
-        assert!(Record::list(&paths).unwrap().0.is_empty() && Pending::list(&paths).unwrap().is_empty());
+        assert!(Record::list(&paths).unwrap().0.is_empty() && Pending::list(&paths).unwrap().0.is_empty());
     });
 }
 

@@ -175,7 +175,7 @@ fn killed_at_any_point_nothing_leaks() {
         let error = cni_shim::Error::new(11, "the sandbox is gone", "");
         Pending::note(&world.paths(), &record.container_id, &record.ifname, Some(&record), &error).unwrap();
     }
-    for pending in Pending::list(&world.paths()).unwrap() {
+    for pending in Pending::list(&world.paths()).unwrap().0 {
         wait_for("the delegates that were left behind", || {
             pending.run(&world.paths(), &Backends::default(), "", Duration::from_secs(5)).unwrap() == Outcome::Done
         });

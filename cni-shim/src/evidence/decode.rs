@@ -1,5 +1,5 @@
 //! The encodings in which evidence comes: base64 (Go's encoding of bytes in JSON), libcni's pairs of arguments, and the
-//! name of Calico's host interface.
+//! names of Calico's host interfaces.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,12 +17,12 @@ pub fn arguments(pairs: &[Value]) -> String {
     pairs.iter().filter_map(pair).collect::<Vec<_>>().join(";")
 }
 
-/// The name of Calico's host interface of a pod: "cali" and 11 hex digits of the SHA-1 of "namespace.name" (Calico
-/// libcalico-go, VethNameForWorkload), with the default interface prefix.
-pub fn calico_interface(namespace: &str, name: &str) -> String {
+/// The name of Calico's host interface of a pod: the prefix ("cali" unless configured) and 11 hex digits of the SHA-1 of
+/// "namespace.name" (Calico libcalico-go, VethNameForWorkload).
+pub fn calico_interface(prefix: &str, namespace: &str, name: &str) -> String {
     let digest = Sha1::digest(format!("{namespace}.{name}"));
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("cali{}", hex.get(..11).unwrap_or_default())
+    format!("{prefix}{}", hex.get(..11).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -33,6 +33,7 @@ mod tests {
         assert_eq!(super::base64("Zm9vYg=="), Some(b"foob".to_vec()));
         assert_eq!(super::base64("no!"), None);
         assert_eq!(super::base64(""), None);
-        assert_eq!(super::calico_interface("default", "web-0"), "cali0d7763386da");
+        assert_eq!(super::calico_interface("cali", "default", "web-0"), "cali0d7763386da");
+        assert_eq!(super::calico_interface("cali", "default", "nginx"), "calic440f455693");
     }
 }

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use cni_shim::evidence::{self, Sought};
-use cni_shim::pending::{Outcome, Pending};
+use cni_shim::lock;
 use cni_shim::record::Record;
-use cni_shim::{chain, lock};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -16,6 +15,7 @@ use crate::fault;
 use crate::host::files;
 use crate::host::run::Run;
 use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
+use crate::reap;
 
 /// The shim's own limit for an ADD is 100 s.
 const LIMIT: Duration = Duration::from_secs(115);
@@ -83,18 +83,9 @@ pub(super) fn drain_pending(cx: &Context) -> Result<()> {
     if !files::exists(&cx.host.path(SHIM_STATE_DIR)) {
         return Ok(());
     }
-    let (paths, backends, cni_path) = (cx.shim(), cx.backends(), cx.bin_dir().display().to_string());
-    let mut left = Vec::new();
-    for pending in Pending::list(&paths)? {
-        fault::point("shim.pending");
-        let why = match pending.run(&paths, &backends, &cni_path, LIMIT) {
-            Ok(Outcome::Done) => continue,
-            Ok(Outcome::Busy) => "somebody else is at work on it".to_owned(),
-            Ok(Outcome::Failed(failures)) => chain::join(&failures).to_string(),
-            Err(error) => error.to_string(),
-        };
-        left.push(format!("that of {}: {why}", pending.container_id));
-    }
+    let cni_path = cx.bin_dir().display().to_string();
+    let kept = reap::run_kept(&cx.shim(), &cx.backends(), &cni_path, LIMIT)?.left;
+    let left: Vec<String> = kept.into_iter().map(|left| format!("that of {}: {}", left.container, left.why)).collect();
     if !left.is_empty() {
         bail!("{} kept DELs failed again: {}. To fix it: see `nodectl shim status`", left.len(), left.join("; "));
     }

@@ -60,7 +60,7 @@ fn are_dels_kept(cx: &mut Context, cni: Cni) -> Result<bool> {
         tracing::warn!("DELs are kept still: {error:#}");
     }
     let is_of = |pending: &Pending| pending.record.as_ref().is_none_or(|record| record.backend == shim_backend(cni));
-    let kept = Pending::list(&cx.shim())?.iter().any(is_of);
+    let kept = Pending::list(&cx.shim())?.0.iter().any(is_of);
     if kept {
         cx.owe(Debt::PendingDels)?;
     }

@@ -66,7 +66,7 @@ pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
             await_idle(cx)?;
             let folder = cx.host.path(crate::plan::SHIM_STATE_DIR);
             // DELs that the API server still owes must outlive the shim's own folder.
-            if cni_shim::pending::Pending::list(&cx.shim())?.is_empty() {
+            if cni_shim::pending::Pending::list(&cx.shim())?.0.is_empty() {
                 crate::host::files::remove_directory(&folder)?;
             }
             Ok(())

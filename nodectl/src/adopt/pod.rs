@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use cni_shim::evidence::calico_interface;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use sha1::{Digest, Sha1};
 
 use crate::facts::Route;
 
@@ -67,18 +67,10 @@ impl PodNetwork {
     }
 }
 
-/// The name that felix looks for: the prefix and the first eleven hex digits of sha1("<namespace>.<name>").
-pub fn calico_interface(prefix: &str, namespace: &str, name: &str) -> String {
-    format!("{prefix}{}", digest(&format!("{namespace}.{name}")))
-}
-
-/// Eleven hex digits for a pod (`namespace/name`), for the names of devices of our own.
+/// Eleven hex digits for a pod (`namespace/name`), for the names of devices of our own: as Calico draws them.
 pub(super) fn short_name(pod: &str) -> String {
-    digest(pod)
-}
-
-fn digest(text: &str) -> String {
-    Sha1::digest(text).iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>()[..11].to_owned()
+    let (namespace, name) = pod.split_once('/').unwrap_or(("", pod));
+    calico_interface("", namespace, name)
 }
 
 /// An address's only host route's length.
@@ -91,8 +83,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_felixs() {
-        assert_eq!(calico_interface("cali", "default", "nginx"), "calic440f455693");
+    fn names_are_as_calico_draws_them_and_an_address_stands_alone() {
+        assert_eq!(short_name("default/nginx"), "c440f455693");
         assert_eq!(alone("10.1.0.2".parse().unwrap()).to_string(), "10.1.0.2/32");
     }
 }

@@ -1,6 +1,8 @@
 //! What pods that are gone have left: leases, devices, port mappings. Only the runtime knows who lives; where it does not
 //! answer, nobody is taken for dead. Other users of the same plugins (podman, say) have networks of their own.
 
+use cni_shim::evidence::calico_interface;
+
 use super::findings::Found;
 use super::node::Node;
 use crate::cni::Cni;
@@ -54,7 +56,7 @@ pub(super) fn veths(node: &Node) -> Option<Found> {
 /// The pod is bound to this node, or its attachment is young: its sandbox may be just being made.
 fn is_coming(node: &Node, link: &str) -> bool {
     let pods = node.facts.cluster.iter().flat_map(|c| &c.pods).filter(|p| !p.has_ended());
-    let mut named = pods.map(|p| attachments::calico_name("cali", &p.namespace, &p.name));
+    let mut named = pods.map(|p| calico_interface("cali", &p.namespace, &p.name));
     let notes = node.traces().into_iter().flat_map(|t| &t.notes);
     let mut noted = notes.filter(|n| n.links.iter().any(|l| l == link));
     named.any(|name| name == link) || noted.any(|n| !node.is_gone(&n.container))

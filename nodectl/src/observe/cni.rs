@@ -176,9 +176,10 @@ pub fn shim(host: &Host, dirs: &CniDirectories) -> Result<Shim> {
         let id = format!("{}-{}", record.container_id, record.ifname);
         attachments.entry(record.backend.into()).or_default().push(id);
     }
-    let pending = cni_shim::pending::Pending::list(&paths)?;
+    let (pending, torn_pending) = cni_shim::pending::Pending::list(&paths)?;
     let mut pending: Vec<String> = pending.into_iter().map(|p| format!("{}-{}", p.container_id, p.ifname)).collect();
     pending.extend(torn.iter().map(|path| format!("unreadable record {}", path.display())));
+    pending.extend(torn_pending.iter().map(|path| format!("unreadable DEL {}", path.display())));
     Ok(Shim { mode, attachments, pending, ..Shim::default() })
 }
 

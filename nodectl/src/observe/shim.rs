@@ -30,7 +30,7 @@ pub fn shim_view(host: &Host, facts: &Facts) -> Result<ShimView> {
     };
     let mut unreadable = Vec::new();
     let (records, torn) = Record::list(&paths)?;
-    let (pending, torn_pending) = Pending::list_all(&paths)?;
+    let (pending, torn_pending) = Pending::list(&paths)?;
     unreadable.extend(torn.iter().chain(&torn_pending).map(|path| path.display().to_string()));
     let cni = cni(facts, state.as_ref());
     let native = cni.and_then(|cni| native(host, &backends(facts), cni));

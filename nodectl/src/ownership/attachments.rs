@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sha1::{Digest, Sha1};
+use cni_shim::evidence::calico_interface;
 
 use super::known::plugin;
 use crate::cni::Cni;
@@ -57,13 +57,6 @@ pub fn live(facts: &Facts) -> impl Iterator<Item = &Sandbox> {
     facts.runtime.iter().flat_map(|r| &r.sandboxes).filter(|s| s.ready && !s.host_network)
 }
 
-/// Name of the host interface that Calico gives a pod: 11 characters of a SHA-1.
-pub fn calico_name(prefix: &str, namespace: &str, name: &str) -> String {
-    let digest = Sha1::digest(format!("{namespace}.{name}"));
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{prefix}{}", &hex[..11])
-}
-
 /// A pod's device of this CNI: a port of cni0, or an interface that Calico's plugin named.
 pub fn is_device(facts: &Facts, link: &Link, cni: Cni) -> bool {
     match cni {
@@ -75,7 +68,7 @@ pub fn is_device(facts: &Facts, link: &Link, cni: Cni) -> bool {
 /// The living pod that a device leads to.
 fn owner(facts: &Facts, link: &Link) -> Option<String> {
     let noted = |s: &Sandbox| notes(facts).any(|n| n.container == s.id && n.links.contains(&link.name));
-    let named = |s: &Sandbox| link.name == calico_name("cali", &s.namespace, &s.name);
+    let named = |s: &Sandbox| link.name == calico_interface("cali", &s.namespace, &s.name);
     live(facts).find(|s| noted(s) || named(s)).map(Sandbox::full_name)
 }
 
@@ -90,14 +83,4 @@ fn is_leaked(facts: &Facts, link: &Link) -> bool {
 
 fn notes(facts: &Facts) -> impl Iterator<Item = &Note> {
     facts.traces.iter().flat_map(|t| &t.notes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calicos_names_are_as_calico_makes_them() {
-        assert_eq!(calico_name("cali", "default", "nginx"), "calic440f455693");
-    }
 }

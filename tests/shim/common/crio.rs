@@ -82,14 +82,18 @@ impl<'a> Crio<'a> {
         let runtime = |file: PathBuf| {
             let cache: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
             let list = STANDARD.decode(cache["config"].as_str().unwrap()).unwrap();
-            let pairs = cache["cniArgs"].as_array().unwrap().iter();
-            let pairs = pairs.map(|pair| format!("{}={}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()));
-            let mut runtime =
-                Runtime::new(self.world, serde_json::from_slice(&list).unwrap(), id, cache["capabilityArgs"].clone());
-            runtime.args = pairs.collect::<Vec<_>>().join(";");
-            (runtime, cache["result"].clone())
+            (self.attachment(serde_json::from_slice(&list).unwrap(), id, &cache), cache["result"].clone())
         };
         files.into_iter().map(runtime).collect()
+    }
+
+    /// A list for a cached attachment: with the CNI_ARGS and the capability arguments of its ADD.
+    fn attachment<'b>(&'b self, list: Value, id: &'b str, cache: &Value) -> Runtime<'b> {
+        let pairs = cache["cniArgs"].as_array().unwrap().iter();
+        let pairs = pairs.map(|pair| format!("{}={}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()));
+        let mut runtime = Runtime::new(self.world, list, id, cache["capabilityArgs"].clone());
+        runtime.args = pairs.collect::<Vec<_>>().join(";");
+        runtime
     }
 
     /// GC, which the server does once when it starts: every list on disk, with the living pods filed under the default
@@ -101,11 +105,7 @@ impl<'a> Crio<'a> {
                 let cache: Value = serde_json::from_slice(&fs::read(entry.path()).unwrap()).unwrap();
                 let id = cache["containerId"].as_str().unwrap();
                 if cache["networkName"] == list["name"] && !valid.contains(&id) {
-                    let pairs = cache["cniArgs"].as_array().unwrap().iter();
-                    let pairs =
-                        pairs.map(|pair| format!("{}={}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()));
-                    let mut runtime = Runtime::new(self.world, list.clone(), id, cache["capabilityArgs"].clone());
-                    runtime.args = pairs.collect::<Vec<_>>().join(";");
+                    let runtime = self.attachment(list.clone(), id, &cache);
                     runtime.del(Some(&cache["result"]))?;
                     runtime.forget(&self.results());
                 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cni_shim::pending::Pending;
-use cni_shim::state::{Backend, Owner, State};
+use cni_shim::state::Backend;
 use fixture::{Bench, SHIM_CONFLIST};
 use nodectl_lab::node::Kind;
 use serde_json::Value;
@@ -150,11 +150,7 @@ fn row_31_and_33_containerd_restarts_in_mid_flip() {
     bench.install();
     let (made, ip) = bench.run("made");
     assert!(ip.starts_with("10.244.1."), "{ip}");
-    let said = bench.node().sh("sleep 600 >/dev/null 2>&1 </dev/null & echo $!; cat /proc/sys/kernel/random/boot_id");
-    let said = said.unwrap();
-    let (pid, boot) = said.split_once('\n').unwrap();
-    let owner = Owner { run: "run".into(), pid: pid.parse().unwrap(), boot_id: boot.trim().into(), started: None };
-    State::hold(Backend::Flannel, Backend::Calico, owner, Duration::from_secs(300)).store(&bench.paths()).unwrap();
+    bench.hold("run", Duration::from_secs(300));
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| bench.cri().run_pod_sandbox(fixture::pod("waits")));
         bench.wait_for("the ADD to wait", || {
@@ -210,7 +206,7 @@ fn the_timer_finishes_what_is_pending() {
     bench.node().sh("mv /opt/cni/bin/portmap /root/").unwrap();
     bench.cri().stop_pod_sandbox(&id).unwrap_err();
     bench.node().sh("mv /root/portmap /opt/cni/bin/").unwrap();
-    assert_eq!(Pending::list(&bench.paths()).unwrap().len(), 1);
+    assert_eq!(Pending::list(&bench.paths()).unwrap().0.len(), 1);
     bench.node().sh("systemctl enable --now nodectl-reap.timer").unwrap();
     assert!(
         bench
@@ -220,6 +216,6 @@ fn the_timer_finishes_what_is_pending() {
             .contains("nodectl-reap.service")
     );
     bench.node().start_unit("nodectl-reap.service").unwrap();
-    assert!(Pending::list(&bench.paths()).unwrap().is_empty() && bench.records().is_empty());
+    assert!(Pending::list(&bench.paths()).unwrap().0.is_empty() && bench.records().is_empty());
     bench.stop(&id);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
 use cni_shim::record::Record;
-use cni_shim::state::{Backend, State};
+use cni_shim::state::{Backend, Owner, State};
 use nodectl_lab::cluster::{Cluster, Network, Options, until};
 use nodectl_lab::command::Output;
 use nodectl_lab::cri;
@@ -78,6 +78,16 @@ impl Bench {
 
     pub fn route(&self, backend: Backend) {
         State::routed(backend).store(&self.paths()).expect("the state");
+    }
+
+    /// New pods wait, for a run whose process is one of the node's own: pids and the boot's id are the node's.
+    pub fn hold(&self, run: &str, bound: Duration) {
+        let look = "sleep 600 >/dev/null 2>&1 </dev/null & echo $!; cat /proc/sys/kernel/random/boot_id";
+        let said = self.node().sh(look).expect("a process");
+        let (pid, boot) = said.split_once('\n').expect("its pid");
+        let pid = pid.parse().expect("a number");
+        let owner = Owner { run: run.into(), pid, boot_id: boot.trim().into(), started: None };
+        State::hold(Backend::Flannel, Backend::Calico, owner, bound).store(&self.paths()).expect("the state");
     }
 
     pub fn records(&self) -> Vec<Record> {
