@@ -99,7 +99,8 @@ const PIECES: &[Piece] = &[
 
 /// What tells each network apart is always there, first: without it a cleanup leaves what it cannot be sure of.
 fn script(pieces: &[Piece], with: &[Owner]) -> String {
-    let mut text = format!("{FLANNEL_PARTS}\n{CALICO_PARTS}\n");
+    // host-local's own folder is everybody's: whoever comes first makes it, and it stays.
+    let mut text = format!("{FLANNEL_PARTS}\n{CALICO_PARTS}\nmkdir -p /var/lib/cni/networks\n");
     if with.contains(&Flannel) {
         text.push_str("subnet_env\n");
     }

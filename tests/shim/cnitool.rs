@@ -12,6 +12,7 @@ use cni_shim::state::{Backend, State};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
@@ -39,7 +40,8 @@ impl Tool {
 fn is_at_hand() -> bool {
     let named = std::env::var_os("CNITOOL").is_some();
     if !named {
-        println!("passed over: CNITOOL names no cnitool. To have one: see the top of tests/shim/cnitool.rs");
+        let why = "passed over: CNITOOL names no cnitool. To have one: see the top of tests/shim/cnitool.rs";
+        let _ = writeln!(std::io::stderr(), "{why}");
     }
     named
 }
