@@ -14,6 +14,7 @@ mod context;
 mod cordon;
 mod debts;
 mod evict;
+mod idle_files;
 mod overlay;
 mod retire;
 mod rules;
@@ -29,6 +30,7 @@ pub use api::Api;
 pub use baseline::missing;
 pub use context::{Context, RunFolder};
 pub use debts::pay;
+pub use idle_files::of_before;
 
 use crate::step::{Before, Step};
 
@@ -66,7 +68,8 @@ pub fn before(step: &Step, cx: &mut Context) -> Result<Before> {
         Step::RenameOverlay { from, .. } | Step::DeleteOverlay { link: from, .. } => overlay::before(from),
         Step::MarkNetworkAvailable { .. } => agent::condition_before(cx),
         Step::Clean { cni, scope } => clean::before(cx, *cni, scope),
-        Step::ImportAttachments { .. }
+        Step::PreserveFiles { .. }
+        | Step::ImportAttachments { .. }
         | Step::Baseline { .. }
         | Step::Evict { .. }
         | Step::KeepFlannelRules { .. }
@@ -82,6 +85,7 @@ pub fn before(step: &Step, cx: &mut Context) -> Result<Before> {
 pub fn apply(step: &Step, before: &Before, cx: &mut Context) -> Result<Value> {
     match step {
         Step::PreserveBinaries { dir, names } => binaries::apply(cx, dir, names),
+        Step::PreserveFiles { files, .. } => idle_files::preserve(cx, files),
         Step::EnableBootUnits { units } => units::enable(cx, units),
         Step::DisableBootUnits { units } => units::disable(cx, units),
         Step::InstallShimBinary { from, to } => shim_files::install_binary(cx, from, to),
@@ -115,6 +119,7 @@ pub fn apply(step: &Step, before: &Before, cx: &mut Context) -> Result<Value> {
 pub fn undo(step: &Step, before: &Before, cx: &mut Context) -> Result<()> {
     match step {
         Step::PreserveBinaries { dir, .. } => binaries::undo(cx, dir, before),
+        Step::PreserveFiles { files, .. } => idle_files::put_back(cx, files),
         Step::EnableBootUnits { units } | Step::DisableBootUnits { units } => units::undo(cx, units, before),
         Step::InstallShimBinary { to: path, .. } | Step::RemoveShimBinary { path } => {
             shim_files::undo(cx, path, before)

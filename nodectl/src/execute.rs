@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result};
 use crate::act::{self, Context};
 use crate::journal::{Debt, Log, Record};
 use crate::plan::Plan;
+use crate::remedy::Told;
 use crate::report::Progress;
-use crate::step::{Before, Step};
+use crate::step::{Before, Step, UndoDue};
 
 /// A step that failed.
 #[derive(Debug)]
@@ -25,14 +26,30 @@ pub struct StepFailed {
 
 impl std::fmt::Display for StepFailed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "step {} ({}) failed: {:#}", self.n + 1, self.title, self.error)
+        let told = Told::of_error(&self.error);
+        write!(f, "step {} ({}) failed: {told}", self.n + 1, self.title)
     }
 }
 
-/// Goes forward from where the journal stands to the plan's end.
+/// Goes forward from where the journal stands, but for what is done when all is verified.
 pub fn forward(plan: &Plan, log: &Log, cx: &mut Context, progress: &mut Progress) -> Result<(), StepFailed> {
+    go(plan, log, |step| !step.done_last(), cx, progress)
+}
+
+/// Does the rest, once all is verified.
+pub fn forward_to_the_end(plan: &Plan, log: &Log, cx: &mut Context, progress: &mut Progress) -> Result<(), StepFailed> {
+    go(plan, log, Step::done_last, cx, progress)
+}
+
+fn go(
+    plan: &Plan,
+    log: &Log,
+    is_due: impl Fn(&Step) -> bool,
+    cx: &mut Context,
+    progress: &mut Progress,
+) -> Result<(), StepFailed> {
     let released = plan.steps.iter().position(|s| matches!(s, Step::Release { .. })).is_some_and(|n| log.is_done(n));
-    for (n, step) in plan.steps.iter().enumerate() {
+    for (n, step) in plan.steps.iter().enumerate().filter(|(_, step)| is_due(step)) {
         let done = log.is_done(n);
         if matches!(step, Step::Baseline { .. })
             && let Some(result) = log.result(n)
@@ -74,7 +91,7 @@ fn one_step(n: usize, step: &Step, known: Option<Before>, cx: &mut Context, prog
         }
         Err(error) => {
             progress.failed(n, step, ms);
-            match cx.journal.append(&Record::Failed { n, error: format!("{error:#}") }) {
+            match cx.journal.append(&Record::Failed { n, error: Told::of_error(&error).to_string() }) {
                 Ok(()) => Err(error),
                 // Both count: what failed, and why the journal does not say so.
                 Err(unwritten) => Err(error.context(format!("{unwritten:#}"))),
@@ -83,32 +100,18 @@ fn one_step(n: usize, step: &Step, known: Option<Before>, cx: &mut Context, prog
     }
 }
 
-/// Undoes what stands, newest first, but for what stays until nothing is owed.
-pub fn backward(plan: &Plan, log: &Log, cx: &mut Context, progress: &mut Progress) -> Result<(), StepFailed> {
-    undo(plan, log, |step| !step.undone_last(), cx, progress)
-}
-
-/// Undoes the rest, once nothing is owed.
-pub fn backward_to_the_end(
+/// Undoes what stands and is due now, newest first. Goes on past nothing: an undo that fails is for hands, and can be tried
+/// again.
+pub fn backward(
     plan: &Plan,
     log: &Log,
-    cx: &mut Context,
-    progress: &mut Progress,
-) -> Result<(), StepFailed> {
-    undo(plan, log, Step::undone_last, cx, progress)
-}
-
-/// Goes on past nothing: an undo that fails is for hands, and can be tried again.
-fn undo(
-    plan: &Plan,
-    log: &Log,
-    is_due: impl Fn(&Step) -> bool,
+    due: UndoDue,
     cx: &mut Context,
     progress: &mut Progress,
 ) -> Result<(), StepFailed> {
     cx.stop.mute();
     for n in log.standing().into_iter().rev() {
-        let Some(step) = plan.steps.get(n).filter(|step| is_due(step)) else { continue };
+        let Some(step) = plan.steps.get(n).filter(|step| step.undo_due() == due) else { continue };
         let Some(before) = log.before(n) else { continue };
         // Muted: it only answers a signal.
         let _ = cx.stop.check();
@@ -149,13 +152,13 @@ pub struct Unpaid {
     /// What.
     pub debt: Debt,
     /// Why; `None` where it waits for another debt.
-    pub why: Option<String>,
+    pub why: Option<Told>,
 }
 
 impl std::fmt::Display for Unpaid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.debt.describe())?;
-        self.why.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
+        self.why.as_ref().map_or(Ok(()), |why| write!(f, " ({})", why.what))
     }
 }
 
@@ -174,7 +177,7 @@ pub fn settle(cx: &mut Context, progress: &mut Progress) -> Result<Vec<Unpaid>> 
         progress.paying(&debt);
         match act::pay(&debt, cx) {
             Ok(()) => cx.journal.append(&Record::Paid { debt })?,
-            Err(error) => left.push(Unpaid { debt, why: Some(format!("{error:#}")) }),
+            Err(error) => left.push(Unpaid { debt, why: Some(Told::of_error(&error)) }),
         }
     }
 }

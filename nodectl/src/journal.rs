@@ -197,10 +197,7 @@ impl Journal {
             let _ = self.file.set_len(whole).and_then(|()| self.file.sync_data());
         }
         written.with_context(|| {
-            format!(
-                "could not write the journal {}. To fix it: make room on that file system, then run `nodectl resume` or `nodectl revert`",
-                self.path.display()
-            )
+            format!("could not write the journal {}. To fix it: make room on that file system", self.path.display())
         })?;
         fault::point("journal.appended");
         Ok(())

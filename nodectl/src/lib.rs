@@ -31,6 +31,7 @@ pub mod preflight;
 pub mod prepared;
 pub mod probe;
 pub mod reap;
+pub mod remedy;
 pub mod remove;
 pub mod report;
 pub mod request;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nodectl::cli::{Cli, Common};
+use nodectl::remedy::Told;
 use nodectl::{command, failure, report};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
     match command::run(&cli, &settings) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "nodectl: {error:#}");
+            let _ = writeln!(std::io::stderr(), "nodectl: {}", Told::of_error(&error));
             report::failure(settings.output, &error);
             ExitCode::from(failure::exit_code(&error))
         }

@@ -10,6 +10,7 @@ pub use pods::loss;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Facts;
+use crate::remedy::Told;
 use crate::request::Request;
 
 /// What a check found.
@@ -51,12 +52,9 @@ impl Check {
 
     /// Where the cause brings its own remedy, that is the one that counts: it knows more.
     pub(crate) fn fail(name: &str, found: impl Into<String>, fix: impl Into<String>) -> Check {
-        let found = found.into();
-        let (found, fix) = match found.split_once(". To fix it: ") {
-            Some((found, fix)) => (found.to_owned(), fix.to_owned()),
-            None => (found, fix.into()),
-        };
-        Check { name: name.into(), verdict: Verdict::Fail, found, fix }
+        let told = Told::of(&found.into());
+        let fix = if told.remedies.is_empty() { fix.into() } else { told.remedies.join("; ") };
+        Check { name: name.into(), verdict: Verdict::Fail, found: told.what, fix }
     }
 }
 

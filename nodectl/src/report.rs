@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::failure::code;
+use crate::remedy::Told;
 
 pub use cleanup_text::cleanup_text;
 pub use doctor_text::{doctor_nagios, doctor_prometheus, doctor_text};
@@ -60,7 +61,7 @@ pub fn failure(format: OutputFormat, error: &anyhow::Error) {
         code::BUSY => "busy",
         _ => "failed",
     };
-    let data = json!({ "outcome": outcome, "exit_code": code, "error": format!("{error:#}") });
+    let data = json!({ "outcome": outcome, "exit_code": code, "error": Told::of_error(error).to_string() });
     // What was put back has cost pods their place all the same: "nothing changed" would be too much.
     let changed = code == code::NEEDS_HANDS || code == code::PUT_BACK;
     // The exit code and stderr say the same; a closed stdout is no further failure.
@@ -118,10 +119,15 @@ pub(crate) fn bold(text: &str) -> String {
 
 /// Text wrapped at 100 columns, later lines indented.
 pub(crate) fn wrap(text: &str, indent: usize) -> String {
+    wrap_at(100, text, indent)
+}
+
+/// The same at another width. A word that is longer than a line stays whole.
+pub(crate) fn wrap_at(width: usize, text: &str, indent: usize) -> String {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let line = lines.last_mut().map_or(0, |l| l.chars().count());
-        if line + word.chars().count() + 1 + indent > 100 && line > 0 {
+        if line + word.chars().count() + 1 + indent > width && line > 0 {
             lines.push(String::new());
         }
         if let Some(last) = lines.last_mut() {

@@ -27,6 +27,13 @@ pub enum Step {
         /// Names that exist there now.
         names: Vec<String>,
     },
+    /// Copies the files that an earlier life of the CNI that is to come has left; its installer takes them over.
+    PreserveFiles {
+        /// That CNI.
+        cni: Cni,
+        /// Paths of files and folders.
+        files: Vec<String>,
+    },
     /// Writes the boot-time units' enablement, so that a reboot in mid-run is taken care of.
     EnableBootUnits {
         /// Unit names.
@@ -232,6 +239,18 @@ pub struct Targets {
     pub host: Option<IpAddr>,
 }
 
+/// When the step of a run that is taken back is undone, newest first within each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UndoDue {
+    /// At once.
+    Now,
+    /// When nothing is owed any more. While the label still asks for the other agent, a reboot brings it back: its installer
+    /// writes its configuration, its plugins and others' again, and but for the shim in front new pods would get them.
+    Paid,
+    /// When the node has been looked at and is as it was.
+    Verified,
+}
+
 /// What a step found before it acted; undo puts this back.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "was", rename_all = "kebab-case")]
@@ -368,8 +387,21 @@ impl Step {
         matches!(self, Step::Hold { .. } | Step::StopSandboxes { .. })
     }
 
-    /// True for what stays until a run that is taken back owes nothing any more: the units that see to it after a reboot.
-    pub fn undone_last(&self) -> bool {
-        matches!(self, Step::EnableBootUnits { .. })
+    /// True for what is done when all is verified: until then the units see to a reboot.
+    pub fn done_last(&self) -> bool {
+        matches!(self, Step::DisableBootUnits { .. })
+    }
+
+    /// When a run that is taken back undoes it.
+    pub fn undo_due(&self) -> UndoDue {
+        match self {
+            Step::EnableBootUnits { .. } => UndoDue::Verified,
+            Step::PreserveBinaries { .. }
+            | Step::PreserveFiles { .. }
+            | Step::InstallShimBinary { .. }
+            | Step::SetShimState { .. }
+            | Step::InstallShimConflist { .. } => UndoDue::Paid,
+            _ => UndoDue::Now,
+        }
     }
 }

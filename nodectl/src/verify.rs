@@ -2,6 +2,7 @@
 
 use cni_shim::conflist::TYPE;
 
+use crate::act;
 use crate::cni::{Cni, NODE_LABEL};
 use crate::facts::{Facts, RouteKind};
 use crate::ownership;
@@ -100,7 +101,8 @@ pub fn not_retired(facts: &Facts, plan: &Plan) -> Vec<String> {
 pub fn put_back(facts: &Facts, prepared: &Prepared, plan: &Plan) -> Vec<String> {
     let mut findings = findings(facts, prepared, plan.from, &Plan { steps: Vec::new(), ..plan.clone() });
     let target = plan.request.to;
-    let left = ownership::leftovers(facts, target, &scope(facts, prepared, target));
+    let mut left = ownership::leftovers(facts, target, &scope(facts, prepared, target));
+    left.retain(|found| !act::of_before(plan).any(|file| *found == format!("file {file}")));
     let own = plan.basis.get("conflists").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
     let conflists: Vec<&String> =
         facts.files.conf_names.iter().filter(|n| !own.iter().any(|o| o == n.as_str())).collect();

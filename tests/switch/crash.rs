@@ -202,6 +202,37 @@ fn what_is_owed_is_paid_by_itself() -> Result<()> {
     bench.verdict()
 }
 
+/// The run had installed the shim, and the label asks for Calico still when the node comes up again: no pod gets it, and nothing
+/// that its installer writes anew is left.
+#[test]
+fn a_reboot_while_it_owes_changes_nothing_about_the_end() -> Result<()> {
+    let (mut bench, _) = Bench::start()?;
+    bench.round("the units pay when the server is back", |bench| {
+        bench.owes_at("probe")?;
+        bench.reboot()?;
+        bench.s.cluster.api()?.control("ok")?;
+        bench.settles_by_itself()?;
+        bench.must_be_as_before()
+    })?;
+    bench.round("Calico serves before anything is paid", |bench| {
+        bench.owes_at("probe")?;
+        let node = bench.s.node(1)?;
+        node.sh("rm /etc/systemd/system/*.wants/nodectl-settle.service")?;
+        node.power_cut()?;
+        bench.s.cluster.api()?.control("ok")?;
+        node.start()?;
+        bench.s.crowd(1)?;
+        until(PATIENCE, || {
+            let there = node.sh("ip -o link; ls /etc/cni/net.d")?;
+            let all = ["vxlan.calico", "10-calico.conflist"].iter().all(|name| there.contains(name));
+            Ok((!all).then(|| "Calico has not come back".to_owned()))
+        })?;
+        bench.s.nodectl(1, &["resume", "--yes"])?.expect(0)?;
+        bench.must_be_as_before()
+    })?;
+    bench.verdict()
+}
+
 /// The journal's own edges: no `open` file yet, a torn last line, closed but still named as open.
 #[test]
 fn the_edges_of_the_journal_are_no_trap() -> Result<()> {

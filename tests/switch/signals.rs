@@ -75,9 +75,7 @@ fn open_at(scenario: &Scenario, signal: Signal, step: &str) -> Result<()> {
 #[test]
 fn a_signal_at_any_step_puts_the_node_back_or_leaves_it_open() {
     let scenario = start().unwrap();
-    // A signal during the last step comes too late: the node is switched then.
-    let mut steps = scenario.steps(1, "calico").unwrap();
-    steps.pop();
+    let steps = until_it_serves(scenario.steps(1, "calico").unwrap());
     for (at, step) in sample(&steps, 4, 1).iter().enumerate() {
         let signal = if at % 2 == 0 { Signal::SIGTERM } else { Signal::SIGINT };
         stopped_at(&scenario, signal, step).with_context(|| format!("{signal} at {step}")).unwrap();
@@ -88,13 +86,18 @@ fn a_signal_at_any_step_puts_the_node_back_or_leaves_it_open() {
     }
 }
 
+/// The steps at which a stop takes all back. From the uncordon on the node serves its pods, and a stop leaves the run open; during
+/// the last step of all it comes too late.
+fn until_it_serves(steps: Vec<String>) -> Vec<String> {
+    steps.into_iter().take_while(|step| step != "uncordon").collect()
+}
+
 /// The way back from Calico, stopped: the node stays on Calico.
 #[test]
 fn a_signal_on_the_way_to_flannel_puts_the_node_back_on_calico() {
     let scenario = start().unwrap();
     scenario.migrate(1, Cni::Calico).unwrap();
-    let mut steps = scenario.steps(1, "flannel").unwrap();
-    steps.pop();
+    let steps = until_it_serves(scenario.steps(1, "flannel").unwrap());
     for step in sample(&steps, 2, 3) {
         scenario.spread_pods().unwrap();
         let mut run = scenario.drive(1, &Scenario::switch_args("flannel", &[])).unwrap();
@@ -163,7 +166,51 @@ fn a_failed_verification_reverts_by_itself() {
 fn what_is_under_way_and_what_serves_is_not_torn_down() {
     let scenario = start().unwrap();
     an_add_under_way_outlives_no_shim(&scenario).unwrap();
+    files_of_an_earlier_calico_are_put_back(&scenario).unwrap();
+    for step in ["uncordon", "clean"] {
+        a_stop_that_comes_late_takes_nothing_from_pods(&scenario, step).with_context(|| step).unwrap();
+    }
     a_node_that_serves_stays_switched(&scenario).unwrap();
+}
+
+/// What lay about before the run is no leftover of it: after the way back it is what it was.
+fn files_of_an_earlier_calico_are_put_back(scenario: &Scenario) -> Result<()> {
+    let node = scenario.node(1)?;
+    node.sh(
+        "mkdir -p /var/lib/calico; echo elsewhere > /var/lib/calico/nodename; ln -s nodename /var/lib/calico/name; \
+         echo old > /opt/cni/bin/calico; chmod 700 /opt/cni/bin/calico; echo {} > /etc/cni/net.d/calico-kubeconfig",
+    )?;
+    let look = "cd /; find var/lib/calico opt/cni/bin etc/cni/net.d \\( -type f -o -type l \\) -printf '%p %M %l ' \
+                -exec sha256sum '{}' ';' | sort";
+    let before = node.sh(look)?;
+    let mut run = scenario.drive(1, &Scenario::switch_args("calico", &[]))?;
+    ensure!(run.until("step", "probe")?, "the run ended: {}", run.finish()?.all());
+    run.signal(Signal::SIGTERM)?;
+    let done = run.finish()?.expect(4)?;
+    scenario.must_be_settled(1, Cni::Flannel).with_context(|| done.all())?;
+    let after = node.sh(look)?;
+    ensure!(after == before, "before:\n{before}after:\n{after}{}", done.all());
+    node.sh("rm -r /var/lib/calico /opt/cni/bin/calico /etc/cni/net.d/calico-kubeconfig").map(drop)
+}
+
+/// Told to stop when its pods are served again, a run takes none of their sandboxes: it stays open, as after a failure there.
+fn a_stop_that_comes_late_takes_nothing_from_pods(scenario: &Scenario, step: &str) -> Result<()> {
+    let mut run = scenario.drive(1, &Scenario::switch_args("calico", &[]))?;
+    ensure!(run.until("step", step)?, "the run ended before {step}: {}", run.finish()?.all());
+    let node = scenario.node(1)?;
+    let attached = || node.sh("ls /var/lib/cni-shim/attachments | sort");
+    let pods = attached()?;
+    run.signal(Signal::SIGTERM)?;
+    let done = run.finish()?.expect(5)?;
+    let told = ["stopped by SIGTERM", "The node serves on Calico; the run stays open", "nodectl resume"];
+    ensure!(told.iter().all(|words| done.stderr.contains(words)), "{}", done.all());
+    ensure!(scenario.node_object(1)?["spec"]["unschedulable"].is_null(), "it is cordoned: {}", done.all());
+    let now = attached()?;
+    ensure!(pods.lines().all(|pod| now.contains(pod)), "attached before:\n{pods}now:\n{now}{}", done.all());
+    scenario.nodectl(1, &["resume", "--yes"])?.expect(0).with_context(|| done.all())?;
+    scenario.must_be_settled(1, Cni::Calico)?;
+    scenario.nodectl(1, &["revert", "--yes"])?.expect(0)?;
+    scenario.must_be_settled(1, Cni::Flannel)
 }
 
 /// A plugin is at work when the run is stopped: the shim that called it is taken away after it has ended.

@@ -11,7 +11,7 @@ use nodectl::journal::{Course, Debt, Log, Outcome, Record};
 use nodectl::plan;
 use nodectl::preflight::{self, Verdict};
 use nodectl::request::Request;
-use nodectl::step::{Before, Step};
+use nodectl::step::{Before, Step, UndoDue};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/plans")
@@ -116,7 +116,7 @@ fn an_open_run_says_where_it_stands() {
     let request: Request = read(&case.join("request.json"));
     let plan = Box::new(plan::plan(&facts_of(&case), &request).unwrap());
     let cordon = plan.steps.iter().position(|s| matches!(s, Step::Cordon)).unwrap();
-    let units = plan.steps.iter().position(Step::undone_last).unwrap();
+    let units = plan.steps.iter().position(|s| s.undo_due() == UndoDue::Verified).unwrap();
     let (tool, run, boot_id) = ("t".to_owned(), "r".to_owned(), "b".to_owned());
     let open = Record::Open { format: 1, tool, run, boot_id, at: "1".into(), reason: None, takes_back: None, plan };
     let mut log = Log { records: vec![open] };

@@ -16,6 +16,8 @@ use crate::host::files;
 use crate::host::run::Run;
 use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
 use crate::reap;
+use crate::remedy::Told;
+use crate::step::words::count;
 
 /// The shim's own limit for an ADD is 100 s.
 const LIMIT: Duration = Duration::from_secs(115);
@@ -85,11 +87,15 @@ pub(super) fn drain_pending(cx: &Context) -> Result<()> {
     }
     let cni_path = cx.bin_dir().display().to_string();
     let kept = reap::run_kept(&cx.shim(), &cx.backends(), &cni_path, LIMIT)?.left;
-    let left: Vec<String> = kept.into_iter().map(|left| format!("that of {}: {}", left.container, left.why)).collect();
-    if !left.is_empty() {
-        bail!("{} kept DELs failed again: {}. To fix it: see `nodectl shim status`", left.len(), left.join("; "));
+    let left: Vec<(String, Told)> = kept.into_iter().map(|left| (left.container, Told::of(&left.why))).collect();
+    if left.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let causes: Vec<String> =
+        left.iter().map(|(container, why)| format!("that of {container}: {}", why.what)).collect();
+    let told = Told::of(&format!("{} failed again: {}", count(left.len(), "kept DEL"), causes.join("; ")));
+    let told = left.iter().flat_map(|(_, why)| &why.remedies).fold(told, |told, remedy| told.mended_by(remedy));
+    bail!("{}", told.mended_by("see `nodectl shim status`"))
 }
 
 /// Records a sandbox that is older than the shim; false where nothing tells who made it.

@@ -42,7 +42,7 @@ fn rule_count(rules: &OwnedRules) -> usize {
 
 /// Removes what an agent whose start is undone has left; `keep` names a device that is yet to be handed back.
 pub(super) fn remove_all(cx: &mut Context, cni: Cni, scope: &CleanScope, keep: Option<&str>) -> Result<()> {
-    let mut image = ownership::owned(&crate::observe::node(cx.host), cni, scope);
+    let mut image = made_since(cx, cni, scope);
     image.links.retain(|l| Some(l.name.as_str()) != keep);
     if are_dels_kept(cx, cni)? {
         // They need the plugin and its credentials; its conflist must go, or a runtime would take it.
@@ -69,8 +69,15 @@ fn are_dels_kept(cx: &mut Context, cni: Cni) -> Result<bool> {
 
 /// Takes the files away that kept DELs needed, once these have run.
 pub(super) fn remove_files(cx: &Context, cni: Cni, scope: &CleanScope) -> Result<()> {
-    let files = ownership::owned(&crate::observe::node(cx.host), cni, scope).files;
+    let files = made_since(cx, cni, scope).files;
     remove(cx, &RemovedImage { files, ..RemovedImage::default() })
+}
+
+/// What the CNI has on this node since the run began.
+fn made_since(cx: &Context, cni: Cni, scope: &CleanScope) -> RemovedImage {
+    let mut image = ownership::owned(&crate::observe::node(cx.host), cni, scope);
+    image.files.retain(|file| !super::of_before(cx.plan).any(|kept| kept == file));
+    image
 }
 
 fn remove(cx: &Context, image: &RemovedImage) -> Result<()> {

@@ -1,6 +1,5 @@
 //! Paying what a revert without the API server had to leave undone.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -8,9 +7,8 @@ use anyhow::{Result, bail};
 use super::{Context, agent, attachment, clean};
 use crate::cni::Cni;
 use crate::facts::Pod;
-use crate::host::{files, systemd};
+use crate::host::systemd;
 use crate::journal::{Debt, Record};
-use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
 use crate::step::Step;
 
 /// Pays one debt. An error leaves it owed.
@@ -46,7 +44,7 @@ pub fn pay(debt: &Debt, cx: &mut Context) -> Result<()> {
     Ok(())
 }
 
-/// Runs the kept DELs, then removes what was left for their sake: Calico's plugin with its credentials, and the shim's folder.
+/// Runs the kept DELs, then removes what was left for their sake: Calico's plugin with its credentials.
 fn finish_dels(cx: &mut Context) -> Result<()> {
     attachment::drain_pending(cx)?;
     let plan = cx.plan;
@@ -58,10 +56,6 @@ fn finish_dels(cx: &mut Context) -> Result<()> {
         _ => None,
     }) {
         clean::remove_files(cx, agent.cni, &agent.scope)?;
-    }
-    let conflist = Path::new(&plan.conf_dir).join(SHIM_CONFLIST);
-    if !files::exists(&cx.host.path(conflist)) {
-        files::remove_directory(&cx.host.path(SHIM_STATE_DIR))?;
     }
     Ok(())
 }

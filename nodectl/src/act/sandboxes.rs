@@ -12,6 +12,7 @@ use crate::cni::Cni;
 use crate::facts::Sandbox;
 use crate::host::cri::{Container, Ending};
 use crate::plan::shim_backend;
+use crate::remedy::Told;
 
 /// A DEL has 45 s in the shim; a few may have to be tried again.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -46,7 +47,7 @@ pub(super) fn stop_all(cx: &mut Context, made_by: Cni) -> Result<Value> {
         Ok(None)
     })?;
     if done.is_none() {
-        let why = last_error.map_or_else(|| "no error was reported".to_owned(), |e| format!("{e:#}"));
+        let why = last_error.map_or_else(|| "no error was reported".to_owned(), |e| Told::of_error(&e).to_string());
         bail!(
             "sandboxes of {made_by} are left after {} s: {why}. To fix it: see the runtime's log for the failing DEL",
             LIMIT.as_secs()

@@ -65,7 +65,7 @@ pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
             // The runtime uses another network by now, but a call that had begun before writes its record still.
             await_idle(cx)?;
             let folder = cx.host.path(crate::plan::SHIM_STATE_DIR);
-            // DELs that the API server still owes must outlive the shim's own folder.
+            // DELs that failed since nothing was owed any more outlive the shim's own folder.
             if cni_shim::pending::Pending::list(&cx.shim())?.0.is_empty() {
                 crate::host::files::remove_directory(&folder)?;
             }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
 use self::config::Source;
@@ -16,6 +16,7 @@ pub use self::status::KubeError;
 pub use self::watch::News;
 use crate::fault;
 use crate::host::Host;
+use crate::remedy::Told;
 
 mod config;
 mod connect;
@@ -93,7 +94,17 @@ impl Kube {
 
     /// As an administrator: the kubeconfig given, else the one kubectl would take, else the distribution's.
     pub fn for_admin(path: Option<&Path>, context: Option<&str>) -> Result<Kube> {
-        Kube::from_file(&kubeconfig::of_admin(path)?, context)
+        let path = kubeconfig::of_admin(path)?;
+        Kube::from_file(&path, context).map_err(|error| {
+            let told = Told::of_error(&error);
+            match told.remedies.is_empty() {
+                true => anyhow!(
+                    "{}",
+                    told.mended_by("correct it, or name an administrator's with --kubeconfig and --context")
+                ),
+                false => error,
+            }
+        })
     }
 
     fn open(source: Source) -> Result<Kube> {
@@ -216,7 +227,7 @@ impl Kube {
         let user = self.user()?;
         match user.strip_prefix("system:node:") {
             Some(name) if !name.is_empty() => Ok(name.to_owned()),
-            _ => Err(KubeError::local(&anyhow::anyhow!(
+            _ => Err(KubeError::local(&anyhow!(
                 "the credentials in {} are not a node's: they are those of {user:?}",
                 self.inner.source.path.display()
             ))),

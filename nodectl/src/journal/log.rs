@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Debt, Outcome, Record};
 use crate::plan::Plan;
-use crate::step::{Before, Step};
+use crate::step::{Before, Step, UndoDue};
 
 /// A run's journal, read whole.
 #[derive(Debug, Clone)]
@@ -85,8 +85,14 @@ impl Log {
 
     /// Whether the run has come all the way back, so that only debts are left, and what looks after them.
     pub fn is_undone(&self) -> bool {
-        let step = |n: usize| self.plan().and_then(|plan| plan.steps.get(n));
-        self.reverting() && self.standing().into_iter().all(|n| step(n).is_none_or(Step::undone_last))
+        let owes = !self.debts().is_empty();
+        let due = |n: usize| self.plan().and_then(|plan| plan.steps.get(n)).map(Step::undo_due);
+        self.reverting()
+            && self.standing().into_iter().all(|n| match due(n) {
+                Some(UndoDue::Now) => false,
+                Some(UndoDue::Paid) => owes,
+                Some(UndoDue::Verified) | None => true,
+            })
     }
 
     /// Whether the node serves pods on the CNI that was asked for: what is left of the run is no reason to disturb them again.

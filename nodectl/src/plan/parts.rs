@@ -8,7 +8,7 @@ use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
 
 use crate::cni::Cni;
 use crate::facts::{ClusterView, Facts, Network, Pod, Sandbox};
-use crate::ownership::attachments;
+use crate::ownership::{self, attachments};
 use crate::prepared::Prepared;
 use crate::request::Request;
 use crate::step::{Agent, CleanScope, Step, Targets};
@@ -97,6 +97,11 @@ pub fn prologue(facts: &Facts, prepared: &Prepared, from: Cni) -> Vec<Step> {
     // First: they are what is undone last.
     steps.extend(boot_units(facts).map(|units| Step::EnableBootUnits { units }));
     steps.push(Step::PreserveBinaries { dir: facts.files.bin_dir.clone(), names });
+    let to = from.other();
+    let files = ownership::owned(facts, to, &scope(facts, prepared, to)).files;
+    if !files.is_empty() {
+        steps.push(Step::PreserveFiles { cni: to, files });
+    }
     if facts.shim.mode.is_none() {
         steps.push(Step::InstallShimBinary { from: PACKAGED_SHIM.into(), to: join(&facts.files.bin_dir, "cni-shim") });
         steps.push(Step::SetShimState { to: from });

@@ -273,8 +273,8 @@ pub(super) fn leftovers(facts: &Facts, prepared: &Prepared, request: &Request) -
         return Check::warn(
             "leftovers",
             format!(
-                "{} of an earlier {} left, which its installer takes over and a way back removes with the rest (into the \
-                 run's backup): {}",
+                "{} of an earlier {} left, which its installer takes over; a run that is taken back puts them back as they \
+                 were, while a `nodectl revert` of a finished switch removes them with the rest (into its backup): {}",
                 count(idle.len(), "file"),
                 request.to,
                 first(&idle)

@@ -6,7 +6,11 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::journal::Debt;
+use crate::report::wrap_at;
 use crate::step::Step;
+
+/// Columns of a title: with what stands before it and the time behind it, a line has 80.
+const TITLE: usize = 80 - "  [nn/nn] ".len() - " 59 min 59 s".len();
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
@@ -90,7 +94,12 @@ impl Progress {
 
     fn started(&mut self, event: &str, n: usize, step: &Step, title: &str) {
         match self.format {
-            ProgressFormat::Text if self.terminal => self.write(&format!("\r{} ...\u{1b}[K", self.head(n, title))),
+            // A line that the terminal breaks could not be written over.
+            ProgressFormat::Text if self.terminal => {
+                let title = wrap_at(TITLE, title, 0);
+                let first = title.lines().next().unwrap_or_default();
+                self.write(&format!("\r{}{first} ...\u{1b}[K", head(n, self.total)));
+            }
             ProgressFormat::Json => {
                 self.line(
                     &json!({ "event": event, "n": n + 1, "of": self.total, "step": step.name(), "at": clock::now() }),
@@ -106,18 +115,14 @@ impl Progress {
                 let start = if self.terminal { "\r" } else { "" };
                 let clear = if self.terminal { "\u{1b}[K" } else { "" };
                 let time = ms.map(clock::spent).unwrap_or_default();
-                self.write(&format!("{start}{:<88} {time:>9}{clear}\n", self.head(n, title)));
+                let (line, rest) = lines(n, self.total, title, &time);
+                self.write(&format!("{start}{line}{clear}\n{rest}"));
             }
             ProgressFormat::Json => {
                 self.line(&json!({ "event": event, "n": n + 1, "of": self.total, "step": step.name(), "ms": ms }));
             }
             ProgressFormat::None => {}
         }
-    }
-
-    fn head(&self, n: usize, title: &str) -> String {
-        let title: String = title.chars().take(78).collect();
-        format!("  [{:>2}/{}] {title}", n + 1, self.total)
     }
 
     fn line(&self, value: &Value) {
@@ -128,5 +133,39 @@ impl Progress {
     fn write(&self, text: &str) {
         let mut err = std::io::stderr().lock();
         let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+    }
+}
+
+fn head(n: usize, total: usize) -> String {
+    format!("  [{:>2}/{total:>2}] ", n + 1)
+}
+
+/// The line of a step that has ended, and those below it where its title is too long for one.
+fn lines(n: usize, total: usize, title: &str, time: &str) -> (String, String) {
+    let head = head(n, total);
+    let title = wrap_at(TITLE, title, 0);
+    let (first, below) = title.split_once('\n').unwrap_or((&title, ""));
+    let indent = " ".repeat(head.len());
+    let below = below.lines().map(|line| format!("{indent}{line}\n")).collect();
+    let time_columns = 80 - head.len() - TITLE;
+    (format!("{head}{first:<TITLE$}{time:>time_columns$}"), below)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::Cni;
+
+    #[test]
+    fn no_line_is_longer_than_a_terminal_and_no_word_is_lost() {
+        let pods = vec!["a/b".to_owned(); 12];
+        let stop = Step::StopSandboxes { made_by: Cni::Flannel, pods };
+        for title in [stop.title(), "cordon the node".into(), format!("back: {}: FAILED", stop.title())] {
+            let (line, below) = lines(13, 22, &title, &clock::spent(3_599_000));
+            let all = format!("{line}\n{below}");
+            assert!(all.lines().all(|l| l.chars().count() <= 80), "{all}");
+            assert!(line.starts_with("  [14/22] ") && line.ends_with(" 59 min 59 s"), "{all}");
+            title.split_whitespace().for_each(|word| assert!(all.contains(word), "{word} is not in {all}"));
+        }
     }
 }

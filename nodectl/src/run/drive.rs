@@ -7,15 +7,17 @@ use anyhow::{Context as _, Result};
 
 use super::{Folders, owing};
 use crate::act::{self, Api, Context};
-use crate::execute::{self, Unpaid};
+use crate::execute::{self, StepFailed, Unpaid};
 use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::host::kube::Kube;
 use crate::host::{Host, machine};
 use crate::journal::{self, Journal, Log, Outcome, Record};
 use crate::plan::Plan;
+use crate::remedy::Told;
 use crate::report::{Progress, ProgressFormat, RunSummary};
 use crate::run_note::{RUN_NOTE_VERSION, RunNote, RunState};
+use crate::step::UndoDue;
 use crate::stop::{Stop, Stopped};
 use crate::verify;
 
@@ -84,7 +86,12 @@ pub fn start(host: &Host, plan: &Plan, facts: &Facts, stop: &Stop, options: Opti
 fn begun<T>(result: Result<T>) -> Result<T> {
     result.map_err(|error| match error.downcast_ref::<Failure>() {
         Some(_) => error,
-        None => Failure::NeedsHands(format!("{error:#}. The run is open: see `nodectl status`")).into(),
+        None => Failure::NeedsHands(
+            Told::of_error(&error)
+                .and("The run stays open. To fix it: mend that; `nodectl status` then tells where the run stands")
+                .to_string(),
+        )
+        .into(),
     })
 }
 
@@ -158,36 +165,46 @@ impl<'a> Run<'a> {
         self.note(RunState::Switching);
         let log = self.log()?;
         if let Err(failed) = execute::forward(self.plan, &log, &mut self.cx, &mut self.progress) {
-            let stopped = failed.error.downcast_ref::<Stopped>().is_some();
-            let stay = if stopped { self.options.stay_open_on_stop } else { self.stays_on_failure()? };
-            return if stay { self.stays_open(&failed.to_string()) } else { self.failed(&failed.to_string()) };
+            return self.ended_early(&failed);
         }
         let findings = self.settled(|facts, plan| match plan.is_retirement() {
             true => verify::retired(facts, plan),
             false => verify::findings(facts, &plan.prepared, plan.request.to, plan),
         });
-        if findings.is_empty() {
-            return self.finish(Outcome::Switched);
+        if !findings.is_empty() {
+            let why = format!("the node is not as it must be after the last step: {}", findings.join("; "));
+            return self.ended(!self.options.auto_revert, &why);
         }
-        let why = format!("the node is not as it must be after the last step: {}", findings.join("; "));
-        if self.stays_on_failure()? { self.stays_open(&why) } else { self.failed(&why) }
+        if let Err(failed) = execute::forward_to_the_end(self.plan, &self.log()?, &mut self.cx, &mut self.progress) {
+            return self.ended_early(&failed);
+        }
+        self.finish(Outcome::Switched)
     }
 
-    /// A node that serves pods again is not taken from them by itself: they would lose their sandboxes, without an eviction.
-    fn stays_on_failure(&self) -> Result<bool> {
-        Ok(!self.options.auto_revert || self.log()?.serves())
+    /// A step failed, or did not begin because the run was told to stop.
+    fn ended_early(&mut self, failed: &StepFailed) -> Result<RunSummary> {
+        let stopped = failed.error.downcast_ref::<Stopped>().is_some();
+        let stay = if stopped { self.options.stay_open_on_stop } else { !self.options.auto_revert };
+        self.ended(stay, &failed.to_string())
+    }
+
+    /// Takes the run back, unless it is to stay open. A node that serves pods again is not taken from them by itself, whether
+    /// something failed or somebody said stop: they would lose their sandboxes, without an eviction.
+    fn ended(&mut self, stay: bool, why: &str) -> Result<RunSummary> {
+        if stay || self.log()?.serves() { self.stays_open(why) } else { self.failed(why) }
     }
 
     /// Takes a failed run back and says so with exit code 4.
     fn failed(&mut self, why: &str) -> Result<RunSummary> {
-        self.progress.say(&format!("{why}\nTaking it back:"));
+        let told = Told::of(why);
+        self.progress.say(&format!("{}\nTaking it back:", told.what));
         let summary = self.go_back(why)?;
         let (cni, report) = (self.plan.from, summary.report);
         let state = match self.plan.is_retirement() {
-            true => "The shim serves as before.".to_owned(),
-            false => format!("The node is on {cni} as before; pods that were evicted stay where they went."),
+            true => "The shim serves as before".to_owned(),
+            false => format!("The node is on {cni} as before; pods that were evicted stay where they went"),
         };
-        Err(Failure::PutBack(format!("{why}. {state} Report: {report}")).into())
+        Err(Failure::PutBack(told.and(&state).and(&format!("Report: {report}")).to_string()).into())
     }
 
     fn stays_open(&mut self, why: &str) -> Result<RunSummary> {
@@ -197,9 +214,16 @@ impl<'a> Run<'a> {
             true => format!("The node serves on {}; the run stays open", self.plan.request.to),
             false => "The run stays open".to_owned(),
         };
-        self.needs_hands(format!(
-            "{why}. {state}. To fix it: `nodectl resume` finishes it, `nodectl revert` takes it back"
-        ))
+        let told =
+            Told::of(why).and(&state).and("To fix it: `nodectl resume` finishes it, `nodectl revert` takes it back");
+        self.needs_hands(told.to_string())
+    }
+
+    /// A step whose undoing failed leaves the run to hands.
+    fn not_back(&self, failed: &StepFailed, state: &str) -> Result<RunSummary> {
+        let told =
+            Told::of(&failed.to_string()).and(state).and("To fix it: mend the cause, then `nodectl revert` again");
+        self.needs_hands(told.to_string())
     }
 
     /// The run stays as it is, and the Node says so.
@@ -217,16 +241,18 @@ impl<'a> Run<'a> {
         }
         self.note(RunState::TakingBack);
         let log = self.log()?;
-        if let Err(failed) = execute::backward(self.plan, &log, &mut self.cx, &mut self.progress) {
-            return self.needs_hands(format!(
-                "{failed}. The run stays open, part of the way back. To fix it: mend the cause, then `nodectl revert` again"
-            ));
+        if let Err(failed) = execute::backward(self.plan, &log, UndoDue::Now, &mut self.cx, &mut self.progress) {
+            return self.not_back(&failed, "The run stays open, part of the way back");
         }
         let left = execute::settle(&mut self.cx, &mut self.progress)?;
         if !left.is_empty() {
             return self.owes(&left);
         }
         act::clean_again(&mut self.cx)?;
+        let log = self.log()?;
+        if let Err(failed) = execute::backward(self.plan, &log, UndoDue::Paid, &mut self.cx, &mut self.progress) {
+            return self.not_back(&failed, "The run stays open, part of the way back");
+        }
         let findings = self.settled(|facts, plan| match plan.is_retirement() {
             true => verify::not_retired(facts, plan),
             false => verify::put_back(facts, &plan.prepared, plan),
@@ -237,10 +263,9 @@ impl<'a> Run<'a> {
                 findings.join("; ")
             ));
         }
-        if let Err(failed) = execute::backward_to_the_end(self.plan, &self.log()?, &mut self.cx, &mut self.progress) {
-            return self.needs_hands(format!(
-                "{failed}. The node is as it was, but the run stays open. To fix it: mend the cause, then `nodectl revert` again"
-            ));
+        let log = self.log()?;
+        if let Err(failed) = execute::backward(self.plan, &log, UndoDue::Verified, &mut self.cx, &mut self.progress) {
+            return self.not_back(&failed, "The node is as it was, but the run stays open");
         }
         self.finish(Outcome::PutBack)
     }
@@ -250,8 +275,8 @@ impl<'a> Run<'a> {
         let sentence = owing::sentence(self.plan.from, left, self.cx.api.is_dead());
         let summary = self.summarise("owes", &sentence, left.iter().map(Unpaid::to_string).collect())?;
         self.note(RunState::Owing);
-        let remedy = owing::hand_over();
-        Err(Failure::NeedsHands(format!("{sentence}. To fix it: {remedy}. Report: {}", summary.report)).into())
+        let told = owing::told(&sentence, left, &owing::hand_over()).and(&format!("Report: {}", summary.report));
+        Err(Failure::NeedsHands(told.to_string()).into())
     }
 
     /// Looks until nothing is found, or the time is up.

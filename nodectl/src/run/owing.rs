@@ -5,6 +5,7 @@ use crate::execute::Unpaid;
 use crate::host::systemd;
 use crate::journal::Debt;
 use crate::plan::SETTLE_UNIT;
+use crate::remedy::Told;
 
 /// All that is owed, with what keeps each.
 pub(super) fn sentence(cni: Cni, left: &[Unpaid], api_is_dead: bool) -> String {
@@ -15,6 +16,13 @@ pub(super) fn sentence(cni: Cni, left: &[Unpaid], api_is_dead: bool) -> String {
     let until = if api_is_dead { "until the API server answers" } else { "still" };
     let owed: Vec<String> = left.iter().map(Unpaid::to_string).collect();
     format!("{state}, but {until} it owes: {}", owed.join("; "))
+}
+
+/// The same with one remedy: what mends the causes, and who pays then.
+pub(super) fn told(sentence: &str, left: &[Unpaid], remedy: &str) -> Told {
+    let causes = left.iter().filter_map(|unpaid| unpaid.why.as_ref());
+    let remedies = causes.flat_map(|why| &why.remedies).fold(Told::of(sentence), |told, remedy| told.mended_by(remedy));
+    remedies.mended_by(remedy)
 }
 
 /// Has the unit pay by itself, as soon as it can be, and says who will.
@@ -40,7 +48,7 @@ mod tests {
 
     #[test]
     fn every_debt_is_named_with_what_keeps_it() {
-        let unpaid = |debt: Debt, why: Option<&str>| Unpaid { debt, why: why.map(str::to_owned) };
+        let unpaid = |debt: Debt, why: Option<&str>| Unpaid { debt, why: why.map(Told::of) };
         let dels = || unpaid(Debt::PendingDels, Some("the plugin calico is missing"));
         let label = unpaid(Debt::Label { value: None }, Some("the API server does not answer"));
         let uncordon = unpaid(Debt::Unschedulable { value: false }, None);
@@ -50,6 +58,10 @@ mod tests {
              nodectl.io/cni to nothing (the API server does not answer); uncordon the node; finish the DELs that are \
              kept because a plugin failed (the plugin calico is missing)"
         );
+        let kept = "1 kept DELs failed again: that of c1: calico is missing. To fix it: see `nodectl shim status`";
+        let left = [unpaid(Debt::PendingDels, Some(kept))];
+        let message = told(&sentence(Cni::Flannel, &left, false), &left, "wait").to_string();
+        assert!(message.ends_with("calico is missing). To fix it: see `nodectl shim status`; wait"), "{message}");
         let alone = sentence(Cni::Flannel, &[dels()], false);
         assert!(alone.starts_with("the node is on flannel again, but still it owes: finish the DELs"), "{alone}");
     }

@@ -7,6 +7,7 @@ impl Step {
     pub fn name(&self) -> &'static str {
         match self {
             Step::PreserveBinaries { .. } => "preserve-binaries",
+            Step::PreserveFiles { .. } => "preserve-files",
             Step::EnableBootUnits { .. } => "enable-boot-units",
             Step::InstallShimBinary { .. } => "install-shim-binary",
             Step::SetShimState { .. } => "set-shim-state",
@@ -41,6 +42,9 @@ impl Step {
         match self {
             Step::PreserveBinaries { names, dir } => {
                 format!("keep copies of {} plugin binaries of {dir}", names.len())
+            }
+            Step::PreserveFiles { cni, files } => {
+                format!("keep copies of {} of an earlier {cni}", count(files.len(), "file"))
             }
             Step::EnableBootUnits { .. } => "enable the boot-time units, in case of a reboot".into(),
             Step::InstallShimBinary { to, .. } => format!("install {to}"),
@@ -84,6 +88,7 @@ impl Step {
     pub fn undo_title(&self) -> Option<String> {
         Some(match self {
             Step::PreserveBinaries { .. } => "put back the plugin binaries that were overwritten".into(),
+            Step::PreserveFiles { cni, .. } => format!("put back the files of an earlier {cni} as they were"),
             Step::EnableBootUnits { .. } => "disable the boot-time units".into(),
             Step::InstallShimBinary { to, .. } => format!("remove {to}"),
             Step::SetShimState { .. } => "remove the shim's state and records".into(),

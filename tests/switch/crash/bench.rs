@@ -157,10 +157,17 @@ impl Bench {
             bail!("the run ended before {step}: {}", run.finish()?.all());
         }
         self.s.cluster.api()?.control("refuse")?;
-        let done = run.finish()?.expect(5)?;
+        let done = run.finish()?;
+        if done.code == 0 {
+            // Too late: the step's one request had been answered. Once more.
+            self.s.cluster.api()?.control("ok")?;
+            self.back_to_the_start()?;
+            return self.owes_at(step);
+        }
+        let done = done.expect(5)?;
         for debt in ["to flannel", "start kubelet.service", "see flannel serving again", "uncordon the node"] {
             let wanted = format!("{debt};");
-            if !done.stderr.replace(" (", ";").replace(". To fix", ";").contains(&wanted) {
+            if !done.stderr.replace(" (", ";").replace(". Report", ";").contains(&wanted) {
                 bail!("it does not name {debt:?}: {}", done.all());
             }
         }

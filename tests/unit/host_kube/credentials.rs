@@ -218,7 +218,14 @@ fn faults_of_a_kubeconfig_are_named() {
     let path = kubeconfig(directory.path(), server.clone(), json!({"auth-provider": {"name": "gcp"}}));
     assert!(said(&path, None).contains("auth-provider"));
     assert!(said(&path, Some("elsewhere")).contains("no context \"elsewhere\""));
-    assert!(said(Path::new("/nonexistent/kubeconfig"), None).contains("there is no kubeconfig"));
+    let none = Path::new("/nonexistent/kubeconfig");
+    assert!(said(none, None).contains("there is no kubeconfig"));
+    let to_an_administrator = |path: &Path| format!("{:#}", Kube::for_admin(Some(path), None).unwrap_err());
+    assert_eq!(
+        to_an_administrator(none),
+        "there is no kubeconfig /nonexistent/kubeconfig. To fix it: correct it, or name an administrator's with --kubeconfig \
+         and --context"
+    );
     std::fs::write(&path, "clusters: {").unwrap();
     assert!(said(&path, None).contains("does not parse"));
     std::fs::write(&path, "clusters: null\ncontexts: null\nusers: null\n").unwrap();

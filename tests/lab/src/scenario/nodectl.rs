@@ -35,6 +35,11 @@ impl Done {
         if self.code != code {
             bail!("expected exit {code}: {}", self.all());
         }
+        // The last message is its verdict: one cause, one remedy.
+        let verdict = self.stderr.rsplit("\nnodectl: ").next().unwrap_or_default();
+        if verdict.matches("To fix it:").count() > 1 {
+            bail!("more than one remedy: {}", self.all());
+        }
         Ok(self)
     }
 }
