@@ -4,6 +4,7 @@
 mod support;
 
 use nodectl_lab::fixture::FLANNEL_PARTS;
+use nodectl_lab::terminal::on_terminal;
 use support::Ground;
 
 fn ground(script: &str) -> Ground {
@@ -88,6 +89,40 @@ fn files_wait_in_a_backup_for_root_alone_or_are_purged() {
     ground.must(&["--flannel", "--yes", "--purge"], 0);
     assert_eq!(ground.node().sh("find /var/lib/nodectl/backup -type f 2>/dev/null | wc -l").unwrap(), "0\n");
     ground.must_be_as_others_left_it();
+}
+
+#[test]
+fn what_was_shown_at_the_prompt_is_what_goes() {
+    let ground = ground("subnet_env");
+    let ask = |meanwhile: &str, answer| {
+        let change = || {
+            ground.build(meanwhile);
+            Ok(())
+        };
+        on_terminal(ground.node(), "nodectl cleanup --flannel", change, answer).unwrap()
+    };
+    let before = ground.snapshot();
+    assert_eq!(ask("true", "n\n").code, 3);
+    assert!(before.diff(&ground.snapshot()).is_empty());
+    // While somebody thinks, flannel's device comes, and then its agent.
+    for (change, undo, named) in [
+        (format!("{FLANNEL_PARTS}\nvxlan 1 8472"), "ip link del flannel.1", "+ link flannel.1"),
+        (
+            "cp /bin/sh /run/flanneld; setsid /run/flanneld -c 'sleep 1000; :' >/dev/null 2>&1 &".into(),
+            "true",
+            "+ [agent-runs]",
+        ),
+    ] {
+        let done = ask(&change, "y\n");
+        let refused = done.stdout.contains("this node is not as it was when the question was asked");
+        assert!(done.code == 3 && refused && done.stdout.contains(named), "{}", done.all());
+        assert_eq!(ground.node().sh("ls /run/flannel").unwrap(), "subnet.env\n");
+        ground.build(undo);
+    }
+    ground
+        .build("for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" != flanneld ] || kill -9 ${p#/proc/}; done");
+    assert_eq!(ask("true", "yes\n").code, 0);
+    assert_eq!(ground.would(&["--flannel"])["outcome"], "nothing-to-do");
 }
 
 #[test]

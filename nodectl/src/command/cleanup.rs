@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 use super::migrate;
 use super::settings::Settings;
 use crate::cleanup::record::{self, RECORD_FORMAT, Record};
-use crate::cleanup::{self, Decision, Request, refusals};
+use crate::cleanup::{self, Decision, Refusal, Request, refusals};
 use crate::cli::CleanupArgs;
 use crate::cni::Cni;
 use crate::failure::{Failure, code};
 use crate::host::Host;
 use crate::observe;
+use crate::remedy::Told;
 use crate::remove::Aside;
 use crate::report::{self, ProgressFormat};
 use crate::run::Lock;
@@ -23,7 +24,8 @@ pub(super) fn run(host: &Host, args: &CleanupArgs, verbose: bool, settings: &Set
     let cni = request.cni;
     let _lock = if args.dry_run { None } else { Some(Lock::take(host)?) };
     let begun = record::unfinished(host, cni)?;
-    let decision = cleanup::decide(&observe::closely(host), &request, begun.as_ref().map(|r| &r.known));
+    let look = || cleanup::decide(&observe::closely(host), &request, begun.as_ref().map(|r| &r.known));
+    let mut decision = look();
     let text = report::cleanup_text(&decision, cni, verbose);
     if args.dry_run {
         return show(&decision, &text, args, cni, settings);
@@ -39,6 +41,10 @@ pub(super) fn run(host: &Host, args: &CleanupArgs, verbose: bool, settings: &Set
     }
     if !args.yes {
         migrate::ask(&text, &format!("Take {cni} off this node?"))?;
+        // Whoever is asked may think for an hour. What was shown is what goes.
+        let now = look();
+        unchanged(&decision, &now)?;
+        decision = now;
     }
     remove(host, args, &request, &decision, begun, settings)
 }
@@ -79,10 +85,25 @@ fn show(decision: &Decision, text: &str, args: &CleanupArgs, cni: Cni, settings:
 }
 
 fn refused(decision: &Decision) -> Option<Failure> {
-    let standing: Vec<String> =
-        decision.standing().map(|r| format!("[{}] {}. To fix it: {}", r.name, r.why, r.fix)).collect();
-    (!standing.is_empty() && !decision.is_empty())
-        .then(|| Failure::Refused(format!("nothing was changed. {}", standing.join("\n"))))
+    let standing: Vec<&Refusal> = decision.standing().collect();
+    let why: Vec<String> = standing.iter().map(|r| format!("[{}] {}", r.name, r.why)).collect();
+    let told = Told::of(&format!("nothing was changed: {}", why.join("; ")));
+    let told = standing.iter().fold(told, |told, refusal| told.mended_by(&refusal.fix));
+    (!standing.is_empty() && !decision.is_empty()).then(|| Failure::Refused(told.to_string()))
+}
+
+/// An error that names what has changed between the question and the answer.
+fn unchanged(shown: &Decision, now: &Decision) -> Result<()> {
+    let lines = |decision: &Decision| -> Vec<String> {
+        let claims = decision.inventory.claims.iter().map(|c| format!("{} {}", c.group.singular(), c.object));
+        let refusals = decision.refusals.iter().map(|r| format!("[{}] {}", r.name, r.why));
+        claims.chain(refusals).collect()
+    };
+    let (then, now) = (lines(shown), lines(now));
+    let gone = then.iter().filter(|line| !now.contains(line)).map(|line| format!("- {line}"));
+    let come = now.iter().filter(|line| !then.contains(line)).map(|line| format!("+ {line}"));
+    let changes: Vec<String> = gone.chain(come).collect();
+    if changes.is_empty() { Ok(()) } else { Err(migrate::changed_since_asked(&changes)) }
 }
 
 fn document(decision: &Decision, cni: Cni, outcome: &str) -> Value {
@@ -156,6 +177,6 @@ fn remove(
 
 /// Something has gone by then: "failed, nothing changed" would be a lie.
 fn half_done(error: anyhow::Error) -> anyhow::Error {
-    Failure::NeedsHands(format!("{error:#}. To fix it: mend the cause, then run the same command again; it goes on"))
-        .into()
+    let told = Told::of_error(&error).mended_by("mend the cause, then run the same command again; it goes on");
+    Failure::NeedsHands(told.to_string()).into()
 }

@@ -175,15 +175,17 @@ fn undrifted(saved: &Plan, now: &Plan) -> Result<()> {
 /// An error that names what has changed between the question and the answer.
 pub(super) fn unchanged(shown: &Plan, now: &Plan) -> Result<()> {
     let drift = plan::drift(shown, now);
-    if drift.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::Refused(format!(
+    if drift.is_empty() { Ok(()) } else { Err(changed_since_asked(&drift)) }
+}
+
+/// What was consented to is not what would be done.
+pub(super) fn changed_since_asked(changes: &[String]) -> anyhow::Error {
+    Failure::Refused(format!(
         "this node is not as it was when the question was asked; nothing was changed:\n  {}\nTo fix it: run the command \
          again, and see what it shows now",
-        drift.join("\n  ")
+        changes.join("\n  ")
     ))
-    .into())
+    .into()
 }
 
 fn read_plan(path: &Path) -> Result<Plan> {

@@ -25,6 +25,7 @@ pub mod pod;
 pub mod runtime;
 pub mod scenario;
 pub mod snapshot;
+pub mod terminal;
 pub mod traffic;
 pub mod vm;
 pub mod wait;

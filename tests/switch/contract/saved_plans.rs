@@ -1,12 +1,10 @@
 //! Saved plans: applied exactly, or refused with the drift named; and consent.
 
-use std::io::{Read, Write};
-use std::process::Stdio;
-
 use anyhow::{Context, Result, ensure};
 use nodectl_lab::client::Patch;
 use nodectl_lab::objects::{self, workloads};
-use nodectl_lab::scenario::{Cni, Done, PATIENCE, Scenario};
+use nodectl_lab::scenario::{Cni, PATIENCE, Scenario};
+use nodectl_lab::terminal::on_terminal;
 use serde_json::{Value, json};
 
 use super::provoke::{patch_node, start};
@@ -114,25 +112,26 @@ fn a_switch_asks_on_a_terminal_and_needs_yes_without_one() {
     let done = scenario.nodectl(1, &["migrate"]).unwrap().expect(64).unwrap();
     assert!(done.stderr.contains("--yes") && done.stderr.contains("To fix it:"), "{}", done.all());
     const MIGRATE: &str = "nodectl migrate --agent-timeout 60";
+    let node = scenario.node(1).unwrap();
     for (answer, code) in [("n\n", 3), ("\n", 3), ("maybe\n", 3)] {
         // With the log in a file, the question is on the terminal all the same.
         for command in [MIGRATE, &format!("{MIGRATE} 2>/run/log")] {
-            let done = on_terminal(&scenario, command, || Ok(()), answer).unwrap().expect(code).unwrap();
+            let done = on_terminal(node, command, || Ok(()), answer).unwrap().expect(code).unwrap();
             let shown = done.stdout.contains("Switch this node? [y/N]") && done.stdout.contains("stop flannel");
             assert!(shown, "the plan is not shown: {}", done.all());
         }
     }
     changes_at_the_prompt(&scenario).unwrap();
-    on_terminal(&scenario, MIGRATE, || Ok(()), "y\n").unwrap().expect(0).unwrap();
+    on_terminal(node, MIGRATE, || Ok(()), "y\n").unwrap().expect(0).unwrap();
     scenario.must_be_settled(1, Cni::Calico).unwrap();
     // Revert asks the same; an open run is named.
     scenario.nodectl(1, &["revert"]).unwrap().expect(64).unwrap();
     let mut run = scenario.drive(1, &Scenario::switch_args("flannel", &[])).unwrap();
     assert!(run.until("step", "hold").unwrap());
     run.kill().unwrap();
-    let done = on_terminal(&scenario, "nodectl revert", || Ok(()), "n\n").unwrap().expect(3).unwrap();
+    let done = on_terminal(node, "nodectl revert", || Ok(()), "n\n").unwrap().expect(3).unwrap();
     assert!(done.stdout.contains("is open") && done.stdout.contains("Take it back? [y/N]"), "{}", done.all());
-    on_terminal(&scenario, "nodectl revert", || Ok(()), "yes\n").unwrap().expect(0).unwrap();
+    on_terminal(node, "nodectl revert", || Ok(()), "yes\n").unwrap().expect(0).unwrap();
     scenario.must_be_settled(1, Cni::Calico).unwrap();
 }
 
@@ -141,7 +140,7 @@ fn changes_at_the_prompt(scenario: &Scenario) -> Result<()> {
     const MIGRATE: &str = "nodectl migrate --agent-timeout 60";
     let bare = workloads::bare("lonely", Some("node1"));
     let come = || Ok(objects::install(&scenario.client, std::slice::from_ref(&bare)).map(drop)?);
-    let done = on_terminal(scenario, MIGRATE, come, "y\n")?.expect(3)?;
+    let done = on_terminal(scenario.node(1)?, MIGRATE, come, "y\n")?.expect(3)?;
     ensure!(done.stdout.contains("default/lonely"), "{}", done.all());
     scenario.client.delete(&bare.path()).context("the bare pod is gone")?;
     nodectl_lab::cluster::until(PATIENCE, || {
@@ -149,47 +148,9 @@ fn changes_at_the_prompt(scenario: &Scenario) -> Result<()> {
         Ok(left.then(|| "the bare pod is there".to_owned()))
     })?;
     let cordon = || patch_node(scenario, &json!({"spec": {"unschedulable": true}}));
-    let done = on_terminal(scenario, MIGRATE, cordon, "y\n")?.expect(3)?;
+    let done = on_terminal(scenario.node(1)?, MIGRATE, cordon, "y\n")?.expect(3)?;
     ensure!(done.stdout.contains("unschedulable: was false, is true"), "{}", done.all());
     let node = scenario.node_object(1)?;
     ensure!(node["spec"]["unschedulable"] == true, "the cordon was undone");
     patch_node(scenario, &json!({"spec": {"unschedulable": null}}))
-}
-
-/// Runs a command on a pseudo-terminal of its own, which `script` makes; once it has asked, this happens, and then the answer
-/// is typed.
-fn on_terminal(
-    scenario: &Scenario,
-    command: &str,
-    meanwhile: impl FnOnce() -> Result<()>,
-    answer: &str,
-) -> Result<Done> {
-    let mut process = scenario
-        .node(1)?
-        .command(&["script", "-qec", command, "/dev/null"])?
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("script could not be started. To fix it: install bsdutils")?;
-    let mut input = process.stdin.take().context("no input")?;
-    let mut output = process.stdout.take().context("no output")?;
-    let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
-    while !String::from_utf8_lossy(&seen).contains("[y/N]") {
-        match output.read(&mut piece).context("the terminal could not be read")? {
-            0 => break,
-            n => seen.extend_from_slice(&piece[..n]),
-        }
-    }
-    meanwhile()?;
-    // The input stays open, or `script` would end the session.
-    input.write_all(answer.as_bytes())?;
-    output.read_to_end(&mut seen).context("the terminal could not be read")?;
-    let rest = process.wait_with_output().context("script could not be waited for")?;
-    drop(input);
-    Ok(Done {
-        code: nodectl_lab::command::exit_code(rest.status),
-        stdout: String::from_utf8_lossy(&seen).into_owned(),
-        stderr: String::from_utf8_lossy(&rest.stderr).into_owned(),
-    })
 }
