@@ -1,4 +1,6 @@
 # Prints nothing on a node that is clean of flannel. NET, NET6 and POD are its network and this node's part, NETNAME its name.
+# Operators' lists go on with leases of containers that the runtime does not know (doctor's leaked-leases), and with Nodes'
+# annotations and conditions, DaemonSets and ConfigMaps, which are the cluster's (`nodectl cluster finish`).
 pgrep -x flanneld || true
 pgrep -af charon | grep -i flannel || true
 ip -o link | awk -F': ' '{split($2,a,"@");print a[1]}' | grep -xE 'cni0|flannel[0-9]+|flannel(-v6)?\.[0-9]+|flannel-wg(-v6)?|flannel\.ipip' || true

@@ -143,3 +143,19 @@ fn words_that_make_no_sense_are_usage() {
     assert!(done.stderr.contains("add --yes"), "{}", done.stderr);
     assert!(before.diff(&ground.snapshot()).is_empty());
 }
+
+#[test]
+fn a_damaged_record_of_a_cleanup_is_named_with_its_remedy() {
+    let ground = ground("subnet_env; vxlan 1 8472; install -d -m 700 /var/lib/nodectl/cleanups");
+    let record = "/var/lib/nodectl/cleanups/20240101t000000z-1.open.json";
+    for (text, why) in [("{", "EOF"), ("{\"format\": 1}", "missing field"), ("{\"format\": 9}", "has format 9")] {
+        ground.build(&format!("echo '{text}' > {record}"));
+        let before = ground.snapshot();
+        let done = ground.must(&["--flannel", "--yes"], 1);
+        assert!(done.stderr.contains(record) && done.stderr.contains(why), "{}", done.stderr);
+        assert_eq!(done.stderr.matches("To fix it: ").count(), 1, "{}", done.stderr);
+        assert!(before.diff(&ground.snapshot()).is_empty());
+    }
+    ground.build(&format!("rm {record}"));
+    ground.must(&["--flannel", "--yes"], 0);
+}

@@ -23,8 +23,12 @@ use crate::step::Step;
 pub(super) fn hand_over(cx: &mut Context, conflist: &str) -> Result<Value> {
     let paths = cx.shim();
     shim::await_idle(cx)?;
-    let text = files::read_text_optional(&cx.host.path(conflist))?
-        .with_context(|| format!("{conflist} is missing, so no network would serve without the shim"))?;
+    let text = files::read_text_optional(&cx.host.path(conflist))?.with_context(|| {
+        format!(
+            "{conflist} is missing, so no network would serve without the shim. To fix it: let the CNI's installer write \
+             it anew"
+        )
+    })?;
     let list =
         cni_shim::conflist::List::parse(text.as_bytes()).with_context(|| format!("{conflist} cannot be used"))?;
     let living: BTreeSet<String> = cx.cri()?.sandboxes()?.into_iter().map(|s| s.id).collect();
@@ -37,7 +41,10 @@ pub(super) fn hand_over(cx: &mut Context, conflist: &str) -> Result<Value> {
         let is_own = record.del.len() == 1 && record.del.iter().all(|own| own.network == list.name);
         let id = &record.container_id;
         if living.contains(id) && !(is_own && record.phase == Phase::Added) {
-            bail!("the sandbox {id} cannot do without the shim: it was attached while the shim was being retired");
+            bail!(
+                "the sandbox {id} cannot do without the shim: it was attached while the shim was being retired. To fix it: see \
+                 `nodectl shim status`, then run this again"
+            );
         }
         for results in paths.results() {
             handed += usize::from(one(cx, &results, record, &list, &text, living.contains(id))?);

@@ -59,8 +59,14 @@ pub fn unfinished(host: &Host, cni: Cni) -> Result<Option<Record>> {
     for name in names.iter().rev() {
         let path = folder.join(name);
         let bytes = files::read_optional(&path)?.unwrap_or_default();
-        let value: serde_json::Value =
-            serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))?;
+        let damaged = || {
+            format!(
+                "{} is damaged, so what that cleanup knew is lost. To fix it: move the file away and run the cleanup again; where \
+                 the node does not tell flannel's or Calico's network any more, give --network, --subnet and --network-name",
+                path.display()
+            )
+        };
+        let value: serde_json::Value = serde_json::from_slice(&bytes).with_context(damaged)?;
         if value["format"] != RECORD_FORMAT {
             bail!(
                 "{} has format {}, this nodectl reads format {RECORD_FORMAT}. To fix it: use the nodectl that began it, or move the file away",
@@ -68,8 +74,7 @@ pub fn unfinished(host: &Host, cni: Cni) -> Result<Option<Record>> {
                 value["format"]
             );
         }
-        let record: Record =
-            serde_json::from_value(value).with_context(|| format!("{} is no record of a cleanup", path.display()))?;
+        let record: Record = serde_json::from_value(value).with_context(damaged)?;
         if record.cni == cni {
             return Ok(Some(record));
         }
