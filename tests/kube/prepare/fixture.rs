@@ -118,8 +118,22 @@ impl Cluster {
                 annotate(cluster.admin(), &format!("node{index}")).unwrap();
             }
             cluster.eventually_annotated(index);
+            if lives {
+                cluster.eventually_on_flannel(index);
+            }
         }
         cluster
+    }
+
+    /// flannel's pod is Ready, and the taint is gone with which a node registers at a real server.
+    fn eventually_on_flannel(&self, index: u8) {
+        let name = format!("node{index}");
+        eventually("flannel serves the node", || {
+            let pods = self.admin().list("/api/v1/namespaces/kube-flannel/pods").unwrap();
+            let ready = |pod: &Value| pod["spec"]["nodeName"] == name.as_str() && pod["status"]["phase"] == "Running";
+            let taints = self.node(index)["spec"]["taints"].as_array().map_or(0, Vec::len);
+            taints == 0 && pods.iter().any(ready)
+        });
     }
 
     pub fn admin(&self) -> &Client {
