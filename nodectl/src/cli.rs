@@ -1,6 +1,7 @@
 //! The command line: raw arguments only. What they mean together is decided in [`crate::command`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -59,6 +60,8 @@ pub enum Command {
     Revert(RevertArgs),
     /// Finish the open run, or what it owes.
     Resume(ResumeArgs),
+    /// Keep a switch that was begun with --confirm-timeout; else it is taken back by itself.
+    Confirm(ConfirmArgs),
     /// Show where this node stands.
     Status,
     /// List the runs on this node.
@@ -93,9 +96,9 @@ pub fn completions(shell: Shell) -> String {
 /// What a switch is asked to be.
 #[derive(Debug, Clone, Args)]
 pub struct Switch {
-    /// The CNI that the node is to be on.
-    #[arg(long, value_enum, default_value = "calico")]
-    pub to: Cni,
+    /// The CNI that the node is to be on; calico by default.
+    #[arg(long, value_enum)]
+    pub to: Option<Cni>,
     /// What happens to the node's pods; drain by default.
     #[arg(long, value_enum)]
     pub strategy: Option<Strategy>,
@@ -134,7 +137,7 @@ pub struct PlanArgs {
 }
 
 /// What a run that changes the node takes.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct RunArgs {
     /// Do not ask.
     #[arg(long, short = 'y')]
@@ -182,6 +185,18 @@ pub struct MigrateArgs {
     /// Where the roll has a pace (`cluster prepare --pace`, `cluster pause`): wait until this node is allowed to begin.
     #[arg(long)]
     pub when_allowed: bool,
+    /// Take the switch back by itself unless `nodectl confirm` is run within so long of its beginning (`15m`), and also if the
+    /// machine reboots before. Needs systemd, and neither SSH, kubelet nor the API server.
+    #[arg(long, value_name = "DURATION", value_parser = crate::clock::duration)]
+    pub confirm_timeout: Option<Duration>,
+}
+
+/// Arguments of `confirm`.
+#[derive(Debug, Args)]
+pub struct ConfirmArgs {
+    /// The run that is meant; without it, the open one.
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
 }
 
 /// Arguments of `revert`.
@@ -205,6 +220,9 @@ pub struct RevertArgs {
     /// Stop a migrate that runs right now, then revert.
     #[arg(long)]
     pub take_over: bool,
+    /// Only where the open run was to be confirmed, and was not: what the dead-man timer's unit asks for.
+    #[arg(long, hide = true)]
+    pub unconfirmed: bool,
 }
 
 /// Arguments of `resume`.
@@ -348,6 +366,11 @@ pub struct DoctorArgs {
     /// Answer in Prometheus' text format, for node_exporter's textfile collector.
     #[arg(long)]
     pub prometheus: bool,
+    /// Write Prometheus' text format into a file, whole or not at all, for node_exporter's textfile collector: FILE, else
+    /// metrics_file of the configuration, else nodectl.prom in the collector's usual folder; where there is none, nothing. Exit 0
+    /// also with findings.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nagios", "prometheus"])]
+    pub textfile: Option<Option<PathBuf>>,
     /// Ask no peer whether it answers.
     #[arg(long)]
     pub no_probe: bool,

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 
+use crate::request::LONGEST_S;
+
 /// Now, RFC 3339 in UTC, to the second.
 pub fn now() -> String {
     format!("{:.0}", Timestamp::now())
@@ -27,22 +29,43 @@ pub fn deadline(text: &str) -> Result<SystemTime> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(SystemTime::from(at));
     }
-    let split = text.len().saturating_sub(1);
-    let (number, unit) = text.split_at_checked(split).unwrap_or((text, ""));
-    let factor = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => bail!(
-            "{text:?} is neither a time nor a duration. To fix it: give one like 2026-11-21T04:00:00Z, 90s, 15m or 2h"
-        ),
-    };
-    match number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)) {
-        Some(seconds) => Ok(SystemTime::now() + Duration::from_secs(seconds.min(7 * 24 * 3600))),
+    match span(text) {
+        Some(span) => Ok(SystemTime::now() + span),
         None => bail!(
             "{text:?} is neither a time nor a duration. To fix it: give one like 2026-11-21T04:00:00Z, 90s, 15m or 2h"
         ),
     }
+}
+
+/// A duration as given with `--confirm-timeout`: `90s`, `15m`, `2h`; a week at most.
+pub fn duration(text: &str) -> Result<Duration> {
+    match span(text) {
+        Some(span) if !span.is_zero() => Ok(span),
+        _ => bail!("{text:?} is not a duration. To fix it: give one like 90s, 15m or 2h"),
+    }
+}
+
+fn span(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    let seconds = number.parse::<u64>().ok()?.checked_mul(factor)?;
+    Some(Duration::from_secs(seconds.min(LONGEST_S)))
+}
+
+/// A point in time so long from now, RFC 3339 in UTC.
+pub fn from_now(span: Duration) -> String {
+    Timestamp::try_from(SystemTime::now() + span).map_or_else(|_| now(), |at| format!("{at:.0}"))
+}
+
+/// How long it is until a point in time (RFC 3339); zero where it has passed, or is no time.
+pub fn until(at: &str) -> Duration {
+    let at = at.parse::<Timestamp>().map(SystemTime::from).ok();
+    at.and_then(|at| at.duration_since(SystemTime::now()).ok()).unwrap_or_default()
 }
 
 /// Milliseconds for people: `0.1 s`, `12 s`, `3 min 20 s`.
@@ -65,6 +88,18 @@ mod tests {
         for bad in ["", "m", "15", "-3m", "ßm", "99999999999999999999h"] {
             assert!(deadline(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn durations_are_bounded_and_counted_down() {
+        assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
+        assert_eq!(duration("999h").unwrap(), Duration::from_secs(LONGEST_S));
+        for bad in ["", "0s", "15", "2026-11-21T04:00:00Z", "1d"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        let left = until(&from_now(Duration::from_secs(600)));
+        assert!(left > Duration::from_secs(590) && left <= Duration::from_secs(600), "{left:?}");
+        assert_eq!(until("2020-01-01T00:00:00Z"), Duration::ZERO);
     }
 
     #[test]

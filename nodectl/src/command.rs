@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod completions;
+mod confirm;
 mod doctor;
 mod history;
 mod look;
@@ -38,6 +39,7 @@ pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
         Command::Migrate(args) => migrate::run(&host, args, settings),
         Command::Revert(args) => revert::run(&host, args, settings),
         Command::Resume(args) => resume::run(&host, args, settings),
+        Command::Confirm(args) => confirm::run(&host, args, settings),
         Command::Status => status::run(&host, settings),
         Command::History => history::run(&host, settings),
         Command::Probe(args) => probe::run(&host, args, settings),
@@ -54,7 +56,7 @@ pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
 fn changes(command: &Command) -> bool {
     match command {
         Command::Migrate(args) => !args.dry_run,
-        Command::Revert(_) | Command::Resume(_) => true,
+        Command::Revert(_) | Command::Resume(_) | Command::Confirm(_) => true,
         Command::Cleanup(args) => !args.dry_run,
         Command::Shim(args) => match &args.command {
             ShimCommand::Status => false,

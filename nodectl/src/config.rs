@@ -4,14 +4,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use toml::{Spanned, Table, Value};
 
 use crate::cluster::ClusterConfig;
+use crate::cni::Cni;
 use crate::host::{Host, Overrides, files};
 use crate::report::{OutputFormat, ProgressFormat};
 use crate::request::{LONGEST_S, Strategy};
+use crate::window::Window;
 
 /// The file of this machine.
 const FILE: &str = "/etc/nodectl/config.toml";
@@ -25,6 +28,8 @@ const CLUSTER: &str = "cluster";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// `--to`.
+    pub to: Option<Cni>,
     /// `--strategy`.
     pub strategy: Option<Strategy>,
     /// `--ignore`.
@@ -41,8 +46,18 @@ pub struct Config {
     /// `--agent-timeout`, in seconds.
     #[serde(deserialize_with = "seconds")]
     pub agent_timeout: Option<u64>,
+    /// `--confirm-timeout`.
+    #[serde(deserialize_with = "duration")]
+    pub confirm_timeout: Option<Duration>,
+    /// `--when-allowed`.
+    pub when_allowed: Option<bool>,
     /// Hours after which what `cluster prepare` wrote is stale.
     pub prepared_max_age_hours: Option<u64>,
+    /// When a switch may begin and must have ended; always, where there is none.
+    pub maintenance_windows: Option<Vec<Window>>,
+    /// Where `doctor --textfile` writes.
+    #[serde(deserialize_with = "absolute")]
+    pub metrics_file: Option<String>,
     /// `--output`.
     pub output: Option<OutputFormat>,
     /// `--progress`.
@@ -201,6 +216,12 @@ fn absolute<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Er
     }
 }
 
+/// A duration with its unit.
+fn duration<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(value)?;
+    crate::clock::duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
 /// A time limit.
 fn seconds<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
     let seconds = u64::deserialize(value)?;
@@ -269,7 +290,7 @@ mod tests {
         let words = words(&root, &problems).join("\n");
         for start in [
             "/etc/nodectl/config.toml line 4, drain_timeout: invalid value",
-            "/etc/nodectl/config.toml line 5, stratgy: unknown field `stratgy`, expected one of `strategy`",
+            "/etc/nodectl/config.toml line 5, stratgy: unknown field `stratgy`, expected one of `to`, `strategy`",
             "/etc/nodectl/config.toml line 6, progress: unknown variant `loud`, expected one of `text`, `json`, `none`",
             "/etc/nodectl/config.toml line 7, bin_dir: \"opt\" is not an absolute path",
             "/etc/nodectl/config.toml line 8, agent_timeout: 604801 s are more than a week (604800 s)",
@@ -317,7 +338,7 @@ mod tests {
         let shown: Vec<&str> = packaged.lines().filter(setting).map(|line| &line[1..]).collect();
         let (_root, host) = machine(&[("config.toml", &shown.join("\n"))]);
         let (config, problems) = Config::load(&host, None);
-        assert_eq!((problems, shown.len()), (Vec::new(), 31));
+        assert_eq!((problems, shown.len()), (Vec::new(), 36));
         assert_eq!(config.cluster.flannel_vni, Some(1));
         assert_eq!(config.drain_timeout, Some(crate::request::Request::default().drain_timeout_s));
     }

@@ -71,6 +71,7 @@ fn go(
 
 fn one_step(n: usize, step: &Step, known: Option<Before>, cx: &mut Context, progress: &mut Progress) -> Result<()> {
     cx.stop.check()?;
+    cx.at = n;
     progress.begin(n, step);
     let started = Instant::now();
     let before = match known {
@@ -115,6 +116,7 @@ pub fn backward(
         let Some(before) = log.before(n) else { continue };
         // Muted: it only answers a signal.
         let _ = cx.stop.check();
+        cx.at = n;
         progress.begin_undo(n, step);
         let started = Instant::now();
         let undone = act::undo(step, before, cx);

@@ -2,6 +2,7 @@
 //! is the output of `status --output json`, the input of every decision, and a test's fixture.
 
 mod network;
+mod surroundings;
 mod traces;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use network::{Address, FdbEntry, Link, Neighbour, Network, Route, RouteKind, Rule, Vxlan};
+pub use surroundings::{Surroundings, Tool};
 pub use traces::{Mention, NftRule, NftTable, Note, Peer, TcFilter, Traces, XfrmPolicy, XfrmState};
 
 use crate::cni::Cni;
@@ -52,6 +54,8 @@ pub struct Facts {
     pub shim: Shim,
     /// Runs of nodectl on this node.
     pub runs: Runs,
+    /// Who else changes this machine, and what restricts it.
+    pub surroundings: Surroundings,
     /// What `cleanup` and `doctor` look at besides; `None` where nobody has looked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traces: Option<Box<Traces>>,
@@ -240,6 +244,9 @@ pub struct ClusterView {
     pub prepared: Option<Result<Prepared, String>>,
     /// Pods bound to this node.
     pub pods: Vec<Pod>,
+    /// How many seconds this node's clock is ahead of the server's; `None` where the server did not tell the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_s: Option<i64>,
     /// What the server refused when asked with `dryRun=All`, by operation; `None` where not asked.
     pub refused: Option<BTreeMap<String, String>>,
 }

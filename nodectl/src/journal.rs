@@ -45,11 +45,28 @@ pub enum Record {
         /// Why, as given with `--reason`.
         #[serde(default)]
         reason: Option<String>,
+        /// Who began it: a user, or a unit of systemd.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
         /// The closed run that this one is the way back of, where it was begun by `revert`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         takes_back: Option<String>,
         /// The plan.
         plan: Box<Plan>,
+    },
+    /// The run is taken back unless it is confirmed by then; a timer of systemd's sees to it.
+    Armed {
+        /// RFC 3339.
+        until: String,
+        /// RFC 3339.
+        at: String,
+    },
+    /// The run was confirmed.
+    Confirmed {
+        /// By whom.
+        by: String,
+        /// RFC 3339.
+        at: String,
     },
     /// A process took the run up (again).
     Attach {
@@ -124,6 +141,8 @@ impl Record {
     pub fn at(&self) -> Option<&str> {
         match self {
             Record::Open { at, .. }
+            | Record::Armed { at, .. }
+            | Record::Confirmed { at, .. }
             | Record::Attach { at, .. }
             | Record::Begin { at, .. }
             | Record::Reverting { at, .. }

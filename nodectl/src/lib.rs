@@ -18,6 +18,7 @@ pub mod cri_proto {
     tonic::include_proto!("runtime.v1");
 }
 pub mod doctor;
+pub mod events;
 pub mod execute;
 pub mod facts;
 pub mod failure;
@@ -43,3 +44,4 @@ pub mod step;
 pub mod stop;
 pub mod variant;
 pub mod verify;
+pub mod window;

@@ -20,6 +20,7 @@ use crate::run::{Folders, Lock};
 mod cni;
 mod peers;
 mod shim;
+mod surroundings;
 mod traces;
 
 pub use cni::{CniDirectories, directories};
@@ -27,8 +28,16 @@ pub use peers::peers;
 pub use shim::{backends, is_the_shims, shim_view};
 
 /// Units whose state matters here.
-const UNITS: [&str; 5] =
-    ["kubelet.service", "containerd.service", "crio.service", "nodectl-boot.service", "nodectl-settle.service"];
+const UNITS: [&str; 8] = [
+    "kubelet.service",
+    "containerd.service",
+    "crio.service",
+    "nodectl-boot.service",
+    "nodectl-settle.service",
+    "NetworkManager.service",
+    "systemd-networkd.service",
+    "fapolicyd.service",
+];
 /// Sysctls that matter here.
 const SYSCTLS: [&str; 3] = ["net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter"];
 /// Processes that matter here.
@@ -68,6 +77,7 @@ pub fn node(host: &Host) -> Facts {
             let usual = cni::directories(host, None);
             (usual, Err(e), Err(anyhow!("the runtime's part was lost")), Err(anyhow!("the runtime's part was lost")))
         });
+        let units = seen.part("units", join(units).flatten());
         Facts {
             schema_version: FACTS_VERSION,
             observed_at: crate::clock::unix_seconds(),
@@ -76,7 +86,8 @@ pub fn node(host: &Host) -> Facts {
             firewall: seen.firewall(join(firewall)),
             sysctls: SYSCTLS.iter().filter_map(|name| Some(((*name).to_owned(), sysctl::read(name).ok()??))).collect(),
             processes,
-            units: seen.part("units", join(units).flatten()),
+            surroundings: seen.part("surroundings", surroundings::observe(host, &dirs, &units)),
+            units,
             runtime: seen.optional("runtime", runtime),
             cluster: seen.optional("cluster", join(cluster).flatten()),
             // The package is there or not, whatever the state is.

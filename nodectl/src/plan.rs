@@ -9,12 +9,13 @@ mod to_calico;
 mod to_flannel;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 pub use arrival::{Arrival, arrival};
 pub use basis::{Basis, drift, facts_drift};
 pub use parts::{
-    BOOT_UNITS, PACKAGED_SHIM, SETTLE_UNIT, SHIM_CONFLIST, SHIM_STATE_DIR, agent, moves, overlay_name, peers, scope,
-    shim_backend, stays,
+    BOOT_UNITS, DEADMAN_TIMER, DEADMAN_UNIT, PACKAGED_SHIM, SETTLE_UNIT, SHIM_CONFLIST, SHIM_STATE_DIR, agent, moves,
+    overlay_name, peers, scope, shim_backend, stays,
 };
 pub use retire::retire;
 
@@ -56,6 +57,12 @@ impl Plan {
     /// Whether the run takes the shim away and leaves the node on its CNI, instead of switching it.
     pub fn is_retirement(&self) -> bool {
         self.from == self.request.to
+    }
+
+    /// SHA-256 of the plan in hex: the same plan on two nodes' histories, or in a change request, is the same text.
+    pub fn hash(&self) -> String {
+        let bytes = serde_json::to_vec(self).unwrap_or_default();
+        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

@@ -4,6 +4,7 @@
 mod cluster;
 mod node;
 mod pods;
+mod safety;
 mod scope;
 
 pub use pods::loss;
@@ -61,7 +62,15 @@ impl Check {
 /// Checks that `--ignore` cannot waive: without them there is nothing to work with.
 const REQUIRED: [&str; 7] = ["root", "cni", "api", "prepared", "pace", "scope", "open-run"];
 /// All others. Not every one is made on every node: without the API server, those about the cluster are not.
-const IGNORABLE: [&str; 20] = [
+const IGNORABLE: [&str; 28] = [
+    "maintenance-window",
+    "other-tools",
+    "clock",
+    "noexec",
+    "selinux",
+    "fapolicyd",
+    "networkmanager",
+    "networkd",
     "observed",
     "disk-space",
     "cni-directories",
@@ -100,6 +109,7 @@ pub fn checks(facts: &Facts, request: &Request) -> Vec<Check> {
         cluster::api(facts),
         node::runtime(facts),
     ];
+    checks.extend(safety::checks(facts, request));
     if let Some(view) = &facts.cluster {
         checks.push(cluster::node_ready(view));
         checks.push(cluster::permissions(view));

@@ -2,6 +2,7 @@
 
 mod cleanup_text;
 mod doctor_text;
+mod motd_text;
 mod plan_text;
 mod preflight_text;
 mod probe_text;
@@ -22,6 +23,7 @@ use crate::remedy::Told;
 
 pub use cleanup_text::cleanup_text;
 pub use doctor_text::{doctor_nagios, doctor_prometheus, doctor_text};
+pub use motd_text::motd_text;
 pub use plan_text::plan_text;
 pub use preflight_text::{preflight_text, warnings_text};
 pub use probe_text::probe_text;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cni::Cni;
+use crate::window::Window;
 
 /// The longest time limit that can be asked for, in seconds: a week. One of years overflows the clock that it is added to.
 pub const LONGEST_S: u64 = 604_800;
@@ -54,6 +55,9 @@ pub struct Request {
     pub agent_timeout_s: u64,
     /// Hours after which prepare's annotation is stale.
     pub prepared_max_age_h: u64,
+    /// When the switch may begin and must have ended; always, where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
 }
 
 impl Default for Request {
@@ -68,6 +72,7 @@ impl Default for Request {
             grace_s: None,
             agent_timeout_s: 300,
             prepared_max_age_h: 24 * 7,
+            windows: Vec::new(),
         }
     }
 }

@@ -1,12 +1,16 @@
 //! A run's life: the lock, the folders, the open file that names it, its journal, its end.
 
+mod confirm;
 mod drafts;
 mod drive;
 mod folders;
 mod lock;
+mod motd;
 mod owing;
 mod summary;
 
-pub use drive::{Options, resume, revert_open, start};
+pub use confirm::{is_too_late, possible as can_be_confirmed, was_rebooted};
+pub use drive::{Options, confirm, resume, revert_open, start};
 pub use folders::Folders;
 pub use lock::Lock;
+pub use motd::update as update_motd;

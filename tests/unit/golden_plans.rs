@@ -118,7 +118,8 @@ fn an_open_run_says_where_it_stands() {
     let cordon = plan.steps.iter().position(|s| matches!(s, Step::Cordon)).unwrap();
     let units = plan.steps.iter().position(|s| s.undo_due() == UndoDue::Verified).unwrap();
     let (tool, run, boot_id) = ("t".to_owned(), "r".to_owned(), "b".to_owned());
-    let open = Record::Open { format: 1, tool, run, boot_id, at: "1".into(), reason: None, takes_back: None, plan };
+    let open =
+        Record::Open { format: 1, tool, run, boot_id, at: "1".into(), reason: None, by: None, takes_back: None, plan };
     let mut log = Log { records: vec![open] };
     let mut then = |record: Option<Record>| {
         log.records.extend(record);

@@ -18,6 +18,7 @@ pub(super) fn apply(cx: &mut Context, made_by: Cni, pods: &[String], timeout_s: 
     let mut waiting = Vec::new();
     let done = stop.keep_asking(Duration::from_secs(timeout_s), || {
         waiting = without_network(cx, made_by, pods)?;
+        waiting.first().into_iter().for_each(|pod| cx.working_on(pod));
         Ok(waiting.is_empty().then_some(()))
     })?;
     if done.is_none() {

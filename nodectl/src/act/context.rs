@@ -7,6 +7,7 @@ use cni_shim::conflist::Backends;
 use serde_json::Value;
 
 use super::api::Api;
+use crate::events::{self, Event};
 use crate::host::Host;
 use crate::host::cri::Cri;
 use crate::journal::{Debt, Journal, Record};
@@ -38,13 +39,15 @@ pub struct Context<'a> {
     pub baseline: Value,
     /// The journal.
     pub journal: Journal,
+    /// The step that is being done or undone, as an index into the plan.
+    pub at: usize,
     cri: Option<Cri>,
 }
 
 impl<'a> Context<'a> {
     /// A run's context.
     pub fn new(host: &'a Host, run: RunFolder, api: Api, stop: &'a Stop, plan: &'a Plan, journal: Journal) -> Self {
-        Context { host, run, api, stop, plan, baseline: Value::Null, journal, cri: None }
+        Context { host, run, api, stop, plan, baseline: Value::Null, journal, at: 0, cri: None }
     }
 
     /// The container runtime; connected at first use, and anew after it was restarted.
@@ -72,6 +75,21 @@ impl<'a> Context<'a> {
     /// The CNI binary directory.
     pub fn bin_dir(&self) -> PathBuf {
         self.host.path(&self.plan.bin_dir)
+    }
+
+    /// Says which pod the step works on, for `systemctl status`.
+    pub fn working_on(&self, pod: &str) {
+        if let Some(step) = self.plan.steps.get(self.at) {
+            events::doing(self.at + 1, self.plan.steps.len(), &format!("{}: {pod}", step.title()));
+        }
+    }
+
+    /// Notes in the system's journal what was done to a pod, and says it in `systemctl status`.
+    pub fn did(&self, what: &str, pod: &str) {
+        self.working_on(pod);
+        let step = self.plan.steps.get(self.at).map_or("", crate::step::Step::name);
+        let fields = [("NODECTL_STEP", step), ("NODECTL_POD", pod)];
+        events::tell(Event::Pod, &self.run.id, &format!("{pod}: {what}"), &fields);
     }
 
     /// Something was done directly that an earlier try had to leave owed.

@@ -37,7 +37,10 @@ pub(super) fn apply(cx: &mut Context, timeout_s: u64, grace_s: Option<u32>) -> R
             }
             accepted(pod, &cx.plan.request)?;
             match evict(cx, pod, grace_s)? {
-                None => evicted.push(name),
+                None => {
+                    cx.did("evicted", &name);
+                    evicted.push(name);
+                }
                 Some(why) => drop(refused.insert(name, (Instant::now(), why))),
             }
         }

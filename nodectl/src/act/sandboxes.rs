@@ -34,7 +34,10 @@ pub(super) fn stop_all(cx: &mut Context, made_by: Cni) -> Result<Value> {
         let endings = endings(&targets, &cx.cri()?.containers()?);
         for (sandbox, answer) in targets.iter().zip(cx.cri()?.stop_sandboxes(&endings)) {
             match answer {
-                Ok(()) => stopped.push(sandbox.full_name()),
+                Ok(()) => {
+                    cx.did("sandbox stopped, to be built anew", &sandbox.full_name());
+                    stopped.push(sandbox.full_name());
+                }
                 Err(e) => last_error = Some(e.context(sandbox.full_name())),
             }
         }

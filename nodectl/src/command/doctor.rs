@@ -1,8 +1,9 @@
 //! `nodectl doctor`: look, ask the peers, say what is wrong.
 
-use serde_json::json;
+use std::path::Path;
 
 use anyhow::Result;
+use serde_json::json;
 
 use super::settings::Settings;
 use crate::cleanup::record;
@@ -11,17 +12,18 @@ use crate::cni::Cni;
 use crate::doctor::{self, Begun, Finding, State};
 use crate::facts::Facts;
 use crate::failure::code;
-use crate::host::Host;
+use crate::host::{Host, files};
 use crate::observe;
 use crate::report::{self, OutputFormat};
 
+/// Where distributions have node_exporter look for files: Debian's package, the one of the Prometheus community.
+const COLLECTORS: [&str; 2] = ["/var/lib/prometheus/node-exporter", "/var/lib/node_exporter/textfile_collector"];
+
 pub(super) fn run(host: &Host, args: &DoctorArgs, settings: &Settings) -> Result<u8> {
-    let mut facts = observe::closely(host);
-    let begun = begun(host, &mut facts);
-    if !args.no_probe {
-        ask_peers(&mut facts, &begun);
+    if let Some(named) = &args.textfile {
+        return textfile(host, named.as_deref(), args, settings);
     }
-    let findings = doctor::examine(&facts, &begun);
+    let (facts, findings) = examine(host, args);
     // What those two do not tell hides what only they know; on a machine without Kubernetes that is nothing.
     let silent: Vec<&str> =
         ["cluster", "runtime"].into_iter().filter(|part| facts.unobserved.contains_key(*part)).collect();
@@ -30,7 +32,7 @@ pub(super) fn run(host: &Host, args: &DoctorArgs, settings: &Settings) -> Result
         return Ok(nagios_code(&findings));
     }
     if args.prometheus {
-        let text = report::doctor_prometheus(&findings, facts.observed_at);
+        let text = report::doctor_prometheus(&findings, &facts);
         report::result(OutputFormat::Text, &text, &(), false)?;
     } else {
         let outcome = if findings.is_empty() { "clean" } else { "findings" };
@@ -38,6 +40,33 @@ pub(super) fn run(host: &Host, args: &DoctorArgs, settings: &Settings) -> Result
         report::result(settings.output, &report::doctor_text(&findings, &silent), &data, false)?;
     }
     Ok(if findings.is_empty() { code::DONE } else { code::PENDING })
+}
+
+fn examine(host: &Host, args: &DoctorArgs) -> (Facts, Vec<Finding>) {
+    let mut facts = observe::closely(host);
+    let begun = begun(host, &mut facts);
+    if !args.no_probe {
+        ask_peers(&mut facts, &begun);
+    }
+    let findings = doctor::examine(&facts, &begun);
+    (facts, findings)
+}
+
+/// The findings as a file that is whole whenever it is read. node_exporter runs as a user of its own.
+fn textfile(host: &Host, named: Option<&Path>, args: &DoctorArgs, settings: &Settings) -> Result<u8> {
+    let usual = || COLLECTORS.iter().map(|folder| host.path(folder)).find(|folder| folder.is_dir());
+    let configured = || settings.config.metrics_file.as_ref().map(|path| host.path(path));
+    let path = named.map(Path::to_owned).or_else(configured).or_else(|| Some(usual()?.join("nodectl.prom")));
+    let Some(path) = path else {
+        let text = "Nothing was written: no folder of node_exporter is here. metrics_file names a file.\n";
+        report::result(settings.output, text, &json!({"outcome": "nothing-to-do"}), false)?;
+        return Ok(code::DONE);
+    };
+    let (facts, findings) = examine(host, args);
+    files::write_atomic(&path, report::doctor_prometheus(&findings, &facts).as_bytes(), 0o644)?;
+    let text = format!("{} was written.\n", path.display());
+    report::result(settings.output, &text, &json!({"outcome": "written", "file": path}), true)?;
+    Ok(code::DONE)
 }
 
 /// What killed cleanups had known. A record that cannot be read is one thing more that could not be looked at.

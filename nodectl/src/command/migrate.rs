@@ -13,13 +13,14 @@ use crate::cli::{MigrateArgs, OnStop, RunArgs};
 use crate::facts::Facts;
 use crate::failure::{Failure, code};
 use crate::fault;
-use crate::host::Host;
+use crate::host::{Host, machine};
 use crate::plan::{self, Arrival, PLAN_FORMAT, Plan};
 use crate::preflight::{self, Check};
 use crate::report;
 use crate::request::Request;
 use crate::run::{self, Lock, Options};
 use crate::stop::Stop;
+use crate::window;
 
 pub(super) fn run(host: &Host, args: &MigrateArgs, settings: &Settings) -> Result<u8> {
     let saved = args.plan.as_deref().map(read_plan).transpose()?;
@@ -37,11 +38,16 @@ pub(super) fn run(host: &Host, args: &MigrateArgs, settings: &Settings) -> Resul
         };
     }
     let deadline = deadline(&args.run)?;
-    if args.when_allowed {
+    let confirm_within = args.confirm_timeout.or(settings.config.confirm_timeout);
+    if confirm_within.is_some() {
+        run::can_be_confirmed()?;
+    }
+    if args.when_allowed || settings.config.when_allowed == Some(true) {
         super::pace::wait(host, &request, deadline)?;
     }
     let _lock = Lock::take(host)?;
-    switch(host, &request, saved, &args.run, settings, None)
+    let options = Options { confirm_within, ..options(&args.run, settings) };
+    switch(host, &request, saved, &args.run, settings, options)
 }
 
 /// The signals and the deadline. Only from here on does Ctrl-C not end nodectl at once: before, there is nothing to undo.
@@ -55,14 +61,14 @@ pub(super) fn deadline(args: &RunArgs) -> Result<Option<std::time::SystemTime>> 
     Ok(deadline.map_err(|e| Failure::Usage(format!("--deadline: {e}")))?)
 }
 
-/// Preflight, plan, consent, run; the lock is held by the caller. `takes_back`: the run that this one is the way back of.
+/// Preflight, plan, consent, run; the lock is held by the caller.
 pub(super) fn switch(
     host: &Host,
     request: &Request,
     saved: Option<Plan>,
     args: &RunArgs,
     settings: &Settings,
-    takes_back: Option<String>,
+    options: Options,
 ) -> Result<u8> {
     let mut go = match decide(host, request, saved.as_ref())? {
         Decision::There => return there(request, settings),
@@ -81,9 +87,10 @@ pub(super) fn switch(
             Decision::There => return there(request, settings),
         };
     }
-    let stop = listen(args)?;
+    // A switch that begins in a window ends in it, or is taken back.
+    let window = window::ends(&request.windows, crate::clock::unix_seconds());
+    let stop = Stop::listen(deadline(args)?.into_iter().chain(window).min())?;
     not_stopped_yet(&stop)?;
-    let options = Options { takes_back, ..options(args, settings) };
     let summary = run::start(host, &go.plan, &go.facts, &stop, options)?;
     report::result(settings.output, &report::run_text(&summary), &summary, true)?;
     Ok(code::DONE)
@@ -230,5 +237,7 @@ pub(super) fn options(args: &RunArgs, settings: &Settings) -> Options {
         stay_open_on_stop: args.on_stop == OnStop::Resume,
         progress: settings.progress,
         takes_back: None,
+        by: machine::operator(),
+        confirm_within: None,
     }
 }

@@ -10,6 +10,7 @@ use crate::cli::{BootPhase, ResumeArgs};
 use crate::cni::Cni;
 use crate::failure::{Failure, code};
 use crate::host::Host;
+use crate::journal::Log;
 use crate::plan::shim_backend;
 use crate::report;
 use crate::run::{self, Folders, Lock};
@@ -33,8 +34,16 @@ pub(super) fn run(host: &Host, args: &ResumeArgs, settings: &Settings) -> Result
     }
     let options = migrate::options(&args.run, settings);
     // Paying debts is what was asked for then.
-    let owes_only = folders.open_log(&id)?.is_undone();
-    let back = args.at_boot == Some(BootPhase::Settle) && !is_released(&folders, &id)?;
+    let log = folders.open_log(&id)?;
+    let owes_only = log.is_undone();
+    let settles = args.at_boot == Some(BootPhase::Settle);
+    let late = run::is_too_late(&log)?;
+    if settles && !late && log.awaits_confirmation() {
+        let text = format!("Run {id} waits to be confirmed; nothing is to be done.\n");
+        report::result(settings.output, &text, &json!({"outcome": "unconfirmed"}), false)?;
+        return Ok(code::DONE);
+    }
+    let back = settles && (late || !is_released(&log)?);
     let summary = if back {
         // The machine went down in mid-switch: the way back is the one that needs the least.
         run::revert_open(host, &id, &stop, options)
@@ -51,8 +60,8 @@ pub(super) fn run(host: &Host, args: &ResumeArgs, settings: &Settings) -> Result
     }
 }
 
-fn is_released(folders: &Folders, id: &str) -> Result<bool> {
-    let log = folders.open_log(id)?;
+/// Whether pods get the CNI that was asked for, so that the run goes on to its end.
+fn is_released(log: &Log) -> Result<bool> {
     let plan = log.plan().context("the journal holds no plan")?;
     let release = plan.steps.iter().position(|s| matches!(s, Step::Release { .. }));
     Ok(!log.reverting() && release.is_some_and(|n| log.is_done(n)))
@@ -63,13 +72,14 @@ fn is_released(folders: &Folders, id: &str) -> Result<bool> {
 fn before_kubelet(host: &Host, folders: &Folders, id: &str, settings: &Settings) -> Result<u8> {
     let log = folders.open_log(id)?;
     let plan = log.plan().context("the journal holds no plan")?;
-    let cni: Cni = if is_released(folders, id)? { plan.request.to } else { plan.from };
+    let cni: Cni = if is_released(&log)? && !run::is_too_late(&log)? { plan.request.to } else { plan.from };
     let paths = cni_shim::Paths::under(host.root());
     let state = State::load(&paths)?;
     let changed = state.is_some_and(|s| s.mode != Mode::from(shim_backend(cni)));
     if changed {
         State::routed(shim_backend(cni)).store(&paths)?;
     }
+    run::update_motd(host);
     let text = format!("Run {id} is open; new pods get {cni} until it is settled.\n");
     report::result(settings.output, &text, &json!({"outcome": "open", "cni": cni}), changed)?;
     Ok(code::DONE)

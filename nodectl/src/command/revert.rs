@@ -9,19 +9,27 @@ use super::migrate;
 use super::settings::Settings;
 use crate::cli::RevertArgs;
 use crate::cni::Cni;
+use crate::events::{self, Event};
 use crate::failure::code;
 use crate::host::Host;
 use crate::journal::Outcome;
 use crate::report;
 use crate::request::Request;
-use crate::run::{self, Folders, Lock};
+use crate::run::{self, Folders, Lock, Options};
 
 /// How long a nodectl that was told to stop may take to undo its run.
 const TAKE_OVER: Duration = Duration::from_secs(600);
 
 pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result<u8> {
     migrate::deadline(&args.run)?;
+    // Before the lock, too: a nodectl that has it is told to stop.
+    if args.unconfirmed && !is_unconfirmed(host)? {
+        return nothing("no run waits to be confirmed.", settings);
+    }
     let _lock = if args.take_over { Lock::take_over(host, TAKE_OVER)? } else { Lock::take(host)? };
+    if args.unconfirmed && !is_unconfirmed(host)? {
+        return nothing("the run that was to be confirmed was, or has taken itself back.", settings);
+    }
     let folders = Folders::new(host)?;
     if let Some(id) = folders.open_run()? {
         if !args.run.yes {
@@ -56,7 +64,20 @@ pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result
     }
     // A closed run is a new switch the other way: what others changed meanwhile is kept, pods born since are included.
     let request = Request { to: plan.from, ..settings.request_back(args, &plan.request) };
-    migrate::switch(host, &request, None, &args.run, settings, Some(id))
+    let options = Options { takes_back: Some(id), ..migrate::options(&args.run, settings) };
+    migrate::switch(host, &request, None, &args.run, settings, options)
+}
+
+/// Whether a run is open that was to be confirmed and was not.
+fn is_unconfirmed(host: &Host) -> Result<bool> {
+    let folders = Folders::at(host);
+    let Some(id) = folders.open_run()? else { return Ok(false) };
+    let log = folders.open_log(&id)?;
+    let waits = log.to_be_confirmed().is_some();
+    if waits {
+        events::tell(Event::NotConfirmed, &id, &format!("run {id} was not confirmed in time"), &[]);
+    }
+    Ok(waits)
 }
 
 fn nothing(why: &str, settings: &Settings) -> Result<u8> {

@@ -40,6 +40,7 @@ impl Settings {
         let goes_on = match command {
             Command::Revert(_)
             | Command::Resume(_)
+            | Command::Confirm(_)
             | Command::Status
             | Command::History
             | Command::Doctor(_)
@@ -64,10 +65,11 @@ impl Settings {
     pub(super) fn request(&self, args: &Switch) -> Request {
         let (config, usual) = (&self.config, Request::default());
         Request {
-            to: args.to,
+            to: args.to.or(config.to).unwrap_or(usual.to),
             drain_timeout_s: args.drain_timeout.or(config.drain_timeout).unwrap_or(usual.drain_timeout_s),
             grace_s: args.grace_period.or(config.grace_period),
             agent_timeout_s: args.agent_timeout.or(config.agent_timeout).unwrap_or(usual.agent_timeout_s),
+            windows: config.maintenance_windows.clone().unwrap_or_default(),
             prepared_max_age_h: config.prepared_max_age_hours.unwrap_or(usual.prepared_max_age_h),
             ..self.consents(args.strategy, &args.ignore, args.force, args.delete_emptydir_data, usual)
         }
@@ -75,7 +77,9 @@ impl Settings {
 
     /// What was asked for with `revert` of a closed run: the rest is as it was asked for then.
     pub(super) fn request_back(&self, args: &RevertArgs, then: &Request) -> Request {
-        self.consents(args.strategy, &args.ignore, args.force, args.delete_emptydir_data, then.clone())
+        // A way back waits for no window.
+        let then = Request { windows: Vec::new(), ..then.clone() };
+        self.consents(args.strategy, &args.ignore, args.force, args.delete_emptydir_data, then)
     }
 
     fn consents(

@@ -22,6 +22,35 @@ pub fn hostname() -> Result<String> {
     read("/proc/sys/kernel/hostname")
 }
 
+/// Whether no program can be run from a directory, or from where it will be made: its file system is mounted noexec.
+pub fn is_noexec(directory: &Path) -> Result<bool> {
+    let there = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let stat = nix::sys::statvfs::statvfs(there)
+        .with_context(|| format!("could not ask how {} is mounted", there.display()))?;
+    Ok(stat.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC))
+}
+
+/// Who runs this: the user who logged in or called sudo, else the unit of systemd, else root.
+pub fn operator() -> String {
+    let sudo = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
+    let login = || {
+        let uid: u32 = read("/proc/self/loginuid").ok()?.parse().ok()?;
+        // What no login has begun has (uid_t) -1.
+        (uid != u32::MAX).then(|| user(uid))
+    };
+    let unit = || {
+        let groups = read("/proc/self/cgroup").ok()?;
+        let name = groups.lines().find_map(|line| line.strip_prefix("0::"))?.rsplit('/').next()?.to_owned();
+        name.ends_with(".service").then_some(name)
+    };
+    sudo.or_else(login).or_else(unit).unwrap_or_else(|| user(nix::unistd::geteuid().as_raw()))
+}
+
+fn user(uid: u32) -> String {
+    let found = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    found.map_or_else(|| format!("uid {uid}"), |user| user.name)
+}
+
 /// The machine, with the room in `directories` (absolute paths as seen from here, and the name to report each under).
 pub fn observe(directories: &[(String, std::path::PathBuf)]) -> Result<Machine> {
     let mut machine = Machine {

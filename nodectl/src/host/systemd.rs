@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use zbus::export::futures_core::Stream;
-use zbus::{Connection, ObjectPath, OwnedObjectPath};
+use zbus::{Connection, ObjectPath, OwnedObjectPath, Variant};
 
 use crate::facts::Unit;
 use crate::fault;
@@ -32,6 +32,13 @@ trait Manager {
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, Variant<'_>)],
+        aux: &[(&str, Vec<(&str, Variant<'_>)>)],
+    ) -> zbus::Result<OwnedObjectPath>;
     fn enable_unit_files(
         &self,
         files: &[&str],
@@ -96,6 +103,22 @@ pub fn start_later(name: &str) -> Result<()> {
         Ok(())
     })
     .with_context(|| format!("systemd could not start {name}"))
+}
+
+/// Makes a timer that lives until it has elapsed, is stopped, or the machine goes down: it starts the service of its name after so long.
+pub fn start_timer(name: &str, description: &str, after: Duration, patience: Duration) -> Result<()> {
+    fault::point("systemd.start");
+    let microseconds = u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(1);
+    run(job(name, patience, async |manager: &ManagerProxy<'_>| {
+        let properties = [
+            ("Description", Variant::from(description)),
+            ("TimersMonotonic", Variant::from(vec![("OnActiveSec".to_owned(), microseconds)])),
+            ("AccuracyUSec", Variant::from(1_000_000_u64)),
+            ("RemainAfterElapse", Variant::from(false)),
+        ];
+        manager.start_transient_unit(name, "replace", &properties, &[]).await
+    }))
+    .with_context(|| format!("systemd could not start the timer {name}"))
 }
 
 /// Stops a unit and waits until it is stopped.

@@ -40,6 +40,37 @@ impl Log {
         }
     }
 
+    /// Who began it.
+    pub fn by(&self) -> Option<&str> {
+        match self.records.first() {
+            Some(Record::Open { by, .. }) => by.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Why, as was given.
+    pub fn reason(&self) -> Option<&str> {
+        match self.records.first() {
+            Some(Record::Open { reason, .. }) => reason.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// By when the run must be confirmed, RFC 3339; `None` where it need not be, was, or is on its way back.
+    pub fn to_be_confirmed(&self) -> Option<&str> {
+        let confirmed = self.records.iter().any(|r| matches!(r, Record::Confirmed { .. }));
+        let until =
+            self.records.iter().find_map(|r| if let Record::Armed { until, .. } = r { Some(until) } else { None });
+        until.filter(|_| !confirmed && !self.reverting() && self.outcome().is_none()).map(String::as_str)
+    }
+
+    /// Whether all is done but what comes after it was confirmed.
+    pub fn awaits_confirmation(&self) -> bool {
+        let steps = self.plan().map(|plan| plan.steps.as_slice()).unwrap_or_default();
+        let done = |(n, step): (usize, &Step)| step.done_last() || self.is_done(n);
+        self.to_be_confirmed().is_some() && steps.iter().enumerate().all(done)
+    }
+
     /// Pre-image of step `n`, where it was begun; the first one counts: later ones saw our own work.
     pub fn before(&self, n: usize) -> Option<&Before> {
         self.records.iter().find_map(|r| match r {
@@ -125,5 +156,13 @@ impl Log {
             Record::Close { outcome, .. } => Some(*outcome),
             _ => None,
         })
+    }
+
+    /// Boot id of the machine when the run began.
+    pub fn first_boot(&self) -> Option<&str> {
+        match self.records.first() {
+            Some(Record::Open { boot_id, .. }) => Some(boot_id.as_str()),
+            _ => None,
+        }
     }
 }

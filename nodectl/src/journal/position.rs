@@ -15,6 +15,8 @@ pub enum Course {
     Back,
     /// It is back at its start, and owes something.
     Owing,
+    /// It is at its target, and goes back unless that is confirmed.
+    Unconfirmed,
 }
 
 /// Where an open run stands.
@@ -40,6 +42,9 @@ pub struct Position {
     pub failed: Option<String>,
     /// What it owes, in words.
     pub owed: Vec<String>,
+    /// By when it must be confirmed, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_by: Option<String>,
 }
 
 impl Log {
@@ -49,6 +54,7 @@ impl Log {
         let begun =
             self.records.iter().rev().find_map(|r| if let Record::Begin { n, .. } = r { Some(*n) } else { None });
         let (course, at) = match (self.reverting(), self.is_undone()) {
+            (false, _) if self.awaits_confirmation() => (Course::Unconfirmed, None),
             (false, _) => (Course::Forward, begun),
             (true, false) => (Course::Back, self.standing().last().copied()),
             (true, true) => (Course::Owing, None),
@@ -69,6 +75,7 @@ impl Log {
                 Record::Failed { error, .. } => Some(error.clone()),
                 _ => None,
             }),
+            confirm_by: self.to_be_confirmed().map(str::to_owned),
             owed: self.debts().iter().map(super::Debt::describe).collect(),
         })
     }

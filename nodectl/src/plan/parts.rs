@@ -21,6 +21,10 @@ pub const SHIM_CONFLIST: &str = "00-cni-shim.conflist";
 pub const SHIM_STATE_DIR: &str = "/var/lib/cni-shim";
 /// Pays what a run owes, again and again until nothing is left; at boot, and when a run ends owing.
 pub const SETTLE_UNIT: &str = "nodectl-settle.service";
+/// Takes back a run that was not confirmed in time; its timer is transient, made by the run.
+pub const DEADMAN_UNIT: &str = "nodectl-deadman.service";
+/// That timer.
+pub const DEADMAN_TIMER: &str = "nodectl-deadman.timer";
 /// Boot-time units, in the order in which they run.
 pub const BOOT_UNITS: [&str; 2] = ["nodectl-boot.service", SETTLE_UNIT];
 

@@ -1,7 +1,11 @@
 //! What `doctor` found: for people, for Nagios, for Prometheus.
 
 use super::{bold, wrap};
+use crate::cni::Cni;
 use crate::doctor::{CHECKS, Finding, Severity, State};
+use crate::facts::Facts;
+use crate::journal::Course;
+use crate::plan::current_cni;
 use crate::step::words::count;
 
 /// How many objects of a finding are listed; all are in the JSON document.
@@ -62,7 +66,7 @@ pub fn doctor_nagios(findings: &[Finding]) -> String {
 }
 
 /// Every check with the number of objects that it found, 0 included, so that an alert can tell "clean" from "not run".
-pub fn doctor_prometheus(findings: &[Finding], at: i64) -> String {
+pub fn doctor_prometheus(findings: &[Finding], facts: &Facts) -> String {
     let mut text = String::from(
         "# HELP nodectl_doctor_objects Objects found by each check of nodectl doctor.\n# TYPE nodectl_doctor_objects gauge\n",
     );
@@ -81,7 +85,35 @@ pub fn doctor_prometheus(findings: &[Finding], at: i64) -> String {
     }
     text.push_str(&format!(
         "# HELP nodectl_doctor_timestamp_seconds When the node was looked at.\n# TYPE nodectl_doctor_timestamp_seconds gauge\n\
-         nodectl_doctor_timestamp_seconds {at}\n"
+         nodectl_doctor_timestamp_seconds {}\n",
+        facts.observed_at
+    ));
+    text + &node_prometheus(facts)
+}
+
+/// The node's CNI, its open run, and the DELs that are kept.
+fn node_prometheus(facts: &Facts) -> String {
+    let mut text = String::from("# HELP nodectl_cni The CNI that new pods get.\n# TYPE nodectl_cni gauge\n");
+    let now = current_cni(facts);
+    for cni in [Cni::Flannel, Cni::Calico] {
+        text.push_str(&format!("nodectl_cni{{name=\"{}\"}} {}\n", cni.name(), u8::from(now == Some(cni))));
+    }
+    let course = facts.runs.position.as_ref().map(|at| at.course);
+    let open = facts.runs.open.is_some();
+    text.push_str("# HELP nodectl_run_open A run is open, by its course.\n# TYPE nodectl_run_open gauge\n");
+    for (name, is) in [
+        ("forward", course == Some(Course::Forward)),
+        ("back", course == Some(Course::Back)),
+        ("owing", course == Some(Course::Owing)),
+        ("unconfirmed", course == Some(Course::Unconfirmed)),
+        ("unknown", open && course.is_none()),
+    ] {
+        text.push_str(&format!("nodectl_run_open{{course=\"{name}\"}} {}\n", u8::from(open && is)));
+    }
+    text.push_str(&format!(
+        "# HELP nodectl_pending_dels DELs that failed and are kept.\n# TYPE nodectl_pending_dels gauge\n\
+         nodectl_pending_dels {}\n",
+        facts.shim.pending.len()
     ));
     text
 }

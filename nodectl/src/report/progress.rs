@@ -5,6 +5,8 @@ use std::io::{IsTerminal, Write};
 use serde_json::{Value, json};
 
 use crate::clock;
+use crate::events::{self, Event};
+use crate::host::systemd;
 use crate::journal::Debt;
 use crate::report::wrap_at;
 use crate::step::Step;
@@ -25,9 +27,10 @@ pub enum ProgressFormat {
     None,
 }
 
-/// Shows how a run goes.
+/// Shows how a run goes: on stderr, in `systemctl status` and in the system's journal.
 #[derive(Debug)]
 pub struct Progress {
+    run: String,
     format: ProgressFormat,
     total: usize,
     terminal: bool,
@@ -35,8 +38,8 @@ pub struct Progress {
 
 impl Progress {
     /// For a run of so many steps.
-    pub fn new(format: ProgressFormat, total: usize) -> Progress {
-        Progress { format, total, terminal: std::io::stderr().is_terminal() }
+    pub fn new(run: &str, format: ProgressFormat, total: usize) -> Progress {
+        Progress { run: run.to_owned(), format, total, terminal: std::io::stderr().is_terminal() }
     }
 
     /// A step begins. On a terminal its line stands there while it works.
@@ -46,6 +49,7 @@ impl Progress {
 
     /// A step is done.
     pub fn end(&mut self, n: usize, step: &Step, ms: u64) {
+        self.tell(Event::StepDone, n, step, &format!("{}, {}", step.title(), clock::spent(ms)));
         self.finished("done", n, step, &step.title(), Some(ms));
     }
 
@@ -59,6 +63,7 @@ impl Progress {
     /// A step is undone.
     pub fn end_undo(&mut self, n: usize, step: &Step, ms: u64) {
         if let Some(title) = step.undo_title() {
+            self.tell(Event::StepUndone, n, step, &format!("back: {title}, {}", clock::spent(ms)));
             self.finished("undone", n, step, &format!("back: {title}"), Some(ms));
         }
     }
@@ -66,16 +71,19 @@ impl Progress {
     /// The undoing of a step failed.
     pub fn undo_failed(&mut self, n: usize, step: &Step, ms: u64) {
         let title = step.undo_title().unwrap_or_else(|| step.title());
+        self.tell(Event::StepFailed, n, step, &format!("back: {title}: failed"));
         self.finished("failed", n, step, &format!("back: {title}: FAILED"), Some(ms));
     }
 
     /// A step failed.
     pub fn failed(&mut self, n: usize, step: &Step, ms: u64) {
+        self.tell(Event::StepFailed, n, step, &format!("{}: failed", step.title()));
         self.finished("failed", n, step, &format!("{}: FAILED", step.title()), Some(ms));
     }
 
     /// A debt is being paid.
     pub fn paying(&mut self, debt: &Debt) {
+        systemd::notify_status(&format!("owed: {}", debt.describe()));
         match self.format {
             ProgressFormat::Text => self.write(&format!("  owed: {}\n", debt.describe())),
             ProgressFormat::Json => self.line(&json!({ "event": "paying", "what": debt.describe() })),
@@ -92,7 +100,13 @@ impl Progress {
         }
     }
 
+    fn tell(&self, event: Event, n: usize, step: &Step, what: &str) {
+        let message = format!("step {}/{}: {what}", n + 1, self.total);
+        events::tell(event, &self.run, &message, &[("NODECTL_STEP", step.name())]);
+    }
+
     fn started(&mut self, event: &str, n: usize, step: &Step, title: &str) {
+        events::doing(n + 1, self.total, title);
         match self.format {
             // A line that the terminal breaks could not be written over.
             ProgressFormat::Text if self.terminal => {

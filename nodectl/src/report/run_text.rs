@@ -47,7 +47,7 @@ pub fn run_text(summary: &RunSummary) -> String {
 }
 
 /// A run of this node, as the history tells of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Past {
     /// The run's id.
     pub run: String,
@@ -63,6 +63,15 @@ pub struct Past {
     pub open: bool,
     /// It has turned back.
     pub back: bool,
+    /// By when it must be confirmed, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm_by: Option<String>,
+    /// Who began it.
+    pub by: Option<String>,
+    /// Why, as given with `--reason`.
+    pub reason: Option<String>,
+    /// SHA-256 of its plan.
+    pub plan: Option<String>,
     /// What it owes.
     pub owed: Vec<Debt>,
     /// Why its journal cannot be read.
@@ -73,8 +82,7 @@ pub struct Past {
 impl Past {
     /// One of which nothing is known but its id.
     pub fn unknown(run: String, open: bool) -> Past {
-        let (begun, from, to, outcome) = (None, None, None, None);
-        Past { run, begun, from, to, outcome, open, back: false, owed: Vec::new(), unreadable: None }
+        Past { run, open, ..Past::default() }
     }
 
     /// From its journal.
@@ -86,6 +94,10 @@ impl Past {
             to: plan.map(|p| p.request.to),
             outcome: log.outcome(),
             back: log.reverting(),
+            confirm_by: log.to_be_confirmed().map(str::to_owned),
+            by: log.by().map(str::to_owned),
+            reason: log.reason().map(str::to_owned),
+            plan: plan.map(crate::plan::Plan::hash),
             owed: log.debts(),
             ..Past::unknown(run, open)
         }
@@ -101,6 +113,7 @@ impl Past {
             None if !self.open => "never begun",
             None if self.back && !self.owed.is_empty() => "open, owes",
             None if self.back => "open, on its way back",
+            None if self.confirm_by.is_some() => "open, unconfirmed",
             None => "open",
         }
     }
@@ -111,7 +124,7 @@ pub fn history_text(runs: &[Past]) -> String {
     if runs.is_empty() {
         return "No run of nodectl has taken place on this node.\n".into();
     }
-    let mut text = format!("{:<28} {:<21} {:<22} {}\n", "RUN", "BEGUN", "SWITCH", "OUTCOME");
+    let mut text = row(["RUN", "BEGUN", "SWITCH", "OUTCOME", "BY", "PLAN", "REASON"]);
     for run in runs {
         let at = run.begun.as_deref().unwrap_or("?");
         let switch = match (run.from, run.to) {
@@ -119,7 +132,9 @@ pub fn history_text(runs: &[Past]) -> String {
             (Some(from), Some(to)) => format!("{from} -> {to}"),
             _ => "?".into(),
         };
-        text.push_str(&format!("{:<28} {at:<21} {switch:<22} {}\n", run.run, run.ended()));
+        let (by, plan) = (run.by.as_deref().unwrap_or("?"), run.plan.as_deref().unwrap_or("?"));
+        let plan = plan.get(..12).unwrap_or(plan);
+        text.push_str(&row([&run.run, at, &switch, run.ended(), by, plan, run.reason.as_deref().unwrap_or("")]));
     }
     for run in runs {
         if let Some(why) = &run.unreadable {
@@ -130,6 +145,11 @@ pub fn history_text(runs: &[Past]) -> String {
         }
     }
     text
+}
+
+fn row([run, begun, switch, outcome, by, plan, reason]: [&str; 7]) -> String {
+    let line = format!("{run:<25} {begun:<20} {switch:<17} {outcome:<21} {by:<20} {plan:<12} {reason}");
+    format!("{}\n", line.trim_end())
 }
 
 #[cfg(test)]
@@ -154,13 +174,22 @@ mod tests {
             Past { back: true, ..run(None, true) },
             run(None, true),
             torn,
+            Past {
+                confirm_by: Some("2026-11-21T04:10:00Z".into()),
+                by: Some("alice".into()),
+                reason: Some("CHG 7".into()),
+                plan: Some("0123456789abcdef".into()),
+                ..run(None, true)
+            },
         ];
         let ends: Vec<&str> = runs.iter().map(Past::ended).collect();
         let wanted =
             ["switched", "shim retired", "put back", "never begun", "open, owes", "open, on its way back", "open"];
         assert_eq!(ends[..7], wanted);
-        assert_eq!(ends[7], "cannot be read");
+        assert_eq!(ends[7..], ["cannot be read", "open, unconfirmed"]);
         let text = history_text(&runs);
         assert!(text.contains("flannel -> Calico") && text.contains("r: line 3 does not parse. To fix it: "), "{text}");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("open, unconfirmed alice 0123456789ab CHG 7"), "{text}");
     }
 }

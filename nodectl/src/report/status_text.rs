@@ -55,7 +55,7 @@ fn unread(facts: &Facts, part: &str) -> Option<String> {
 }
 
 fn cni(facts: &Facts) -> String {
-    if let Some(at) = facts.runs.position.as_ref().filter(|at| at.from != at.to && at.course != Course::Owing) {
+    if let Some(at) = facts.runs.position.as_ref().filter(|at| is_between(at)) {
         let pods = match facts.shim.mode.as_deref() {
             Some("hold") => "wait".to_owned(),
             Some(mode) => format!("get {mode}"),
@@ -70,6 +70,11 @@ fn cni(facts: &Facts) -> String {
         Arrival::Half(amiss) => format!("new pods get {cni}, but: {}", amiss.join("; ")),
         Arrival::There | Arrival::Elsewhere => cni.to_string(),
     }
+}
+
+/// Whether the node is neither where it was nor where it is to be.
+fn is_between(at: &Position) -> bool {
+    at.from != at.to && matches!(at.course, Course::Forward | Course::Back)
 }
 
 fn agents(facts: &Facts) -> String {
@@ -109,22 +114,25 @@ fn runs(facts: &Facts) -> Vec<(&'static str, String)> {
     rows.extend(at.failed.as_ref().map(|why| ("failed", why.clone())));
     rows.extend(at.owed.iter().map(|debt| ("owes", debt.clone())));
     rows.push(("at work", facts.runs.worker.map_or("no nodectl".into(), |pid| format!("a nodectl (pid {pid})"))));
+    rows.extend(at.confirm_by.as_ref().map(|until| ("confirm by", format!("{until}, or it is taken back by itself"))));
     rows.push(("next", next(at, facts.runs.worker.is_some())));
     rows
 }
 
-fn course(at: &Position) -> String {
+pub(super) fn course(at: &Position) -> String {
     let what = if at.from == at.to { "the shim's removal".to_owned() } else { format!("{} -> {}", at.from, at.to) };
     match at.course {
         Course::Forward => what,
         Course::Back => format!("{what}, on its way back"),
         Course::Owing => format!("{what}, taken back; something is owed"),
+        Course::Unconfirmed => format!("{what}, done and unconfirmed"),
     }
 }
 
 fn step(at: &Position) -> String {
     let since = &at.since;
     match (at.step, at.course) {
+        (None, Course::Unconfirmed) => format!("all steps are done, since {since}"),
         (None, Course::Owing) => format!("all steps are undone, since {since}"),
         (None, _) => format!("none was begun, since {since}"),
         (Some(n), Course::Back) => format!("{n} of {} is undone next: {}, since {since}", at.of, at.title),
@@ -133,11 +141,12 @@ fn step(at: &Position) -> String {
     }
 }
 
-fn next(at: &Position, at_work: bool) -> String {
+pub(super) fn next(at: &Position, at_work: bool) -> String {
     match at.course {
         _ if at_work => "wait for it; `nodectl revert --take-over` stops it and takes the run back".into(),
         Course::Forward => "`nodectl resume` finishes it, `nodectl revert` takes it back".into(),
         Course::Back => "`nodectl revert` goes on with the way back".into(),
+        Course::Unconfirmed => "`nodectl confirm` keeps it, `nodectl revert` takes it back".into(),
         Course::Owing => "`nodectl resume` pays it, once the API server answers".into(),
     }
 }
@@ -156,12 +165,13 @@ mod tests {
             from: Cni::Flannel,
             to: Cni::Calico,
             course,
-            step: (course != Course::Owing).then_some(11),
+            step: matches!(course, Course::Forward | Course::Back).then_some(11),
             of: 21,
             title: "stop flannel".into(),
             done: false,
             since: "2026-11-21T04:00:00Z".into(),
             failed: None,
+            confirm_by: (course == Course::Unconfirmed).then(|| "2026-11-21T04:10:00Z".to_owned()),
             owed: owed.iter().map(|debt| (*debt).to_owned()).collect(),
         });
         facts
@@ -188,6 +198,11 @@ mod tests {
         let owing = open(Course::Owing, &["uncordon the node", "start kubelet.service"]);
         says(&owing, &["owes: uncordon the node", "owes: start kubelet.service", "`nodectl resume` pays it"]);
         assert!(!status_text(&owing).contains("takes it back"), "{}", status_text(&owing));
+        let unconfirmed = open(Course::Unconfirmed, &[]);
+        says(
+            &unconfirmed,
+            &["done and unconfirmed", "confirm by: 2026-11-21T04:10:00Z, or", "`nodectl confirm` keeps it"],
+        );
     }
 
     #[test]

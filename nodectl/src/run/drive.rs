@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::{Folders, owing};
+use super::{Folders, confirm as deadman, motd, owing};
 use crate::act::{self, Api, Context};
+use crate::events::{self, Event};
 use crate::execute::{self, StepFailed, Unpaid};
 use crate::facts::Facts;
 use crate::failure::Failure;
@@ -26,6 +27,10 @@ use crate::verify;
 pub struct Options {
     /// Why, for the journal.
     pub reason: Option<String>,
+    /// Who began it, for the journal.
+    pub by: String,
+    /// Take a new run back unless it is confirmed within this.
+    pub confirm_within: Option<Duration>,
     /// Take a failed run back.
     pub auto_revert: bool,
     /// Leave a stopped run open.
@@ -68,16 +73,24 @@ pub fn start(host: &Host, plan: &Plan, facts: &Facts, stop: &Stop, options: Opti
             boot_id: machine::boot_id()?,
             at: crate::clock::now(),
             reason: options.reason.clone(),
+            by: Some(options.by.clone()),
             takes_back: options.takes_back.clone(),
             plan: Box::new(plan.clone()),
         },
     )?;
+    let confirm_within = options.confirm_within;
     let mut run = begun(Run::new(host, folders, &id, plan, journal, stop, options, API_PATIENCE))?;
+    if let Some(within) = confirm_within {
+        let (until, at) = (crate::clock::from_now(within), crate::clock::now());
+        begun(run.cx.journal.append(&Record::Armed { until, at }))?;
+    }
+    motd::update(host);
     let what = match plan.is_retirement() {
         true => format!("{} without the shim", plan.from),
         false => format!("from {} to {}", plan.from, plan.request.to),
     };
     run.announce("NetworkSwitchBegan", false, &what);
+    events::tell(Event::RunBegan, &id, &format!("a switch {what} was begun by {}", run.options.by), &[]);
     begun(run.go_forward())
 }
 
@@ -105,6 +118,18 @@ pub fn resume(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<Ru
         None if log.reverting() => run.go_back("resumed on its way back"),
         None => run.go_forward(),
     })
+}
+
+/// Confirms the open run, which is at its target, and closes it.
+pub fn confirm(host: &Host, id: &str, stop: &Stop, options: Options) -> Result<RunSummary> {
+    let (folders, mut journal, _, plan) = begun(reopen(host, id))?;
+    // From here on it is kept. A timer that elapses now waits for the lock, and then finds nothing to take back.
+    stop.mute();
+    begun(journal.append(&Record::Confirmed { by: options.by.clone(), at: crate::clock::now() }))?;
+    events::tell(Event::Confirmed, id, &format!("run {id} was confirmed by {}", options.by), &[]);
+    let mut run = begun(Run::new(host, folders, id, &plan, journal, stop, options, API_PATIENCE))?;
+    deadman::disarm(&run.log()?);
+    begun(run.go_forward())
 }
 
 /// Takes the open run back.
@@ -150,7 +175,7 @@ impl<'a> Run<'a> {
             }
         };
         let api = Api::new(kube, plan.node.clone());
-        let progress = Progress::new(options.progress, plan.steps.len());
+        let progress = Progress::new(id, options.progress, plan.steps.len());
         let path = folders.journal(id);
         super::drafts::sweep(host, &folders, &folders.of_run(id), plan)?;
         let cx = Context::new(host, folders.of_run(id), api, stop, plan, journal);
@@ -164,6 +189,10 @@ impl<'a> Run<'a> {
     fn go_forward(&mut self) -> Result<RunSummary> {
         self.note(RunState::Switching);
         let log = self.log()?;
+        if let Err(error) = deadman::arm(&log) {
+            let why = format!("nothing would take the run back if nobody confirmed it: {error:#}");
+            return self.ended(!self.options.auto_revert, &why);
+        }
         if let Err(failed) = execute::forward(self.plan, &log, &mut self.cx, &mut self.progress) {
             return self.ended_early(&failed);
         }
@@ -174,6 +203,9 @@ impl<'a> Run<'a> {
         if !findings.is_empty() {
             let why = format!("the node is not as it must be after the last step: {}", findings.join("; "));
             return self.ended(!self.options.auto_revert, &why);
+        }
+        if self.log()?.awaits_confirmation() {
+            return self.awaits_confirmation();
         }
         if let Err(failed) = execute::forward_to_the_end(self.plan, &self.log()?, &mut self.cx, &mut self.progress) {
             return self.ended_early(&failed);
@@ -210,6 +242,8 @@ impl<'a> Run<'a> {
     fn stays_open(&mut self, why: &str) -> Result<RunSummary> {
         let log = self.log()?;
         execute::look_after_boots(self.plan, &log, &mut self.cx)?;
+        events::tell(Event::StaysOpen, &self.cx.run.id, why, &[]);
+        motd::update(self.cx.host);
         let state = match log.serves() {
             true => format!("The node serves on {}; the run stays open", self.plan.request.to),
             false => "The run stays open".to_owned(),
@@ -232,6 +266,19 @@ impl<'a> Run<'a> {
         Err(Failure::NeedsHands(why).into())
     }
 
+    /// All is done, and nobody has said yet that it is good.
+    fn awaits_confirmation(&mut self) -> Result<RunSummary> {
+        let until = self.log()?.to_be_confirmed().unwrap_or_default().to_owned();
+        let sentence = format!(
+            "{} is on {} now, and goes back by itself at {until} unless it is confirmed: `nodectl confirm`.",
+            self.plan.node, self.plan.request.to
+        );
+        events::tell(Event::Unconfirmed, &self.cx.run.id, &sentence, &[]);
+        self.note(RunState::Open);
+        motd::update(self.cx.host);
+        self.summarise("unconfirmed", &sentence, Vec::new())
+    }
+
     /// Undoes everything, then pays what can be paid.
     fn go_back(&mut self, why: &str) -> Result<RunSummary> {
         self.cx.api.on_the_way_back();
@@ -241,6 +288,7 @@ impl<'a> Run<'a> {
         }
         self.note(RunState::TakingBack);
         let log = self.log()?;
+        motd::update(self.cx.host);
         if let Err(failed) = execute::backward(self.plan, &log, UndoDue::Now, &mut self.cx, &mut self.progress) {
             return self.not_back(&failed, "The run stays open, part of the way back");
         }
@@ -275,6 +323,8 @@ impl<'a> Run<'a> {
         let sentence = owing::sentence(self.plan.from, left, self.cx.api.is_dead());
         let summary = self.summarise("owes", &sentence, left.iter().map(Unpaid::to_string).collect())?;
         self.note(RunState::Owing);
+        events::tell(Event::Owes, &self.cx.run.id, &sentence, &[]);
+        motd::update(self.cx.host);
         let told = owing::told(&sentence, left, &owing::hand_over()).and(&format!("Report: {}", summary.report));
         Err(Failure::NeedsHands(told.to_string()).into())
     }
@@ -309,9 +359,13 @@ impl<'a> Run<'a> {
             Outcome::PutBack => self.note(RunState::PutBack),
         }
         self.announce("NetworkSwitchEnded", outcome == Outcome::PutBack, &sentence);
+        let event = if outcome == Outcome::PutBack { Event::PutBack } else { Event::Switched };
+        events::tell(event, &self.cx.run.id, &sentence, &[]);
+        deadman::disarm(&self.log()?);
         let summary = self.summarise(word, &sentence, Vec::new())?;
         self.folders.keep("receipts", &self.cx.run.id, &self.log()?.records)?;
         self.folders.end()?;
+        motd::update(self.cx.host);
         Ok(summary)
     }
 

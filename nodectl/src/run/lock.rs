@@ -1,8 +1,8 @@
 //! One nodectl at a time changes a node.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::failure::Failure;
-use crate::host::{Host, files, process};
+use crate::host::{Host, files, locks, process};
 
 /// The lock of this node, held as long as this lives. It is a flock: a killed process leaves none behind.
 #[derive(Debug)]
@@ -42,14 +42,7 @@ impl Lock {
     /// so that looking keeps nobody from taking it.
     pub fn holder(host: &Host) -> Result<Option<u32>> {
         let path = host.path("/run/nodectl/lock");
-        let inode = match std::fs::metadata(&path) {
-            Ok(file) => file.ino(),
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e).with_context(|| format!("could not look at the lock {}", path.display())),
-        };
-        let locks = std::fs::read_to_string("/proc/locks").context("could not read /proc/locks")?;
-        // A file of another file system may have the same number.
-        Ok(holder_of(&locks, inode).into_iter().find(|pid| is_nodectl(*pid)))
+        Ok(locks::holders(&path)?.into_iter().find(|pid| is_nodectl(*pid)))
     }
 
     /// Tells the nodectl that has the lock to stop, waits until it has, and takes it.
@@ -75,17 +68,6 @@ impl Lock {
             }
         }
     }
-}
-
-/// Pids of those that have locked the file of this number, by the text of /proc/locks. A line of one who waits begins with `->`.
-fn holder_of(locks: &str, inode: u64) -> Vec<u32> {
-    let holds = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [_, "FLOCK", _, _, pid, file, ..] = words[..] else { return None };
-        let number: u64 = file.rsplit(':').next()?.parse().ok()?;
-        (number == inode).then(|| pid.parse().ok())?
-    };
-    locks.lines().filter_map(holds).collect()
 }
 
 fn is_nodectl(pid: u32) -> bool {
@@ -117,18 +99,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_tells_who_holds_the_lock() {
-        let text = "1: POSIX  ADVISORY  WRITE 11 00:1a:77 0 EOF\n2: FLOCK  ADVISORY  WRITE 12 00:1a:77 0 EOF\n\
-                    2: -> FLOCK  ADVISORY  WRITE 13 00:1a:77 0 EOF\n3: FLOCK  ADVISORY  WRITE 14 00:1a:78 0 EOF\n";
-        assert_eq!(holder_of(text, 77), [12]);
+    fn the_lock_is_held_as_long_as_it_lives() {
         // A tmpfs, as /run is: a layered file system has numbers of its own.
         let root = tempfile::tempdir_in("/dev/shm").expect("a directory");
         let host = Host::new(root.path());
         assert_eq!(Lock::holder(&host).expect("no lock"), None);
         let lock = Lock::take(&host).expect("the lock");
-        let inode = std::fs::metadata(root.path().join("run/nodectl/lock")).expect("the lock").ino();
-        let locks = std::fs::read_to_string("/proc/locks").expect("locks");
-        assert!(holder_of(&locks, inode).contains(&std::process::id()));
+        let path = root.path().join("run/nodectl/lock");
+        assert_eq!(locks::holders(&path).expect("locks"), [std::process::id()]);
         drop(lock);
+        assert_eq!(locks::holders(&path).expect("locks"), Vec::<u32>::new());
     }
 }

@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, Hasher};
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -68,6 +69,8 @@ pub(super) struct Session {
     exec: Option<Credential>,
     /// Common name of the client certificate.
     pub common_name: Option<String>,
+    /// How many seconds this node's clock is ahead of the server's, as its last answer told; `i64::MIN` before that.
+    ahead: AtomicI64,
 }
 
 impl Session {
@@ -101,6 +104,7 @@ impl Session {
             files: settings.files.clone(),
             common_name: certificate.and_then(|(chain, _)| tls::common_name(chain)),
             exec,
+            ahead: AtomicI64::new(i64::MIN),
         })
     }
 
@@ -141,6 +145,7 @@ impl Session {
     pub fn send(&self, call: &Call, limit: Duration) -> Result<Value, KubeError> {
         let answer = self.transmit(call, limit).map_err(|e| self.failure(call, &e))?;
         let (parts, body) = answer.into_parts();
+        self.note_time(&parts);
         for warning in parts.headers.get_all("warning") {
             tracing::info!(warning = %String::from_utf8_lossy(warning.as_bytes()), "the API server warns");
         }
@@ -155,6 +160,19 @@ impl Session {
         // /healthz and its like answer in plain text.
         Ok(serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())))
+    }
+
+    /// How many seconds this node's clock is ahead of the server's, where the server has told the time.
+    pub fn clock_ahead(&self) -> Option<i64> {
+        Some(self.ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != i64::MIN)
+    }
+
+    fn note_time(&self, parts: &ureq::http::response::Parts) {
+        let date = parts.headers.get("date").and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
+        if let Some(date) = date {
+            self.ahead.store(crate::clock::unix_seconds() - date.as_second(), Ordering::Relaxed);
+        }
     }
 
     fn refusal(&self, call: &Call, parts: &ureq::http::response::Parts, body: &[u8]) -> KubeError {

@@ -21,6 +21,7 @@ impl Kube {
         let mut view = node_view(&node);
         view.node = name;
         view.pods = self.pods_on(&view.node)?;
+        view.clock_ahead_s = self.session().clock_ahead();
         Ok(view)
     }
 

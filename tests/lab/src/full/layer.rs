@@ -14,13 +14,16 @@ use crate::command;
 use crate::node::Spec;
 
 /// Files that are the same on all full nodes: (path in the node, text).
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 11] = [
     ("etc/containerd/config.toml", include_str!("../../rootfs/containerd.toml")),
     ("etc/systemd/system.conf.d/lab.conf", include_str!("../../rootfs/units/lab.conf")),
     ("usr/lib/systemd/system/kubelet.service", include_str!("../../rootfs/units/kubelet.service")),
     ("usr/lib/systemd/system/lab-images.service", include_str!("../../rootfs/units/lab-images.service")),
     ("usr/lib/systemd/system/nodectl-boot.service", include_str!("../../../../systemd/nodectl-boot.service")),
     ("usr/lib/systemd/system/nodectl-settle.service", include_str!("../../../../systemd/nodectl-settle.service")),
+    ("usr/lib/systemd/system/cni-migrate.service", include_str!("../../../../systemd/cni-migrate.service")),
+    ("usr/lib/systemd/system/nodectl-deadman.service", include_str!("../../../../systemd/nodectl-deadman.service")),
+    ("usr/lib/systemd/catalog/nodectl.catalog", include_str!("../../../../systemd/nodectl.catalog")),
     ("usr/lib/systemd/system/nodectl-reap.service", include_str!("../../../../systemd/nodectl-reap.service")),
     ("usr/lib/systemd/system/nodectl-reap.timer", include_str!("../../../../systemd/nodectl-reap.timer")),
 ];
