@@ -9,13 +9,18 @@ mod attachment;
 mod await_pods;
 mod baseline;
 mod binaries;
+mod bridge;
 mod clean;
 mod context;
+mod continuity;
 mod cordon;
 mod debts;
 mod evict;
 mod idle_files;
+mod in_place;
 mod overlay;
+mod peer_routes;
+mod records;
 mod retire;
 mod rules;
 mod sandboxes;
@@ -67,11 +72,22 @@ pub fn before(step: &Step, cx: &mut Context) -> Result<Before> {
         Step::StopAgent(_) | Step::StartAgent(_) => agent::before(cx),
         Step::RenameOverlay { from, .. } | Step::DeleteOverlay { link: from, .. } => overlay::before(from),
         Step::MarkNetworkAvailable { .. } => agent::condition_before(cx),
+        Step::PrepareBridge { bridge } | Step::MakeBridge { bridge, .. } | Step::SettleBridge { bridge } => {
+            bridge::before(bridge)
+        }
+        Step::GuidePod(pod) | Step::TurnPod(pod) | Step::DetachPod(pod) => in_place::before(cx, pod),
+        Step::AttachPod(pod) | Step::UnturnPod(pod) | Step::UnguidePod(pod) => in_place::before(cx, pod),
+        Step::ClaimPod(pod) | Step::LeasePod(pod) => records::before(cx, pod),
         Step::Clean { cni, scope } => clean::before(cx, *cni, scope),
         Step::PreserveFiles { .. }
         | Step::ImportAttachments { .. }
         | Step::Baseline { .. }
         | Step::Evict { .. }
+        | Step::DisclaimPod(_)
+        | Step::HoldPeerRoutes(_)
+        | Step::DropPeerRoutes(_)
+        | Step::WatchPods
+        | Step::JudgeOutage { .. }
         | Step::KeepFlannelRules { .. }
         | Step::StopSandboxes { .. }
         | Step::Probe { .. }
@@ -101,7 +117,23 @@ pub fn apply(step: &Step, before: &Before, cx: &mut Context) -> Result<Value> {
         Step::StopAgent(agent) => agent::stop(cx, agent),
         Step::StartAgent(agent) => agent::start(cx, agent),
         Step::KeepFlannelRules { rules } => rules::keep(rules),
-        Step::StopSandboxes { made_by, .. } => sandboxes::stop_all(cx, *made_by),
+        Step::StopSandboxes { made_by, spare, .. } => sandboxes::stop_all(cx, *made_by, spare),
+        Step::HoldPeerRoutes(held) => peer_routes::hold(held),
+        Step::DropPeerRoutes(held) => peer_routes::drop_when_replaced(cx, held),
+        Step::WatchPods => continuity::watch(cx),
+        Step::JudgeOutage { max_ms } => continuity::judge(cx, *max_ms),
+        Step::PrepareBridge { bridge } => bridge::prepare(bridge),
+        Step::GuidePod(pod) => in_place::guide(cx, pod, before),
+        Step::TurnPod(pod) => in_place::turn(cx, pod, before),
+        Step::DetachPod(pod) => in_place::detach(cx, pod, before),
+        Step::ClaimPod(pod) => records::claim(cx, pod),
+        Step::DisclaimPod(pod) => records::disclaim(cx, pod),
+        Step::LeasePod(pod) => records::lease(cx, pod),
+        Step::MakeBridge { bridge, address, mtu } => bridge::make(bridge, *address, *mtu),
+        Step::AttachPod(pod) => in_place::attach_anew(cx, pod, before),
+        Step::UnturnPod(pod) => in_place::unturn_anew(cx, pod, before),
+        Step::UnguidePod(pod) => in_place::unguide_anew(cx, pod, before),
+        Step::SettleBridge { bridge } => bridge::settle(bridge),
         Step::RenameOverlay { from, to } => overlay::rename(from, to, before),
         Step::DeleteOverlay { link, .. } => overlay::delete(link),
         Step::MarkNetworkAvailable { by } => agent::mark_available(cx, *by),
@@ -133,6 +165,19 @@ pub fn undo(step: &Step, before: &Before, cx: &mut Context) -> Result<()> {
         Step::Cordon | Step::Uncordon => cordon::undo(cx, before),
         Step::StopAgent(agent) => agent::undo_stop(cx, agent, before),
         Step::StartAgent(agent) => agent::undo_start(cx, agent, before),
+        Step::HoldPeerRoutes(held) => peer_routes::remove(held),
+        Step::DropPeerRoutes(held) => peer_routes::hold(held).map(drop),
+        Step::PrepareBridge { .. } | Step::SettleBridge { .. } => bridge::undo(before),
+        Step::GuidePod(pod) => in_place::unguide(cx, pod, before),
+        Step::TurnPod(pod) => in_place::unturn(cx, pod, before),
+        Step::DetachPod(pod) => in_place::attach(cx, pod, before),
+        Step::ClaimPod(pod) => records::unclaim(cx, pod, before),
+        Step::DisclaimPod(pod) => records::reclaim(cx, pod),
+        Step::LeasePod(pod) => records::unlease(cx, pod, before),
+        Step::MakeBridge { bridge, .. } => bridge::undo_make(bridge, before),
+        Step::AttachPod(pod) => in_place::detach_again(cx, pod, before),
+        Step::UnturnPod(pod) => in_place::turn_again(cx, pod, before),
+        Step::UnguidePod(pod) => in_place::guide_again(cx, pod, before),
         Step::RenameOverlay { from, to } => overlay::undo(from, Some(to), before),
         Step::DeleteOverlay { link, .. } => overlay::undo(link, None, before),
         Step::MarkNetworkAvailable { .. } => agent::undo_condition(cx, before),
@@ -140,6 +185,8 @@ pub fn undo(step: &Step, before: &Before, cx: &mut Context) -> Result<()> {
         Step::Clean { .. } => clean::undo(cx, before),
         Step::ImportAttachments { .. }
         | Step::Baseline { .. }
+        | Step::WatchPods
+        | Step::JudgeOutage { .. }
         | Step::Evict { .. }
         | Step::KeepFlannelRules { .. }
         | Step::StopSandboxes { .. }

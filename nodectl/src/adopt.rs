@@ -13,6 +13,7 @@
 //! Back, the same in reverse: *attach*, *unturn*, *unguide*.
 
 pub mod claim;
+pub mod lease;
 pub mod operation;
 pub mod pod;
 pub mod read;

@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 use crate::cni::Cni;
 use crate::report::{OutputFormat, ProgressFormat};
-use crate::request::{LONGEST_S, Strategy};
+use crate::request::{LONGEST_S, Strategy, Unadoptable};
 
 /// Switches a running Kubernetes node between flannel and Calico, from the node itself.
 #[derive(Debug, Parser)]
@@ -120,6 +120,12 @@ pub struct Switch {
     /// How long an agent may take to leave or to come, in seconds; 300 by default.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=LONGEST_S))]
     pub agent_timeout: Option<u64>,
+    /// What happens to pods that cannot be re-plumbed while they run (strategy in-place); refuse by default.
+    #[arg(long, value_enum)]
+    pub unadoptable: Option<Unadoptable>,
+    /// Take the node back if a pod that is re-plumbed is silent for longer, in milliseconds (strategy in-place).
+    #[arg(long, value_name = "MS")]
+    pub max_outage: Option<u64>,
 }
 
 /// Arguments of `plan`.
@@ -177,7 +183,7 @@ pub struct MigrateArgs {
     pub run: RunArgs,
     /// Apply this saved plan exactly, or refuse if the node has drifted.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "strategy", "ignore", "force", "delete_emptydir_data",
-        "drain_timeout", "grace_period", "agent_timeout"])]
+        "drain_timeout", "grace_period", "agent_timeout", "unadoptable", "max_outage"])]
     pub plan: Option<PathBuf>,
     /// Show the plan and change nothing.
     #[arg(long)]
@@ -208,6 +214,9 @@ pub struct RevertArgs {
     /// What happens to pods, where a closed run is reverted; drain by default.
     #[arg(long, value_enum)]
     pub strategy: Option<Strategy>,
+    /// What happens to pods that cannot be re-plumbed while they run (strategy in-place); refuse by default.
+    #[arg(long, value_enum)]
+    pub unadoptable: Option<Unadoptable>,
     /// Evict pods that no controller will re-create.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub force: Option<bool>,

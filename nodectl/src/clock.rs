@@ -17,6 +17,11 @@ pub fn unix_seconds() -> i64 {
     Timestamp::now().as_second()
 }
 
+/// Now, in milliseconds since 1970.
+pub fn unix_milliseconds() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
 /// A run's id: its time, and the process that began it.
 pub fn run_id() -> String {
     let now = Timestamp::now().to_string();

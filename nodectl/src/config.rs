@@ -13,7 +13,7 @@ use crate::cluster::ClusterConfig;
 use crate::cni::Cni;
 use crate::host::{Host, Overrides, files};
 use crate::report::{OutputFormat, ProgressFormat};
-use crate::request::{LONGEST_S, Strategy};
+use crate::request::{LONGEST_S, Strategy, Unadoptable};
 use crate::window::Window;
 
 /// The file of this machine.
@@ -51,6 +51,10 @@ pub struct Config {
     pub confirm_timeout: Option<Duration>,
     /// `--when-allowed`.
     pub when_allowed: Option<bool>,
+    /// `--unadoptable`.
+    pub unadoptable: Option<Unadoptable>,
+    /// `--max-outage`, in milliseconds.
+    pub max_outage: Option<u64>,
     /// Hours after which what `cluster prepare` wrote is stale.
     pub prepared_max_age_hours: Option<u64>,
     /// When a switch may begin and must have ended; always, where there is none.
@@ -338,7 +342,7 @@ mod tests {
         let shown: Vec<&str> = packaged.lines().filter(setting).map(|line| &line[1..]).collect();
         let (_root, host) = machine(&[("config.toml", &shown.join("\n"))]);
         let (config, problems) = Config::load(&host, None);
-        assert_eq!((problems, shown.len()), (Vec::new(), 36));
+        assert_eq!((problems, shown.len()), (Vec::new(), 38));
         assert_eq!(config.cluster.flannel_vni, Some(1));
         assert_eq!(config.drain_timeout, Some(crate::request::Request::default().drain_timeout_s));
     }

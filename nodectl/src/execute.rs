@@ -73,6 +73,7 @@ fn one_step(n: usize, step: &Step, known: Option<Before>, cx: &mut Context, prog
     cx.stop.check()?;
     cx.at = n;
     progress.begin(n, step);
+    cx.begun.push((crate::clock::unix_milliseconds(), n));
     let started = Instant::now();
     let before = match known {
         Some(before) => before,

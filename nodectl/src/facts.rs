@@ -15,6 +15,7 @@ pub use network::{Address, FdbEntry, Link, Neighbour, Network, Route, RouteKind,
 pub use surroundings::{Surroundings, Tool};
 pub use traces::{Mention, NftRule, NftTable, Note, Peer, TcFilter, Traces, XfrmPolicy, XfrmState};
 
+use crate::adopt::PodNetwork;
 use crate::cni::Cni;
 use crate::journal::Position;
 use crate::prepared::Prepared;
@@ -56,6 +57,9 @@ pub struct Facts {
     pub runs: Runs,
     /// Who else changes this machine, and what restricts it.
     pub surroundings: Surroundings,
+    /// Networks of pods by sandbox, or why they cannot be re-plumbed; looked at for strategy in-place alone.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub plumbing: BTreeMap<String, Result<PodNetwork, String>>,
     /// What `cleanup` and `doctor` look at besides; `None` where nobody has looked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traces: Option<Box<Traces>>,
@@ -77,6 +81,9 @@ pub struct Machine {
     pub free_bytes: BTreeMap<String, u64>,
     /// Directories that cannot be written, with the reason.
     pub unwritable: BTreeMap<String, String>,
+    /// Whether the kernel renames a device that is up; tried for strategy in-place alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rename_live: Option<bool>,
 }
 
 /// Packet filter state.

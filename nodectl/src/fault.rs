@@ -4,6 +4,7 @@
 //! - `NODECTL_FAULT=N` kills the process by SIGKILL at the N-th point it passes, counting from 1,
 //! - `NODECTL_FAULT=NAME:K` kills it at the K-th passing of the point NAME,
 //! - `NODECTL_FAULT_LOG=FILE` appends the name of each point passed, so that a test can enumerate them first,
+//! - `NODECTL_FAULT_RENAMES` makes this kernel one that renames devices only while they are down,
 //! - `NODECTL_FAULT_PLANS` lets a saved plan through whose steps were changed, so that a test can show why their order matters.
 
 /// Marks a place where a crash must do no lasting harm.
@@ -20,6 +21,11 @@ pub fn point(name: &str) {
 /// Whether a saved plan may have other steps than one made now.
 pub fn plans_may_be_edited() -> bool {
     cfg!(feature = "fault-points") && std::env::var_os("NODECTL_FAULT_PLANS").is_some()
+}
+
+/// Whether this kernel is to be taken for one that renames a device only while it is down.
+pub fn renames_while_down() -> bool {
+    cfg!(feature = "fault-points") && std::env::var_os("NODECTL_FAULT_RENAMES").is_some()
 }
 
 #[cfg(feature = "fault-points")]

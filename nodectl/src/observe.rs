@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
-use crate::facts::{ClusterView, FACTS_VERSION, Facts, Files, Firewall, Process, Runs, Runtime, Shim, Unit};
+use crate::adopt::{PodNetwork, read};
+use crate::facts::{ClusterView, FACTS_VERSION, Facts, Files, Firewall, Process, Runs, Runtime, Sandbox, Shim, Unit};
 use crate::host::cri::Cri;
 use crate::host::kube::Kube;
 use crate::host::{Host, files, ipset, iptables, machine, netlink, nft, process, sysctl, systemd};
@@ -23,7 +24,7 @@ mod shim;
 mod surroundings;
 mod traces;
 
-pub use cni::{CniDirectories, directories};
+pub use cni::{CniDirectories, directories, subnet_env};
 pub use peers::peers;
 pub use shim::{backends, is_the_shims, shim_view};
 
@@ -94,10 +95,25 @@ pub fn node(host: &Host) -> Facts {
             shim: Shim { packaged: files::exists(&host.path(PACKAGED_SHIM)), ..seen.part("shim", shim) },
             files: seen.part("files", files),
             runs,
+            plumbing: BTreeMap::new(),
             traces: None,
             unobserved: seen.failed,
         }
     })
+}
+
+/// Adds what strategy in-place must know: how each pod is wired, and how this kernel renames devices.
+pub fn plumbing(host: &Host, facts: &mut Facts) {
+    let pods = facts.runtime.iter().flat_map(|r| &r.sandboxes).filter(|s| s.ready && !s.host_network);
+    let look = |s: &Sandbox| -> Result<PodNetwork, String> {
+        let netns = s.netns.as_ref().ok_or("the runtime does not say where its network is")?;
+        read::read(&s.full_name(), &host.path(netns), "eth0").map_err(|error| format!("{error:#}"))?
+    };
+    facts.plumbing = pods.map(|sandbox| (sandbox.id.clone(), look(sandbox))).collect();
+    match netlink::rename_live_supported() {
+        Ok(live) => facts.machine.rename_live = Some(live),
+        Err(error) => drop(facts.unobserved.insert("renaming".into(), format!("{error:#}"))),
+    }
 }
 
 /// The same, and what else CNIs leave on a node: for those who look for leftovers.

@@ -204,6 +204,9 @@ fn of_switch(facts: &Facts, cni: Cni, scope: &CleanScope) -> Inventory {
     let known = Known::of_scope(scope);
     let mut inventory = Inventory::default();
     links::claim(facts, cni, &known, false, &mut inventory);
+    if scope.keep_bridge {
+        links::keep_bridge(&mut inventory);
+    }
     firewall::claim(facts, cni, &known, &mut inventory);
     routes::claim(facts, cni, &known, &mut inventory);
     files::claim_of_switch(facts, cni, scope, &mut inventory);

@@ -3,6 +3,7 @@
 
 mod arrival;
 mod basis;
+mod in_place;
 mod parts;
 mod retire;
 mod to_calico;
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 pub use arrival::{Arrival, arrival};
 pub use basis::{Basis, drift, facts_drift};
+pub use in_place::{Adoption, adoption};
 pub use parts::{
     BOOT_UNITS, DEADMAN_TIMER, DEADMAN_UNIT, PACKAGED_SHIM, SETTLE_UNIT, SHIM_CONFLIST, SHIM_STATE_DIR, agent, moves,
     overlay_name, peers, scope, shim_backend, stays,
@@ -22,8 +24,8 @@ pub use retire::retire;
 use crate::cni::{Cni, NODE_LABEL};
 use crate::facts::Facts;
 use crate::prepared::Prepared;
-use crate::request::Request;
-use crate::step::Step;
+use crate::request::{Request, Strategy};
+use crate::step::{AdoptedPod, Step};
 
 /// Version of a plan's serialised form.
 pub const PLAN_FORMAT: u32 = 1;
@@ -54,6 +56,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The pods that are re-plumbed while they run.
+    pub fn adopted(&self) -> impl Iterator<Item = &AdoptedPod> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::ClaimPod(pod) | Step::LeasePod(pod) => Some(pod),
+            _ => None,
+        })
+    }
+
     /// Whether the run takes the shim away and leaves the node on its CNI, instead of switching it.
     pub fn is_retirement(&self) -> bool {
         self.from == self.request.to
@@ -150,6 +160,9 @@ pub fn plan(facts: &Facts, request: &Request) -> Result<Plan, Unplannable> {
                 amiss.join("; "),
                 half_fix(to)
             )));
+        }
+        (Arrival::Elsewhere, _) if request.strategy == Strategy::InPlace => {
+            in_place::steps(facts, cluster, prepared, request)
         }
         (Arrival::Elsewhere, Cni::Calico) => to_calico::steps(facts, cluster, prepared, request),
         (Arrival::Elsewhere, Cni::Flannel) => to_flannel::steps(facts, cluster, prepared, request),

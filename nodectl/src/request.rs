@@ -33,6 +33,18 @@ impl Strategy {
     }
 }
 
+/// What happens to a pod that cannot be re-plumbed while it runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+#[value(rename_all = "kebab-case")]
+pub enum Unadoptable {
+    /// Preflight refuses.
+    #[default]
+    Refuse,
+    /// Its sandbox is stopped and rebuilt, with a new address.
+    Restart,
+}
+
 /// A request for a switch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -53,6 +65,10 @@ pub struct Request {
     pub grace_s: Option<u32>,
     /// Seconds that an agent may take to leave or to come.
     pub agent_timeout_s: u64,
+    /// What happens to pods that cannot be re-plumbed (strategy in-place).
+    pub unadoptable: Unadoptable,
+    /// The longest silence of a pod that is re-plumbed, in milliseconds; without one, what was missed is told and no more.
+    pub max_outage_ms: Option<u64>,
     /// Hours after which prepare's annotation is stale.
     pub prepared_max_age_h: u64,
     /// When the switch may begin and must have ended; always, where there is none.
@@ -71,6 +87,8 @@ impl Default for Request {
             drain_timeout_s: 300,
             grace_s: None,
             agent_timeout_s: 300,
+            unadoptable: Unadoptable::Refuse,
+            max_outage_ms: None,
             prepared_max_age_h: 24 * 7,
             windows: Vec::new(),
         }

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::adopt::{PodNetwork, Way};
 use crate::cni::Cni;
 use crate::facts::{Address, FdbEntry, Link, Neighbour, NftRule, Route, Rule, TcFilter, XfrmPolicy, XfrmState};
 use crate::rules::OwnedRules;
@@ -98,6 +99,58 @@ pub enum Step {
         made_by: Cni,
         /// Pods at the time of planning, as `namespace/name`.
         pods: Vec<String>,
+        /// Sandboxes that stay as they are, since they are re-plumbed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        spare: Vec<String>,
+    },
+    /// Keeps a second copy of the routes to other nodes while the agents change hands.
+    HoldPeerRoutes(PeerRoutes),
+    /// Removes that copy, once the new agent has routes of its own.
+    DropPeerRoutes(PeerRoutes),
+    /// Begins to ask the pods that are re-plumbed, and from them.
+    WatchPods,
+    /// Says what they have missed; too long a silence fails.
+    JudgeOutage {
+        /// The longest silence that is accepted, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_ms: Option<u64>,
+    },
+    /// Makes flannel's bridge ready for pods that are led around it.
+    PrepareBridge {
+        /// Its name.
+        bridge: String,
+    },
+    /// Leads the host to a pod over the pod's own interface, still a port of the bridge.
+    GuidePod(AdoptedPod),
+    /// Lets the pod reach everything by way of the host.
+    TurnPod(AdoptedPod),
+    /// Takes the pod's interface out of the bridge and gives it the name that felix looks for.
+    DetachPod(AdoptedPod),
+    /// Gives the pod to Calico in writing: its address, its annotations, the shim's record.
+    ClaimPod(AdoptedPod),
+    /// Takes the pod out of what Calico has in writing of it: its address, its annotations.
+    DisclaimPod(AdoptedPod),
+    /// Gives the pod to flannel in writing: host-local's lease, flannel's note, the shim's record.
+    LeasePod(AdoptedPod),
+    /// Makes flannel's bridge, ready for pods that are reached around it.
+    MakeBridge {
+        /// Its name.
+        bridge: String,
+        /// Its address.
+        address: IpNet,
+        /// Its MTU.
+        mtu: u32,
+    },
+    /// Makes the pod's interface a port of the bridge again, while the host's own route leads to it.
+    AttachPod(AdoptedPod),
+    /// Lets the pod reach its neighbours on the bridge.
+    UnturnPod(AdoptedPod),
+    /// Lets the bridge's own route lead to the pod.
+    UnguidePod(AdoptedPod),
+    /// Gives the bridge the parameters that it would have been made with.
+    SettleBridge {
+        /// Its name.
+        bridge: String,
     },
     /// Hands the overlay's device over by its name.
     RenameOverlay {
@@ -221,6 +274,44 @@ pub struct CleanScope {
     pub bin_dir: String,
     /// Prefix of Calico's host interfaces.
     pub interface_prefix: String,
+    /// flannel's bridge stays: connections of this host have its address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_bridge: bool,
+}
+
+/// A copy of the routes to other nodes, in a table of our own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerRoutes {
+    /// The table.
+    pub table: u32,
+    /// Priority of the rule that leads to it.
+    pub priority: u32,
+    /// The routes, with the overlay's name at that time.
+    pub routes: Vec<Route>,
+}
+
+/// A pod that is re-plumbed while it runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdoptedPod {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its sandbox.
+    pub sandbox: String,
+    /// Its interface.
+    pub ifname: String,
+    /// Path of its network namespace.
+    pub netns: String,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// The host's interface for it, as felix will call it.
+    pub interface: String,
+    /// Metric of the host's routes that the felix at hand wants; both known ones are set where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<u32>,
+    /// How its interface gets that name.
+    pub way: Way,
 }
 
 /// What is probed, before and after.
@@ -299,6 +390,18 @@ pub enum Before {
     Condition {
         /// The condition object.
         value: Option<Value>,
+    },
+    /// Kernel parameters.
+    Sysctls {
+        /// Values by dotted name.
+        values: BTreeMap<String, String>,
+    },
+    /// A pod's network.
+    Pod(Box<PodNetwork>),
+    /// The shim's record of a pod, as its file holds it; `None` where there was none.
+    Record {
+        /// The record.
+        record: Option<Value>,
     },
     /// A VXLAN device with all that hangs on it.
     Overlay(Box<OverlayImage>),
@@ -384,7 +487,7 @@ impl Step {
     /// Whether the step must be done again when a run is resumed, though the journal says that it was done:
     /// true for steps that hold only as long as the run lives, or whose effect pods may have undone meanwhile.
     pub fn reasserted_on_resume(&self) -> bool {
-        matches!(self, Step::Hold { .. } | Step::StopSandboxes { .. })
+        matches!(self, Step::Hold { .. } | Step::StopSandboxes { .. } | Step::WatchPods)
     }
 
     /// True for what is done when all is verified: until then the units see to a reboot.

@@ -8,7 +8,7 @@ use crate::facts::{Facts, RouteKind};
 use crate::ownership;
 use crate::plan::{Plan, SHIM_CONFLIST, current_cni, scope};
 use crate::prepared::Prepared;
-use crate::step::Step;
+use crate::step::{CleanScope, Step};
 
 /// What is not as it must be on a node that is on `cni`; empty where all is well.
 pub fn findings(facts: &Facts, prepared: &Prepared, cni: Cni, plan: &Plan) -> Vec<String> {
@@ -37,9 +37,12 @@ pub fn findings(facts: &Facts, prepared: &Prepared, cni: Cni, plan: &Plan) -> Ve
         let condition = cluster.conditions.get("NetworkUnavailable").map(|(status, _)| status.as_str());
         expect(condition != Some("True"), "the Node's condition NetworkUnavailable is True".into());
     }
-    let cleaned = plan.steps.iter().any(|s| matches!(s, Step::Clean { cni, .. } if *cni == old));
-    if cleaned {
-        let left = ownership::leftovers(facts, old, &scope(facts, prepared, old));
+    let cleaned = plan.steps.iter().find_map(|step| match step {
+        Step::Clean { cni, scope } if *cni == old => Some(scope),
+        _ => None,
+    });
+    if let Some(scope) = cleaned {
+        let left = ownership::leftovers(facts, old, scope);
         expect(left.is_empty(), format!("{} objects of {old} are left: {}", left.len(), left.join("; ")));
     }
     if new == Cni::Flannel {
@@ -101,7 +104,10 @@ pub fn not_retired(facts: &Facts, plan: &Plan) -> Vec<String> {
 pub fn put_back(facts: &Facts, prepared: &Prepared, plan: &Plan) -> Vec<String> {
     let mut findings = findings(facts, prepared, plan.from, &Plan { steps: Vec::new(), ..plan.clone() });
     let target = plan.request.to;
-    let mut left = ownership::leftovers(facts, target, &scope(facts, prepared, target));
+    // One that was there is given its parameters back, one that was made is gone.
+    let keep_bridge = plan.steps.iter().any(|step| matches!(step, Step::MakeBridge { .. }));
+    let scope = CleanScope { keep_bridge, ..scope(facts, prepared, target) };
+    let mut left = ownership::leftovers(facts, target, &scope);
     left.retain(|found| !act::of_before(plan).any(|file| *found == format!("file {file}")));
     let own = plan.basis.get("conflists").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
     let conflists: Vec<&String> =

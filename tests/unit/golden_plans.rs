@@ -100,6 +100,9 @@ fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
         *target = patch.clone();
         return;
     };
+    if !target.is_object() {
+        *target = serde_json::json!({});
+    }
     for (key, value) in fields {
         if value.is_null() {
             target.as_object_mut().map(|t| t.shift_remove(key));

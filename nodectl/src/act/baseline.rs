@@ -18,7 +18,8 @@ use crate::cni::Cni;
 use crate::host::{netns, ping};
 use crate::journal::Debt;
 use crate::plan;
-use crate::step::Targets;
+use crate::request::Strategy;
+use crate::step::{Step, Targets};
 
 /// Echo requests to each peer.
 const ECHOES: u32 = 3;
@@ -124,11 +125,12 @@ fn waiting_pod(cx: &mut Context) -> Result<Option<(String, String, String)>> {
     let paths = cx.shim();
     let stop = cx.stop;
     // kubelet needs a moment to notice that a sandbox has gone and to ask for a new one.
-    let limit = if cx.api.pods()?.iter().any(|p| !p.host_network && !plan::moves(p)) {
-        Duration::from_secs(20)
-    } else {
-        Duration::ZERO
+    let stops = |step: &Step| matches!(step, Step::StopSandboxes { pods, .. } if !pods.is_empty());
+    let comes = match cx.plan.request.strategy {
+        Strategy::InPlace => cx.plan.steps.iter().any(stops),
+        _ => cx.api.pods()?.iter().any(|p| !p.host_network && !plan::moves(p)),
     };
+    let limit = if comes { Duration::from_secs(20) } else { Duration::ZERO };
     stop.wait_for(limit, || {
         let holds = cni_shim::holds::list(&paths)?;
         Ok(holds.into_iter().find_map(|h| h.pod).map(|p| (p.namespace, p.name, p.uid)))

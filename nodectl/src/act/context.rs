@@ -12,6 +12,7 @@ use crate::host::Host;
 use crate::host::cri::Cri;
 use crate::journal::{Debt, Journal, Record};
 use crate::plan::Plan;
+use crate::probe::Session;
 use crate::stop::Stop;
 
 /// Folders of one run.
@@ -41,13 +42,29 @@ pub struct Context<'a> {
     pub journal: Journal,
     /// The step that is being done or undone, as an index into the plan.
     pub at: usize,
+    /// When each step began, in milliseconds since 1970, with its place in the plan.
+    pub begun: Vec<(u64, usize)>,
+    /// What watches the pods that are re-plumbed, while they are.
+    pub continuity: Option<Session>,
     cri: Option<Cri>,
 }
 
 impl<'a> Context<'a> {
     /// A run's context.
     pub fn new(host: &'a Host, run: RunFolder, api: Api, stop: &'a Stop, plan: &'a Plan, journal: Journal) -> Self {
-        Context { host, run, api, stop, plan, baseline: Value::Null, journal, at: 0, cri: None }
+        Context {
+            host,
+            run,
+            api,
+            stop,
+            plan,
+            baseline: Value::Null,
+            journal,
+            at: 0,
+            begun: Vec::new(),
+            continuity: None,
+            cri: None,
+        }
     }
 
     /// The container runtime; connected at first use, and anew after it was restarted.

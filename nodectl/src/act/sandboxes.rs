@@ -20,13 +20,14 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// (a DaemonSet's, a static one), and the node is waiting.
 const LONGEST_GRACE: u32 = 30;
 
-/// Stops every sandbox whose network this CNI made, until no record of it is left.
-pub(super) fn stop_all(cx: &mut Context, made_by: Cni) -> Result<Value> {
+/// Stops every sandbox whose network this CNI made, but for those in `spare`, until no record of them is left.
+pub(super) fn stop_all(cx: &mut Context, made_by: Cni, spare: &[String]) -> Result<Value> {
     let mut stopped: Vec<String> = Vec::new();
     let mut last_error = None;
     let stop = cx.stop;
     let done = stop.keep_asking(LIMIT, || {
-        let (targets, orphans) = targets(cx, made_by)?;
+        let (mut targets, orphans) = targets(cx, made_by)?;
+        targets.retain(|sandbox| !spare.contains(&sandbox.id));
         if targets.is_empty() && orphans.is_empty() {
             return Ok(Some(()));
         }
@@ -107,7 +108,9 @@ pub(super) fn undo_release(cx: &mut Context, to: Cni) -> Result<()> {
         .context("could not tell the shim to keep DELs that fail")?;
         cx.owe(crate::journal::Debt::PendingDels)?;
     }
-    stop_all(cx, to).map(drop)
+    // Those that were re-plumbed go back as they came, by steps of their own.
+    let adopted: Vec<String> = cx.plan.adopted().map(|pod| pod.sandbox.clone()).collect();
+    stop_all(cx, to, &adopted).map(drop)
 }
 
 #[cfg(test)]

@@ -88,6 +88,16 @@ pub struct At {
     pub operation: Operation,
 }
 
+impl At {
+    /// The name of the kernel parameter that it sets.
+    pub fn sysctl(&self) -> Option<&str> {
+        match &self.operation {
+            Operation::Sysctl { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+}
+
 /// On the host.
 pub(super) fn on_host(operation: Operation) -> At {
     At { place: Place::Host, operation }

@@ -73,6 +73,18 @@ pub(super) fn short_name(pod: &str) -> String {
     calico_interface("", namespace, name)
 }
 
+/// The name of a port of flannel's bridge for a pod (`namespace/name`), in the shape that the bridge plugin gives.
+pub(super) fn port_name(pod: &str) -> String {
+    format!("veth{}", &short_name(pod)[..8])
+}
+
+/// A MAC of our own for a device of a pod (`namespace/name`): locally administered, one host.
+pub(super) fn port_mac(pod: &str) -> String {
+    let digest = short_name(pod);
+    let pairs: Vec<&str> = (0..5).map(|n| &digest[2 * n..2 * n + 2]).collect();
+    format!("0e:{}", pairs.join(":"))
+}
+
 /// An address's only host route's length.
 pub(super) fn alone(ip: IpAddr) -> IpNet {
     IpNet::from(ip)
@@ -85,6 +97,10 @@ mod tests {
     #[test]
     fn names_are_as_calico_draws_them_and_an_address_stands_alone() {
         assert_eq!(short_name("default/nginx"), "c440f455693");
+        assert_eq!(
+            (port_name("default/nginx").as_str(), port_mac("default/nginx").as_str()),
+            ("vethc440f455", "0e:c4:40:f4:55:69")
+        );
         assert_eq!(alone("10.1.0.2".parse().unwrap()).to_string(), "10.1.0.2/32");
     }
 }

@@ -48,6 +48,21 @@ pub fn read(pod: &str, netns: &Path, ifname: &str) -> Result<Result<PodNetwork, 
     Ok(judged)
 }
 
+/// What the parameters that Calico changes would be on a device of this name that was made now.
+pub fn fresh_sysctls(device: &str) -> Result<BTreeMap<String, String>> {
+    let mut values = BTreeMap::new();
+    for ((name, _), (usual, _)) in calico_sysctls(device, true).into_iter().zip(calico_sysctls("default", true)) {
+        // The bridge plugin sets this one itself, to what Calico has it at.
+        if name.ends_with(".accept_ra") {
+            continue;
+        }
+        if let Some(value) = sysctl::read(&usual)? {
+            values.insert(name, value);
+        }
+    }
+    Ok(values)
+}
+
 /// Pure: what was seen, as re-plumbing needs it; or why it cannot be done.
 pub fn judge(pod: &str, ifname: &str, seen: &Seen) -> Result<PodNetwork, String> {
     let others: Vec<&str> =

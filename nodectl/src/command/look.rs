@@ -9,13 +9,17 @@ use crate::facts::{ClusterView, Facts, Pod};
 use crate::host::Host;
 use crate::host::kube::{Kube, KubeError, Patch, Write};
 use crate::plan::moves;
+use crate::request::Strategy;
 
 /// Requests to the API server at one time.
 const ASKING_AT_ONCE: usize = 8;
 
 /// The facts, with what the server refuses and which evictions it would allow.
-pub(super) fn look(host: &Host) -> Facts {
+pub(super) fn look(host: &Host, strategy: Strategy) -> Facts {
     let mut facts = crate::observe::node(host);
+    if strategy == Strategy::InPlace {
+        crate::observe::plumbing(host, &mut facts);
+    }
     if let (Some(view), Ok(kube)) = (&mut facts.cluster, Kube::for_node(host)) {
         view.refused = Some(refused(&kube, view));
         ask_evictions(&kube, &mut view.pods);

@@ -116,7 +116,7 @@ struct Go {
 /// Looks and decides; changes nothing.
 fn decide(host: &Host, request: &Request, saved: Option<&Plan>) -> Result<Decision> {
     super::preflight::known_ignores(request)?;
-    let facts = look::look(host);
+    let facts = look::look(host, request.strategy);
     if is_there(&facts, request) {
         return Ok(Decision::There);
     }

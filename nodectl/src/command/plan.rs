@@ -17,7 +17,7 @@ use crate::report;
 pub(super) fn run(host: &Host, args: &PlanArgs, settings: &Settings) -> Result<u8> {
     let request = settings.request(&args.switch);
     super::preflight::known_ignores(&request)?;
-    let facts = look::look(host);
+    let facts = look::look(host, request.strategy);
     let checks = preflight::checks(&facts, &request);
     let plan = plan::plan(&facts, &request).map_err(|e| Failure::Refused(e.to_string()))?;
     if let Some(path) = &args.out {

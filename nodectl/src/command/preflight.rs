@@ -17,7 +17,7 @@ use crate::request::Request;
 pub(super) fn run(host: &Host, args: &Switch, settings: &Settings) -> Result<u8> {
     let request = settings.request(args);
     known_ignores(&request)?;
-    let facts = look::look(host);
+    let facts = look::look(host, request.strategy);
     let checks = preflight::checks(&facts, &request);
     let mut data = document(&facts, &checks);
     // What `migrate` would say: a node that is there needs no check.

@@ -70,15 +70,18 @@ impl Settings {
             grace_s: args.grace_period.or(config.grace_period),
             agent_timeout_s: args.agent_timeout.or(config.agent_timeout).unwrap_or(usual.agent_timeout_s),
             windows: config.maintenance_windows.clone().unwrap_or_default(),
+            max_outage_ms: args.max_outage.or(config.max_outage),
             prepared_max_age_h: config.prepared_max_age_hours.unwrap_or(usual.prepared_max_age_h),
+            unadoptable: args.unadoptable.or(config.unadoptable).unwrap_or_default(),
             ..self.consents(args.strategy, &args.ignore, args.force, args.delete_emptydir_data, usual)
         }
     }
 
     /// What was asked for with `revert` of a closed run: the rest is as it was asked for then.
     pub(super) fn request_back(&self, args: &RevertArgs, then: &Request) -> Request {
+        let unadoptable = args.unadoptable.or(self.config.unadoptable).unwrap_or(then.unadoptable);
         // A way back waits for no window.
-        let then = Request { windows: Vec::new(), ..then.clone() };
+        let then = Request { unadoptable, windows: Vec::new(), ..then.clone() };
         self.consents(args.strategy, &args.ignore, args.force, args.delete_emptydir_data, then)
     }
 

@@ -114,17 +114,21 @@ pub fn cni_files(host: &Host, dirs: &CniDirectories) -> Result<Files> {
         let text = if path.is_file() { files::read_optional(&path)?.unwrap_or_default() } else { Vec::new() };
         confs.insert(name.clone(), serde_json::from_slice(&text).unwrap_or(Value::Null));
     }
-    let env = files::read_text_optional(&host.path("/run/flannel/subnet.env"))?.unwrap_or_default();
-    let pairs = env.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned()));
     Ok(Files {
         present: present(host, dirs, &confs),
-        subnet_env: pairs.collect(),
+        subnet_env: subnet_env(host)?,
         binaries: binaries(&host.path(&dirs.bin_dir))?,
         conf_dir: dirs.conf_dir.clone(),
         bin_dir: dirs.bin_dir.clone(),
         conf_names,
         confs,
     })
+}
+
+/// The variables of the file by which flanneld tells its plugin of the network; none where it has not written it.
+pub fn subnet_env(host: &Host) -> Result<BTreeMap<String, String>> {
+    let text = files::read_text_optional(&host.path("/run/flannel/subnet.env"))?.unwrap_or_default();
+    Ok(text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
 }
 
 /// Sizes of the plugins. Their hashes would take a third of a second, and no decision needs them.

@@ -264,6 +264,7 @@ mod tests {
             pod_cidr: "10.244.1.0/24".parse().expect("a network"),
             vni: 1,
             interface_prefix: "cali".into(),
+            keep_bridge: false,
         };
         let mut facts = Facts::default();
         facts.files.present = vec![draft.clone(), "/opt/cni/bin/portmap".into()];

@@ -108,6 +108,20 @@ pub fn claim(facts: &Facts, cni: Cni, known: &Known, with_pods: bool, inventory:
     tunnel(facts, cni, known, inventory);
 }
 
+/// Takes flannel's bridge out of what goes: connections of this host to its pods have the bridge's address.
+pub fn keep_bridge(inventory: &mut Inventory) {
+    inventory.image.links.retain(|link| link.name != BRIDGE);
+    inventory.image.addresses.retain(|address| address.link != BRIDGE);
+    let of_bridge = |claim: &super::Claim| {
+        claim.with.as_deref() == Some(BRIDGE) || (claim.group == Group::Links && claim.object.starts_with("cni0 "))
+    };
+    inventory.claims.retain(|claim| !of_bridge(claim));
+    inventory.stays(
+        BRIDGE,
+        "this host's connections to pods that were re-plumbed have its address; it goes at the next boot",
+    );
+}
+
 /// A device under a name of the CNI's that is not the CNI's, as far as can be told.
 fn doubtful(link: &Link, cni: Cni, inventory: &mut Inventory) {
     let what = || format!("{} ({})", link.name, link.kind);

@@ -51,6 +51,7 @@ pub fn scope(facts: &Facts, prepared: &Prepared, cni: Cni) -> CleanScope {
         conf_dir: facts.files.conf_dir.clone(),
         bin_dir: facts.files.bin_dir.clone(),
         interface_prefix: prepared.calico.interface_prefix.clone(),
+        keep_bridge: false,
     }
 }
 
@@ -143,26 +144,34 @@ pub fn shim_backend(cni: Cni) -> cni_shim::state::Backend {
 pub fn quiesce(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request: &Request) -> Vec<Step> {
     let mut pods: Vec<String> = cluster.pods.iter().filter(|p| moves(p)).map(Pod::full_name).collect();
     pods.sort_unstable();
-    vec![
-        Step::Cordon,
-        Step::Evict { pods, timeout_s: request.drain_timeout_s, grace_s: request.grace_s },
-        // After the eviction, which may take an hour: what answered then may have left the cluster since.
-        Step::Baseline { targets: targets(facts, prepared, request.to.other()) },
-        Step::Hold { next: request.to },
-    ]
+    let mut steps =
+        vec![Step::Cordon, Step::Evict { pods, timeout_s: request.drain_timeout_s, grace_s: request.grace_s }];
+    // After the eviction, which may take an hour: what answered then may have left the cluster since.
+    steps.extend(measure_and_hold(facts, prepared, request));
+    steps
+}
+
+/// Measure what answers, hold new attachments.
+pub fn measure_and_hold(facts: &Facts, prepared: &Prepared, request: &Request) -> Vec<Step> {
+    vec![Step::Baseline { targets: targets(facts, prepared, request.to.other()) }, Step::Hold { next: request.to }]
 }
 
 /// Verify through the new network, let pods go on, uncordon: the node works again.
 pub fn reopen(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request: &Request) -> Vec<Step> {
-    let mut steps = vec![
-        Step::Probe { via: request.to, targets: targets(facts, prepared, request.to.other()) },
-        Step::Release { to: request.to },
-        Step::AwaitPods { made_by: request.to, pods: connected(facts, cluster), timeout_s: request.agent_timeout_s },
-    ];
+    let mut steps = prove_and_release(facts, prepared, request, connected(facts, cluster));
     if !cluster.unschedulable {
         steps.push(Step::Uncordon);
     }
     steps
+}
+
+/// Verify through the new network, let pods go on, wait for these.
+pub fn prove_and_release(facts: &Facts, prepared: &Prepared, request: &Request, pods: Vec<String>) -> Vec<Step> {
+    vec![
+        Step::Probe { via: request.to, targets: targets(facts, prepared, request.to.other()) },
+        Step::Release { to: request.to },
+        Step::AwaitPods { made_by: request.to, pods, timeout_s: request.agent_timeout_s },
+    ]
 }
 
 /// The step that every switch ends with: no boot needs looking after any more.

@@ -17,12 +17,9 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     steps.extend(parts::quiesce(facts, cluster, prepared, request));
     // flanneld puts back what is removed under it, so it goes before anything of it is touched.
     steps.push(Step::StopAgent(flannel.clone()));
-    let rules = flannel_rules(&facts.firewall.saved);
-    if !rules.is_empty() {
-        steps.push(Step::KeepFlannelRules { rules });
-    }
+    steps.extend(keep_rules(facts));
     // felix blackholes every block of its node as soon as it runs: no pod may hang on cni0 any more by then.
-    steps.push(Step::StopSandboxes { made_by: Cni::Flannel, pods: parts::staying(cluster) });
+    steps.push(Step::StopSandboxes { made_by: Cni::Flannel, pods: parts::staying(cluster), spare: Vec::new() });
     steps.push(overlay_step(facts, prepared, &flannel.overlay, &calico.overlay));
     steps.push(Step::StartAgent(calico));
     // Probe, release, await pods, uncordon.
@@ -33,9 +30,15 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     (steps, parts::pod_notes(facts, cluster))
 }
 
+/// flannel 0.25.0 to 0.26.7 removes its rules when it stops.
+pub fn keep_rules(facts: &Facts) -> Option<Step> {
+    let rules = flannel_rules(&facts.firewall.saved);
+    (!rules.is_empty()).then_some(Step::KeepFlannelRules { rules })
+}
+
 /// A renamed device keeps address, routes, neighbours and forwarding entries, and felix keeps it; one that felix would
 /// not accept is deleted, because felix cannot create its own beside it (same VNI and port: EEXIST).
-fn overlay_step(facts: &Facts, prepared: &Prepared, from: &str, to: &str) -> Step {
+pub fn overlay_step(facts: &Facts, prepared: &Prepared, from: &str, to: &str) -> Step {
     match facts.network.link(from).and_then(|link| mismatch(link, prepared)) {
         Some(why) => Step::DeleteOverlay { link: from.into(), why },
         None => Step::RenameOverlay { from: from.into(), to: to.into() },

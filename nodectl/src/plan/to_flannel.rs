@@ -16,7 +16,7 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     // Cordon, evict, baseline, hold.
     steps.extend(parts::quiesce(facts, cluster, prepared, request));
     // Before calico-node leaves: its plugin's token is kept fresh only while it runs.
-    steps.push(Step::StopSandboxes { made_by: Cni::Calico, pods: parts::staying(cluster) });
+    steps.push(Step::StopSandboxes { made_by: Cni::Calico, pods: parts::staying(cluster), spare: Vec::new() });
     steps.push(Step::StopAgent(calico.clone()));
     steps.push(Step::RenameOverlay { from: calico.overlay.clone(), to: flannel.overlay.clone() });
     steps.push(Step::StartAgent(flannel));

@@ -9,6 +9,7 @@ use crate::ownership;
 use crate::plan::{self, Arrival, BOOT_UNITS, current_cni};
 use crate::prepared::Prepared;
 use crate::request::Request;
+use crate::step::CleanScope;
 use crate::step::words::count;
 
 /// Bytes that journal, snapshots and copies of plugin binaries may need.
@@ -265,7 +266,8 @@ pub(super) fn leftovers(facts: &Facts, prepared: &Prepared, request: &Request) -
     if current_cni(facts) == Some(request.to) {
         return Check::pass("leftovers", "the node is on that CNI already");
     }
-    let scope = plan::scope(facts, prepared, request.to);
+    // A bridge that a switch in place has kept is what flannel's first pod would make.
+    let scope = CleanScope { keep_bridge: true, ..plan::scope(facts, prepared, request.to) };
     let found: Vec<String> = ownership::leftovers(facts, request.to, &scope);
     // An idle configuration file or binary of the target is what its installer would write anyway.
     let (idle, harmful): (Vec<String>, Vec<String>) = found.into_iter().partition(|l| l.starts_with("file "));

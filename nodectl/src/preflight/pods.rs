@@ -1,15 +1,40 @@
 //! Checks of the pods that a drain meets: each pod it cannot move is named, with what will happen to it.
 
 use super::Check;
-use crate::facts::{ClusterView, Pod};
-use crate::plan::{moves, stays};
-use crate::request::{Request, Strategy};
+use crate::facts::{ClusterView, Facts, Pod};
+use crate::plan::{adoption, moves, stays};
+use crate::prepared::Prepared;
+use crate::request::{Request, Strategy, Unadoptable};
+use crate::step::words::count;
 
 pub(super) fn checks(view: &ClusterView, request: &Request) -> Vec<Check> {
     if request.strategy != Strategy::Drain {
         return Vec::new();
     }
     vec![bare(view, request), local_storage(view, request), budgets(view), staying(view)]
+}
+
+/// Pods that strategy in-place cannot re-plumb, each with the reason.
+pub(super) fn adoptable(facts: &Facts, prepared: &Prepared, request: &Request) -> Option<Check> {
+    const NAME: &str = "adoptable-pods";
+    if request.strategy != Strategy::InPlace {
+        return None;
+    }
+    let adoption = adoption(facts, prepared, request.to);
+    if adoption.others.is_empty() {
+        let found = format!("{} can be re-plumbed while they run", count(adoption.pods.len(), "pod"));
+        return Some(Check::pass(NAME, found));
+    }
+    let others: Vec<String> = adoption.others.iter().map(|(pod, why)| format!("{pod}: {why}")).collect();
+    let found = format!("cannot be re-plumbed while they run: {}", others.join("; "));
+    Some(match request.unadoptable {
+        Unadoptable::Restart => {
+            Check::warn(NAME, found, "their sandboxes are rebuilt, with new addresses, as --unadoptable restart says")
+        }
+        Unadoptable::Refuse => {
+            Check::fail(NAME, found, "delete these pods, or let their sandboxes be rebuilt with --unadoptable restart")
+        }
+    })
 }
 
 /// Running pods that eviction would move.

@@ -6,11 +6,18 @@ use crate::request::{Request, Strategy};
 
 /// One refusal per thing that is out of scope; a single pass where there is none.
 pub(super) fn checks(facts: &Facts, view: &ClusterView, request: &Request) -> Vec<Check> {
-    let refusals: Vec<(String, &str)> =
-        [strategy(request), dual_stack(view), backend(view), canal(facts), k3s(facts), multus(facts), chained(facts)]
-            .into_iter()
-            .flatten()
-            .collect();
+    let refusals: Vec<(String, &str)> = [
+        strategy(facts, request),
+        dual_stack(view),
+        backend(view),
+        canal(facts),
+        k3s(facts),
+        multus(facts),
+        chained(facts),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     if refusals.is_empty() {
         return vec![Check::pass(
             "scope",
@@ -22,9 +29,16 @@ pub(super) fn checks(facts: &Facts, view: &ClusterView, request: &Request) -> Ve
 
 type Refusal = Option<(String, &'static str)>;
 
-fn strategy(request: &Request) -> Refusal {
-    (request.strategy != Strategy::Drain)
-        .then(|| (format!("strategy {} is not there yet", request.strategy.name()), "use --strategy drain"))
+fn strategy(facts: &Facts, request: &Request) -> Refusal {
+    let runtime = facts.runtime.as_ref().map_or("", |runtime| runtime.name.as_str());
+    match request.strategy {
+        Strategy::Recreate => Some(("strategy recreate is not there yet".into(), "use --strategy drain or in-place")),
+        // CRI-O deletes a pod by what it cached when the pod came, past the shim's record of whose the pod is now.
+        Strategy::InPlace if runtime == "cri-o" => {
+            Some(("strategy in-place is not there yet for CRI-O".into(), "use --strategy drain"))
+        }
+        Strategy::Drain | Strategy::InPlace => None,
+    }
 }
 
 fn dual_stack(view: &ClusterView) -> Refusal {

@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn no_line_is_longer_than_a_terminal_and_no_word_is_lost() {
         let pods = vec!["a/b".to_owned(); 12];
-        let stop = Step::StopSandboxes { made_by: Cni::Flannel, pods };
+        let stop = Step::StopSandboxes { made_by: Cni::Flannel, pods, spare: Vec::new() };
         for title in [stop.title(), "cordon the node".into(), format!("back: {}: FAILED", stop.title())] {
             let (line, below) = lines(13, 22, &title, &clock::spent(3_599_000));
             let all = format!("{line}\n{below}");

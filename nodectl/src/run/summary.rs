@@ -66,7 +66,20 @@ fn measured(log: &Log, plan: &Plan) -> Option<String> {
         silent if silent.is_empty() => String::new(),
         silent => format!("; these did not answer before, so nothing is proven of them: {}", silent.join(", ")),
     };
-    Some(format!("{up} of {} targets that answered before answer now, {pod}{but}{unproven}", peers.len()))
+    let watched = watched(log, plan).unwrap_or_default();
+    Some(format!("{up} of {} targets that answered before answer now, {pod}{but}{unproven}{watched}", peers.len()))
+}
+
+/// What pods that were re-plumbed have missed meanwhile.
+fn watched(log: &Log, plan: &Plan) -> Option<String> {
+    let n = plan.steps.iter().position(|s| matches!(s, Step::JudgeOutage { .. }))?;
+    let found = log.result(n)?;
+    let (asked, lost, gap) = (found["asked"].as_u64()?, found["lost"].as_u64()?, found["longest_gap_ms"].as_u64()?);
+    let first = found["gaps"][0]["step"].as_str().map(|step| format!(", the first of them during {step}"));
+    Some(format!(
+        "; of {asked} questions to and from the pods that were re-plumbed {lost} were lost{}, the longest silence was {gap} ms",
+        first.unwrap_or_default()
+    ))
 }
 
 /// What did not answer when it was measured before the switch.

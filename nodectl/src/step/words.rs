@@ -20,6 +20,22 @@ impl Step {
             Step::StopAgent(_) => "stop-agent",
             Step::KeepFlannelRules { .. } => "keep-flannel-rules",
             Step::StopSandboxes { .. } => "stop-sandboxes",
+            Step::HoldPeerRoutes(_) => "hold-peer-routes",
+            Step::DropPeerRoutes(_) => "drop-peer-routes",
+            Step::WatchPods => "watch-pods",
+            Step::JudgeOutage { .. } => "judge-outage",
+            Step::PrepareBridge { .. } => "prepare-bridge",
+            Step::GuidePod(_) => "guide-pod",
+            Step::TurnPod(_) => "turn-pod",
+            Step::DetachPod(_) => "detach-pod",
+            Step::ClaimPod(_) => "claim-pod",
+            Step::DisclaimPod(_) => "disclaim-pod",
+            Step::LeasePod(_) => "lease-pod",
+            Step::MakeBridge { .. } => "make-bridge",
+            Step::AttachPod(_) => "attach-pod",
+            Step::UnturnPod(_) => "unturn-pod",
+            Step::UnguidePod(_) => "unguide-pod",
+            Step::SettleBridge { .. } => "settle-bridge",
             Step::RenameOverlay { .. } => "rename-overlay",
             Step::DeleteOverlay { .. } => "delete-overlay",
             Step::StartAgent(_) => "start-agent",
@@ -57,12 +73,24 @@ impl Step {
             Step::Hold { .. } => "hold new attachments".into(),
             Step::StopAgent(a) => format!("stop {} and wait until it is gone", a.cni),
             Step::KeepFlannelRules { .. } => "keep flannel's rules until Calico's stand".into(),
-            Step::StopSandboxes { pods, .. } => {
-                format!(
-                    "stop the sandboxes that stay ({}), with their grace; kubelet rebuilds them",
-                    count(pods.len(), "pod")
-                )
-            }
+            Step::HoldPeerRoutes(held) => format!("keep the routes to other nodes in table {}", held.table),
+            Step::DropPeerRoutes(held) => format!("remove table {}, once the agent's routes stand", held.table),
+            Step::WatchPods => "begin to ask the pods that are re-plumbed, and from them".into(),
+            Step::JudgeOutage { max_ms: None } => "see what they have missed".into(),
+            Step::JudgeOutage { max_ms: Some(ms) } => format!("see that none was silent for more than {ms} ms"),
+            Step::PrepareBridge { bridge } => format!("make {bridge} ready for pods that are led around it"),
+            Step::GuidePod(p) => format!("lead this host to {} over its own interface", p.pod),
+            Step::TurnPod(p) => format!("turn {} towards this host", p.pod),
+            Step::DetachPod(p) => format!("take {} out of the bridge, as {}", p.pod, p.interface),
+            Step::ClaimPod(p) => format!("record {} as Calico's", p.pod),
+            Step::DisclaimPod(p) => format!("take {} out of Calico's records", p.pod),
+            Step::LeasePod(p) => format!("record {} as flannel's", p.pod),
+            Step::MakeBridge { bridge, address, .. } => format!("make {bridge} with {address}"),
+            Step::AttachPod(p) => format!("put {} into the bridge", p.pod),
+            Step::UnturnPod(p) => format!("turn {} towards the bridge", p.pod),
+            Step::UnguidePod(p) => format!("let the bridge lead to {}", p.pod),
+            Step::SettleBridge { bridge } => format!("give {bridge} its usual parameters"),
+            Step::StopSandboxes { pods, .. } => stopping(pods),
             Step::RenameOverlay { from, to } => format!("rename {from} to {to}"),
             Step::DeleteOverlay { link, why } => format!("delete {link}: {why}"),
             Step::StartAgent(a) => format!("start {} and wait until it serves", a.cni),
@@ -98,6 +126,20 @@ impl Step {
             Step::StopAgent(a) => format!("label the node for {} again and wait until it serves", a.cni),
             Step::RenameOverlay { from, to } => format!("rename {to} back to {from}, with exactly what hung on it"),
             Step::DeleteOverlay { link, .. } => format!("make {link} again, with exactly what hung on it"),
+            Step::HoldPeerRoutes(held) => format!("remove table {}", held.table),
+            Step::DropPeerRoutes(held) => format!("keep the routes to other nodes in table {} again", held.table),
+            Step::PrepareBridge { bridge } => format!("give {bridge} its parameters back"),
+            Step::GuidePod(p) => format!("let the bridge lead to {} again", p.pod),
+            Step::TurnPod(p) => format!("turn {} towards the bridge again", p.pod),
+            Step::DetachPod(p) => format!("put {} back into the bridge", p.pod),
+            Step::ClaimPod(p) => format!("record {} as flannel's again", p.pod),
+            Step::DisclaimPod(p) => format!("put {} into Calico's records again", p.pod),
+            Step::LeasePod(p) => format!("record {} as Calico's again", p.pod),
+            Step::MakeBridge { bridge, .. } => format!("remove {bridge}, or what was done to it"),
+            Step::AttachPod(p) => format!("take {} out of the bridge again, as {}", p.pod, p.interface),
+            Step::UnturnPod(p) => format!("turn {} towards this host again", p.pod),
+            Step::UnguidePod(p) => format!("lead this host to {} over its own interface again", p.pod),
+            Step::SettleBridge { bridge } => format!("make {bridge} ready again for pods that are led around it"),
             Step::StartAgent(a) => format!("see {} off and remove what it made, by ownership", a.cni),
             Step::MarkNetworkAvailable { .. } => "put the Node's condition back".into(),
             Step::Release { to } => format!("hold new attachments, stop the sandboxes that {to} made"),
@@ -112,10 +154,19 @@ impl Step {
             | Step::Evict { .. }
             | Step::KeepFlannelRules { .. }
             | Step::StopSandboxes { .. }
+            | Step::WatchPods
+            | Step::JudgeOutage { .. }
             | Step::Probe { .. }
             | Step::AwaitPods { .. } => return None,
         })
     }
+}
+
+fn stopping(pods: &[String]) -> String {
+    if pods.is_empty() {
+        return "stop the sandboxes of pods born since the plan".into();
+    }
+    format!("stop the sandboxes that stay ({}), with their grace; kubelet rebuilds them", count(pods.len(), "pod"))
 }
 
 /// "1 pod", "2 pods".

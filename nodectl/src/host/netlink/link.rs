@@ -223,6 +223,9 @@ pub fn hairpin(name: &str) -> Result<Option<bool>> {
 /// Whether this kernel renames a link that is up (6.2 and later do), found out on a throw-away device in a throw-away network
 /// namespace, so that nobody here sees it.
 pub fn rename_live_supported() -> Result<bool> {
+    if fault::renames_while_down() {
+        return Ok(false);
+    }
     let probe = std::thread::spawn(|| -> Result<bool> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .context("could not make a network namespace to try a rename in")?;
