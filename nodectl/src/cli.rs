@@ -232,6 +232,9 @@ pub struct RevertArgs {
     /// Only where the open run was to be confirmed, and was not: what the dead-man timer's unit asks for.
     #[arg(long, hide = true)]
     pub unconfirmed: bool,
+    /// Show what would be taken back and change nothing.
+    #[arg(long, conflicts_with = "take_over")]
+    pub dry_run: bool,
 }
 
 /// Arguments of `resume`.
@@ -310,6 +313,9 @@ pub struct RetireArgs {
     /// Show the plan and change nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// With --dry-run: exit 2 where the shim would be taken away.
+    #[arg(long, requires = "dry_run")]
+    pub detailed_exitcode: bool,
 }
 
 /// Arguments of `cleanup`.

@@ -26,16 +26,7 @@ pub(super) fn run(host: &Host, args: &MigrateArgs, settings: &Settings) -> Resul
     let saved = args.plan.as_deref().map(read_plan).transpose()?;
     let request = saved.as_ref().map_or_else(|| settings.request(&args.switch), |plan| plan.request.clone());
     if args.dry_run {
-        return match decide(host, &request, saved.as_ref())? {
-            Decision::There => there(&request, settings),
-            Decision::Refused(facts, checks) => refused(&facts, &checks, settings),
-            Decision::Go(go) => {
-                let text = format!("{}{}", report::plan_text(&go.plan), report::warnings_text(&go.checks));
-                let data = json!({"plan": go.plan, "checks": go.checks});
-                report::result(settings.output, &text, &data, false)?;
-                Ok(code::DONE)
-            }
-        };
+        return show(host, &request, saved.as_ref(), settings);
     }
     let deadline = deadline(&args.run)?;
     let confirm_within = args.confirm_timeout.or(settings.config.confirm_timeout);
@@ -48,6 +39,20 @@ pub(super) fn run(host: &Host, args: &MigrateArgs, settings: &Settings) -> Resul
     let _lock = Lock::take(host)?;
     let options = Options { confirm_within, ..options(&args.run, settings) };
     switch(host, &request, saved, &args.run, settings, options)
+}
+
+/// What [`switch`] would do; changes nothing.
+pub(super) fn show(host: &Host, request: &Request, saved: Option<&Plan>, settings: &Settings) -> Result<u8> {
+    match decide(host, request, saved)? {
+        Decision::There => there(request, settings),
+        Decision::Refused(facts, checks) => refused(&facts, &checks, settings),
+        Decision::Go(go) => {
+            let text = format!("{}{}", report::plan_text(&go.plan), report::warnings_text(&go.checks));
+            let data = json!({"plan": go.plan, "checks": go.checks});
+            report::result(settings.output, &text, &data, false)?;
+            Ok(code::DONE)
+        }
+    }
 }
 
 /// The signals and the deadline. Only from here on does Ctrl-C not end nodectl at once: before, there is nothing to undo.

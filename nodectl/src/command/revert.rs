@@ -22,6 +22,9 @@ const TAKE_OVER: Duration = Duration::from_secs(600);
 
 pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result<u8> {
     migrate::deadline(&args.run)?;
+    if args.dry_run {
+        return show(host, args, settings);
+    }
     // Before the lock, too: a nodectl that has it is told to stop.
     if args.unconfirmed && !is_unconfirmed(host)? {
         return nothing("no run waits to be confirmed.", settings);
@@ -53,19 +56,49 @@ pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result
         report::result(settings.output, &text, &json!({"outcome": "put-back", "run": id}), true)?;
         return Ok(code::DONE);
     }
+    match last_switch(&folders, args, settings)? {
+        Last::Nothing(why) => nothing(&why, settings),
+        Last::Switch(id, request) => {
+            let options = Options { takes_back: Some(id), ..migrate::options(&args.run, settings) };
+            migrate::switch(host, &request, None, &args.run, settings, options)
+        }
+    }
+}
+
+/// What a revert without an open run takes back.
+enum Last {
+    /// Nothing, and why.
+    Nothing(String),
+    /// This run, by a switch the other way.
+    Switch(String, Box<Request>),
+}
+
+fn last_switch(folders: &Folders, args: &RevertArgs, settings: &Settings) -> Result<Last> {
     let last = folders.last(|log| log.outcome() == Some(Outcome::Switched) && !log.is_retirement())?;
-    let Some((id, log)) = last else { return nothing("no run has switched this node.", settings) };
+    let Some((id, log)) = last else { return Ok(Last::Nothing("no run has switched this node.".into())) };
     let plan = log.plan().with_context(|| format!("the journal of run {id} holds no plan"))?;
     // Asked a second time (by hand, by Ansible), the way back must not become the way there again.
     if log.takes_back() {
         let to = if plan.from == Cni::Calico { "" } else { " --to flannel" };
-        let again = format!("the last run was taken back already. To switch again: nodectl migrate{to}");
-        return nothing(&again, settings);
+        return Ok(Last::Nothing(format!("the last run was taken back already. To switch again: nodectl migrate{to}")));
     }
     // A closed run is a new switch the other way: what others changed meanwhile is kept, pods born since are included.
     let request = Request { to: plan.from, ..settings.request_back(args, &plan.request) };
-    let options = Options { takes_back: Some(id), ..migrate::options(&args.run, settings) };
-    migrate::switch(host, &request, None, &args.run, settings, options)
+    Ok(Last::Switch(id, Box::new(request)))
+}
+
+/// The dry run. Without the lock: it may be asked while another nodectl is at work.
+fn show(host: &Host, args: &RevertArgs, settings: &Settings) -> Result<u8> {
+    let folders = Folders::at(host);
+    if let Some(id) = folders.open_run()? {
+        let text = format!("Run {id} is open; all that it did would be undone, newest first.\n");
+        report::result(settings.output, &text, &json!({"outcome": "would-undo", "run": id}), false)?;
+        return Ok(code::DONE);
+    }
+    match last_switch(&folders, args, settings)? {
+        Last::Nothing(why) => nothing(&why, settings),
+        Last::Switch(_, request) => migrate::show(host, &request, None, settings),
+    }
 }
 
 /// Whether a run is open that was to be confirmed and was not.

@@ -75,7 +75,7 @@ fn retire(host: &Host, args: &RetireArgs, settings: &Settings) -> Result<u8> {
     let plan = decide(host, &facts, &view)?;
     if args.dry_run {
         report::result(settings.output, &report::plan_text(&plan), &json!({"plan": plan}), false)?;
-        return Ok(code::DONE);
+        return Ok(if args.detailed_exitcode { code::PENDING } else { code::DONE });
     }
     if !args.run.yes {
         migrate::ask(&report::plan_text(&plan), "Take the shim away?")?;

@@ -20,6 +20,7 @@ pub mod kubelet;
 pub mod libcni;
 pub mod node;
 pub mod objects;
+pub mod package;
 pub mod pki;
 pub mod pod;
 pub mod runtime;
