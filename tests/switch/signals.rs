@@ -132,7 +132,11 @@ fn the_deadline_undoes_what_is_not_finished() {
     // The drain's own limit: the pods in the way are named, with the budget's words.
     let args = ["migrate", "--yes", "--drain-timeout", "6"];
     let done = scenario.nodectl(1, &args).unwrap().expect(4).unwrap();
-    assert!(done.stderr.contains("default/stuck-") && done.stderr.contains("disruption budget"), "{}", done.all());
+    assert!(
+        done.stderr.contains("default/stuck-") && done.stderr.contains("allows no disruption now"),
+        "{}",
+        done.all()
+    );
     scenario.must_be_settled(1, Cni::Flannel).unwrap();
 }
 

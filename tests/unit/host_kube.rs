@@ -205,7 +205,7 @@ fn evictions_speak_the_servers_version_and_tell_budgets_from_errors() {
     let pod = Evictee { namespace: "d", name: "web-0", uid: "u1", grace_seconds: None };
     assert_eq!(kube.evict(pod, Write::REAL).unwrap(), Eviction::Accepted);
     let why = kube.may_evict("d", "web-0", "u1").unwrap().unwrap();
-    assert_eq!(why, "The disruption budget web needs 2 healthy pods");
+    assert_eq!(why, "PDB d/web allows no disruption now: it needs 2 healthy pods");
     assert!(kube.may_evict("d", "web-0", "u1").unwrap().unwrap().contains("more than one"));
     assert_eq!(kube.evict(pod, Write::REAL).unwrap(), Eviction::Gone);
     assert_eq!(kube.evict(pod, Write::REAL).unwrap_err().code, Some(422));

@@ -89,6 +89,14 @@ impl Bench {
         Ok(self.s.node(1)?.path("/var/lib/nodectl/open")?.exists())
     }
 
+    /// The open run has written its last record: only its open file is left.
+    pub fn has_ended(&self) -> Result<bool> {
+        let base = self.s.node(1)?.path("/var/lib/nodectl")?;
+        let run = std::fs::read_to_string(base.join("open"))?;
+        let journal = std::fs::read_to_string(base.join("journal").join(format!("{}.jsonl", run.trim())))?;
+        Ok(journal.contains(r#""record":"close""#))
+    }
+
     /// `resume` finishes the killed run. One that was killed before it was open has changed nothing.
     pub fn resume_to_calico(&self) -> Result<()> {
         if !self.is_open()? {

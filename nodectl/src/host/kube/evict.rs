@@ -36,7 +36,7 @@ impl Kube {
         if !write.dry_run {
             fault::point("kube.evict");
         }
-        outcome(self.send_eviction(pod, write, &self.eviction_version()?))
+        outcome(self.send_eviction(pod, write, &self.eviction_version()?), pod.namespace)
     }
 
     /// The group and version of the body that this server takes for an eviction: before 1.22 `policy/v1beta1` alone.
@@ -95,7 +95,7 @@ impl Kube {
     }
 }
 
-fn outcome(answer: Result<Value, KubeError>) -> Result<Eviction, KubeError> {
+fn outcome(answer: Result<Value, KubeError>, namespace: &str) -> Result<Eviction, KubeError> {
     let error = match answer {
         Ok(_) => return Ok(Eviction::Accepted),
         Err(error) => error,
@@ -111,7 +111,18 @@ fn outcome(answer: Result<Value, KubeError>) -> Result<Eviction, KubeError> {
     if !blocked {
         return Err(error);
     }
-    let causes: Vec<&str> = error.causes.iter().map(|(_, m)| m.as_str()).filter(|m| !m.is_empty()).collect();
+    let causes = error.causes.iter().filter(|(_, message)| !message.is_empty());
+    let causes: Vec<String> = causes.map(|(_, message)| sentence(message, namespace)).collect();
     let detail = if causes.is_empty() { error.message.clone() } else { causes.join("; ") };
     Ok(Eviction::Blocked(detail))
+}
+
+/// The server's cause names the budget without its namespace: "The disruption budget web needs 2 healthy pods and has 2
+/// currently".
+fn sentence(cause: &str, namespace: &str) -> String {
+    let budget = cause.strip_prefix("The disruption budget ").and_then(|rest| rest.split_once(' '));
+    budget.map_or_else(
+        || cause.to_owned(),
+        |(name, rest)| format!("PDB {namespace}/{name} allows no disruption now: it {}", rest.trim_end_matches('.')),
+    )
 }
