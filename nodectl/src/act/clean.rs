@@ -44,7 +44,7 @@ fn rule_count(rules: &OwnedRules) -> usize {
 pub(super) fn remove_all(cx: &mut Context, cni: Cni, scope: &CleanScope, keep: Option<&str>) -> Result<()> {
     let mut image = made_since(cx, cni, scope);
     image.links.retain(|l| Some(l.name.as_str()) != keep);
-    if are_dels_kept(cx, cni)? {
+    if are_dels_kept(cx, cni)? || cx.journal.log()?.debts().iter().any(Debt::is_leftover) {
         // They need the plugin and its credentials; its conflist must go, or a runtime would take it.
         let conflist = Path::new(&scope.conf_dir).join(&scope.conflist);
         image.files.retain(|file| Path::new(file) == conflist);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::{Context, agent, attachment, clean};
+use super::{Context, agent, attachment, clean, records};
 use crate::cni::Cni;
 use crate::facts::Pod;
 use crate::host::systemd;
@@ -37,6 +37,14 @@ pub fn pay(debt: &Debt, cx: &mut Context) -> Result<()> {
             finish_dels(cx)?;
             true
         }
+        Debt::Unclaim { pod, calico } => {
+            records::forget(cx, pod, calico)?;
+            true
+        }
+        Debt::Reclaim { pod } => {
+            records::know_again(cx, pod)?;
+            true
+        }
     };
     if !reached {
         bail!("the API server still does not answer");
@@ -48,7 +56,9 @@ pub fn pay(debt: &Debt, cx: &mut Context) -> Result<()> {
 fn finish_dels(cx: &mut Context) -> Result<()> {
     attachment::drain_pending(cx)?;
     let plan = cx.plan;
-    if plan.from == Cni::Calico {
+    // What is owed besides needs them still.
+    let others = cx.journal.log()?.debts().into_iter().any(|debt| debt.is_leftover() && debt != Debt::PendingDels);
+    if plan.from == Cni::Calico || others {
         return Ok(());
     }
     if let Some(agent) = plan.steps.iter().find_map(|s| match s {

@@ -137,6 +137,11 @@ pub(super) fn record(cx: &Context, pod: &AdoptedPod) -> Result<Option<Record>> {
     Ok(Record::load(&cx.shim(), &pod.sandbox, &pod.ifname)?)
 }
 
+/// Whether the pod is there still, with its network: no DEL has begun, and no reboot has ended it.
+pub(super) fn is_there(cx: &Context, pod: &AdoptedPod) -> bool {
+    matches!(record(cx, pod), Ok(Some(record)) if !is_going(&record)) && files::exists(&cx.host.path(&pod.netns))
+}
+
 /// A DEL has begun: what is left of its network is that DEL's.
 fn is_going(record: &Record) -> bool {
     record.phase == Phase::Deleting

@@ -16,6 +16,7 @@ use crate::adopt::{PodNetwork, lease, read, to_flannel};
 use crate::fault;
 use crate::host::files;
 use crate::host::kube::Kube;
+use crate::journal::Debt;
 use crate::observe;
 use crate::step::{AdoptedPod, Before};
 
@@ -50,7 +51,7 @@ pub(super) fn claim(cx: &Context, pod: &AdoptedPod) -> Result<Value> {
 }
 
 /// The pod's DEL goes to flannel again, and Calico forgets it.
-pub(super) fn unclaim(cx: &Context, pod: &AdoptedPod, before: &Before) -> Result<()> {
+pub(super) fn unclaim(cx: &mut Context, pod: &AdoptedPod, before: &Before) -> Result<()> {
     let Some(record) = kept(before)? else { return Ok(()) };
     let there = under_lock(cx, pod, |_| {
         fault::point("claim.record");
@@ -61,21 +62,45 @@ pub(super) fn unclaim(cx: &Context, pod: &AdoptedPod, before: &Before) -> Result
         record.store(&cx.shim(), true)?;
         attachment::delete(cx, &record).with_context(|| format!("could not delete what flannel had of {}", pod.pod))?;
     }
-    // The pod is flannel's by now. Without the API server, what Calico has in writing of it stays until the pod is deleted:
-    // its garbage collector frees addresses of pods that are gone.
-    if let Err(error) = unregister(cx, pod) {
-        tracing::warn!("Calico still has the address of {} in writing: {error:#}", pod.pod);
+    // The pod is flannel's by now; without the API server Calico forgets it later.
+    match calico(cx) {
+        Ok(calico) => {
+            let forgotten = forget(cx, pod, &calico);
+            settled(cx, &forgotten, Debt::Unclaim { pod: Box::new(pod.clone()), calico: Box::new(calico) })
+        }
+        // Its garbage collector frees addresses of pods that are gone.
+        Err(error) => {
+            tracing::warn!("Calico may have the address of {} in writing until the pod is deleted: {error:#}", pod.pod);
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// Calico forgets the pod, while it still carries it.
 pub(super) fn disclaim(cx: &Context, pod: &AdoptedPod) -> Result<Value> {
-    under_lock(cx, pod, |_| unregister(cx, pod)).map(gone)
+    let calico = calico(cx)?;
+    under_lock(cx, pod, |_| forget(cx, pod, &calico)).map(gone)
 }
 
-/// Calico knows the pod again.
-pub(super) fn reclaim(cx: &Context, pod: &AdoptedPod) -> Result<()> {
+/// Calico knows the pod again, at once or later.
+pub(super) fn reclaim(cx: &mut Context, pod: &AdoptedPod) -> Result<()> {
+    let known = know_again(cx, pod);
+    settled(cx, &known, Debt::Reclaim { pod: Box::new(pod.clone()) })
+}
+
+/// What could not be done now, for want of the API server or of what comes with it, is owed.
+fn settled(cx: &mut Context, outcome: &Result<()>, debt: Debt) -> Result<()> {
+    match outcome {
+        Ok(()) => cx.no_longer_owed(&debt),
+        Err(error) => {
+            tracing::warn!("{error:#}");
+            cx.owe(debt)
+        }
+    }
+}
+
+/// Puts the pod into Calico's address management, unless it has gone meanwhile.
+pub(super) fn know_again(cx: &Context, pod: &AdoptedPod) -> Result<()> {
     under_lock(cx, pod, |_| register(cx, pod)).map(drop)
 }
 
@@ -86,10 +111,11 @@ fn register(cx: &Context, pod: &AdoptedPod) -> Result<()> {
     claim::annotate(&kube, &attachment, &attachment.ips)
 }
 
-fn unregister(cx: &Context, pod: &AdoptedPod) -> Result<()> {
-    let (installed, attachment) = (calico(cx)?, of_pod(pod)?);
-    claim::release(&installed, &attachment, &cx.bin_dir())?;
-    claim::annotate(&kube(cx, &installed)?, &attachment, &[])
+/// Takes the pod out of Calico's address management and its annotations off.
+pub(super) fn forget(cx: &Context, pod: &AdoptedPod, calico: &claim::Installed) -> Result<()> {
+    let attachment = of_pod(pod)?;
+    claim::release(calico, &attachment, &cx.bin_dir())?;
+    claim::annotate(&kube(cx, calico)?, &attachment, &[])
 }
 
 fn kube(cx: &Context, installed: &claim::Installed) -> Result<Kube> {

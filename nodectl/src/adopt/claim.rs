@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use cni_shim::conflist::List;
 use cni_shim::record::{DelList, PluginCall, Record};
 use cni_shim::state::Backend;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::fault;
@@ -40,7 +41,7 @@ pub struct Attachment {
 }
 
 /// Calico as it is installed on this node.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Installed {
     /// The network's name.
     network: String,

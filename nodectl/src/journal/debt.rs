@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::adopt::claim::Installed;
+use crate::step::AdoptedPod;
+
 /// What a revert without the API server leaves to be done when it answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "debt", rename_all = "kebab-case")]
@@ -34,33 +37,55 @@ pub enum Debt {
     },
     /// Run the DELs that the shim keeps.
     PendingDels,
+    /// Let Calico forget a pod that is flannel's again.
+    Unclaim {
+        /// The pod.
+        pod: Box<AdoptedPod>,
+        /// Calico as it was installed on this node: its conflist has gone by then.
+        calico: Box<Installed>,
+    },
+    /// Let Calico know a pod again that stays its.
+    Reclaim {
+        /// The pod.
+        pod: Box<AdoptedPod>,
+    },
 }
 
 impl Debt {
-    /// Whether both are about one label, one field, one condition, one unit or one agent: the later one then counts.
+    /// Whether both are about one label, one field, one condition, one unit, one agent or one pod: the later one then counts.
     pub fn concerns_the_same(&self, other: &Debt) -> bool {
         match (self, other) {
             (Debt::StartUnit { unit: a }, Debt::StartUnit { unit: b }) => a == b,
+            (Debt::Unclaim { pod: a, .. }, Debt::Unclaim { pod: b, .. })
+            | (Debt::Reclaim { pod: a }, Debt::Reclaim { pod: b }) => a.sandbox == b.sandbox,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
     }
 
     /// Its turn: the agent that is to leave is told so before kubelet starts, which would start it again; the one that is to come
-    /// needs kubelet; pods are let in when it serves. Kept DELs come last: each may take its whole time.
+    /// needs kubelet; pods are let in when it serves. Calico knows its pods before kubelet starts others, which could be given
+    /// their addresses. Kept DELs come last: each may take its whole time.
     fn turn(&self) -> u8 {
         match self {
             Debt::Label { .. } | Debt::Condition { .. } | Debt::Unschedulable { value: true } => 0,
+            Debt::Reclaim { .. } => 0,
             Debt::StartUnit { .. } => 1,
             Debt::AwaitAgent { .. } => 2,
             Debt::Unschedulable { value: false } => 3,
-            Debt::PendingDels => 4,
+            Debt::PendingDels | Debt::Unclaim { .. } => 4,
         }
     }
 
-    /// Whether this one must not be paid while the other is owed still. A kept DEL waits for nothing, and nothing for it.
+    /// Whether the node is well without it: it waits for nothing, and nothing for it. It needs Calico's plugin and its
+    /// credentials.
+    pub fn is_leftover(&self) -> bool {
+        matches!(self, Debt::PendingDels | Debt::Unclaim { .. })
+    }
+
+    /// Whether this one must not be paid while the other is owed still.
     pub fn waits_for(&self, other: &Debt) -> bool {
         let leads = matches!(other, Debt::Label { .. } | Debt::StartUnit { .. } | Debt::AwaitAgent { .. });
-        leads && *self != Debt::PendingDels && other.turn() < self.turn()
+        leads && !self.is_leftover() && other.turn() < self.turn()
     }
 
     /// The order in which they are paid, so that they lead to one end whatever happened since they arose, a reboot included.
@@ -81,6 +106,8 @@ impl Debt {
             Debt::StartUnit { unit } => format!("start {unit}"),
             Debt::AwaitAgent { agent } => format!("see {} serving again", agent.cni),
             Debt::PendingDels => "finish the DELs that are kept because a plugin failed".into(),
+            Debt::Unclaim { pod, .. } => format!("take {} out of Calico's address management", pod.pod),
+            Debt::Reclaim { pod } => format!("put {} into Calico's address management again", pod.pod),
         }
     }
 }
@@ -129,6 +156,25 @@ mod tests {
                 "uncordon the node",
                 "finish the DELs that are kept because a plugin failed",
             ]
+        );
+    }
+
+    #[test]
+    fn one_pods_debt_is_not_anothers() {
+        let pod = |sandbox: &str| {
+            let pod = serde_json::json!({"pod": "default/web-1", "uid": "u", "sandbox": sandbox, "ifname": "eth0", "netns": "",
+                "ips": [], "interface": "cali1", "way": "live"});
+            Box::new(serde_json::from_value(pod).unwrap())
+        };
+        let reclaim = |sandbox: &str| Debt::Reclaim { pod: pod(sandbox) };
+        assert!(reclaim("a").concerns_the_same(&reclaim("a")) && !reclaim("a").concerns_the_same(&reclaim("b")));
+        let order: Vec<Debt> =
+            Debt::in_order(arisen().into_iter().chain([reclaim("a"), reclaim("b")]).collect()).into_iter().collect();
+        let place = |wanted: &dyn Fn(&Debt) -> bool| order.iter().position(wanted).unwrap();
+        let kubelet = place(&|debt| matches!(debt, Debt::StartUnit { .. }));
+        assert!(
+            place(&|debt| matches!(debt, Debt::Reclaim { .. })) < kubelet,
+            "or its address could be another's by then"
         );
     }
 

@@ -3,13 +3,12 @@
 use crate::cni::Cni;
 use crate::execute::Unpaid;
 use crate::host::systemd;
-use crate::journal::Debt;
 use crate::plan::SETTLE_UNIT;
 use crate::remedy::Told;
 
 /// All that is owed, with what keeps each.
 pub(super) fn sentence(cni: Cni, left: &[Unpaid], api_is_dead: bool) -> String {
-    let state = match left.iter().all(|unpaid| unpaid.debt == Debt::PendingDels) {
+    let state = match left.iter().all(|unpaid| unpaid.debt.is_leftover()) {
         true => format!("the node is on {cni} again"),
         false => format!("what this node holds of {cni} is back"),
     };
@@ -45,6 +44,7 @@ pub(super) fn hand_over() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Debt;
 
     #[test]
     fn every_debt_is_named_with_what_keeps_it() {

@@ -36,7 +36,12 @@ impl Sample {
 
     /// So many of the numbers 1 to `last`, spread evenly, each somewhere in its stretch; all with NODECTL_TESTS_FULL.
     pub fn of(&mut self, last: usize, count: usize) -> Vec<usize> {
-        if is_full() || count >= last {
+        if is_full() { (1..=last).collect() } else { self.spread(last, count) }
+    }
+
+    /// The same, and no more of them where the full counts are wanted.
+    pub fn spread(&mut self, last: usize, count: usize) -> Vec<usize> {
+        if count >= last {
             return (1..=last).collect();
         }
         (0..count)

@@ -5,6 +5,7 @@ pub mod crash;
 mod crowd;
 mod drive;
 mod end_state;
+pub mod in_place;
 mod nodectl;
 mod plans;
 mod remains;

@@ -1,0 +1,166 @@
+//! Trouble in the middle of a switch in place: pods that are silent for too long, an API server that dies, a reboot.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use nodectl_lab::cluster::until;
+use nodectl_lab::scenario::in_place::{BACK, BACK_AGAIN, in_place, nothing_lost};
+use nodectl_lab::scenario::{Cni, Done, PATIENCE, Scenario, full};
+use nodectl_lab::traffic::Traffic;
+
+fn lab(replicas: u32) -> Scenario {
+    let scenario = Scenario::start(2, &Scenario::workloads(replicas), |_| {}).unwrap();
+    scenario.prepare().unwrap();
+    scenario
+}
+
+/// Switches in place, and cuts echo requests off for so long when a step begins.
+fn cut_during(scenario: &Scenario, step: &str, cut: Duration, args: &[&str]) -> Done {
+    let mut run = scenario.drive(1, args).unwrap();
+    assert!(run.until("step", step).unwrap());
+    let node = scenario.node(1).unwrap();
+    node.sh("iptables -w -t raw -I PREROUTING -p icmp -j DROP").unwrap();
+    std::thread::sleep(cut);
+    node.sh("iptables -w -t raw -D PREROUTING -p icmp -j DROP").unwrap();
+    run.finish().unwrap()
+}
+
+#[test]
+fn a_silence_longer_than_max_outage_takes_the_node_back_and_names_the_step() {
+    let scenario = lab(3);
+    let before = scenario.identities().unwrap();
+    let cut = Duration::from_millis(1500);
+    let limited = |ms: &'static str| [in_place("calico"), vec!["--max-outage", ms]].concat();
+    let done = cut_during(&scenario, "start-agent", cut, &limited("1000")).expect(4).unwrap();
+    let told = ["during", "from"].map(|word| format!("more than the 1000 ms of --max-outage, {word} start-agent ("));
+    assert!(told.iter().any(|words| done.stderr.contains(words)), "{}", done.all());
+    scenario.must_be_on(1, Cni::Flannel).unwrap();
+    assert_eq!(scenario.identities().unwrap(), before);
+    // The same silence within the limit is told, and takes nothing back.
+    let args = [limited("600000"), vec!["--output", "json"]].concat();
+    let report = cut_during(&scenario, "start-agent", cut, &args).expect(0).unwrap().json().unwrap();
+    let steps = report["steps"].as_array().unwrap();
+    let judged = &steps.iter().find(|step| step["step"] == "judge-outage").unwrap()["result"];
+    assert!(judged["longest_gap_ms"].as_u64().unwrap() >= 1000, "{judged}");
+    let gap = &judged["gaps"][0];
+    assert!(gap["step"].as_str().unwrap().starts_with("start-agent"), "{gap}");
+    scenario.must_be_on(1, Cni::Calico).unwrap();
+    assert_eq!(scenario.identities().unwrap(), before);
+    scenario.must_be_whole().unwrap();
+}
+
+/// Begins a switch in place and kills it when this step has been begun so often.
+fn dies_in(scenario: &Scenario, args: &[&str], step: &str, times: usize) {
+    let mut run = scenario.drive(1, args).unwrap();
+    for _ in 0..times {
+        assert!(run.until("step", step).unwrap(), "{step}");
+    }
+    run.kill().unwrap();
+}
+
+/// What Calico's plugin writes on a pod.
+const ANNOTATION: &str = "cni.projectcalico.org/podIP";
+
+/// Both sides know of each pod on node 1 what they should, and no pod has got another address or container.
+fn must_be_as(scenario: &Scenario, cni: Cni, before: &std::collections::BTreeMap<String, [String; 3]>, what: &str) {
+    scenario.must_be_settled(1, cni).unwrap();
+    assert_eq!(&scenario.identities().unwrap(), before, "{what}");
+    assert_eq!(scenario.strays(1).unwrap(), Vec::<String>::new(), "{what}");
+    for pod in scenario.pods().unwrap().iter().filter(|pod| pod["spec"]["nodeName"] == "node1") {
+        let written = pod["metadata"]["annotations"][ANNOTATION].is_string();
+        assert_eq!(written, cni == Cni::Calico, "{what}: {}", pod["metadata"]);
+    }
+    scenario.must_be_whole().unwrap();
+}
+
+/// Killed in a step, taken back while there is no API server, settled when there is one again.
+fn reverted_without_api(scenario: &mut Scenario, step: &str, args: &[&str], owed: Option<&str>) {
+    dies_in(scenario, args, step, 2);
+    scenario.cluster.api().unwrap().kill();
+    let done = scenario.nodectl(1, &["revert", "--yes"]).unwrap();
+    scenario.cluster.restart_api().unwrap();
+    scenario.client = scenario.cluster.client().unwrap();
+    let done = done.expect(5).unwrap();
+    assert!(owed.is_none_or(|owed| done.stderr.contains(owed)), "{step}: {}", done.all());
+    scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
+}
+
+/// The run was killed, the API server dies, the run is taken back: pods stay as they are, and what Calico has in writing of them
+/// is put right when the server answers again.
+#[test]
+fn taken_back_without_the_api_server_pods_stay_and_what_calico_has_in_writing_is_owed() {
+    let mut scenario = lab(3);
+    let before = scenario.identities().unwrap();
+    let traffic = Traffic::start(&scenario.cluster, &scenario.pairs_in_place().unwrap(), 20).unwrap();
+    let to_flannel: &[&str] =
+        if full() { &["disclaim-pod", "lease-pod", "attach-pod", "unguide-pod"] } else { &["attach-pod"] };
+    let to_calico: &[&str] = if full() { &["turn-pod", "detach-pod", "claim-pod", "clean"] } else { &["claim-pod"] };
+    let there = in_place("calico");
+    for step in to_calico {
+        let owed = (*step == "claim-pod").then_some("out of Calico's address management");
+        reverted_without_api(&mut scenario, step, &there, owed);
+        must_be_as(&scenario, Cni::Flannel, &before, step);
+    }
+    scenario.nodectl(1, &there).unwrap().expect(0).unwrap();
+    for step in to_flannel {
+        let owed = Some("into Calico's address management again");
+        reverted_without_api(&mut scenario, step, &BACK_AGAIN, owed);
+        must_be_as(&scenario, Cni::Calico, &before, step);
+    }
+    nothing_lost(traffic).unwrap();
+}
+
+/// The server dies under a run that goes on: it is taken back, and owes.
+#[test]
+fn an_api_server_that_dies_under_the_run_takes_the_node_back() {
+    let mut scenario = lab(3);
+    let before = scenario.identities().unwrap();
+    let traffic = Traffic::start(&scenario.cluster, &scenario.pairs_in_place().unwrap(), 20).unwrap();
+    let mut run = scenario.drive(1, &in_place("calico")).unwrap();
+    assert!(run.until("step", "turn-pod").unwrap());
+    scenario.cluster.api().unwrap().kill();
+    let done = run.finish().unwrap();
+    scenario.cluster.restart_api().unwrap();
+    scenario.client = scenario.cluster.client().unwrap();
+    let done = done.expect(5).unwrap();
+    scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
+    nothing_lost(traffic).unwrap();
+    must_be_as(&scenario, Cni::Flannel, &before, &done.all());
+}
+
+/// A reboot ends the pods; the node is on one CNI then, whole, with nothing of either side left of the pods of before.
+#[test]
+fn a_reboot_in_the_middle_ends_on_the_cni_that_is_asked_for() {
+    let scenario = lab(3);
+    let there = in_place("calico");
+    let (target, start): (&[&str], &[&str]) = match full() {
+        true => (&["guide-pod", "turn-pod", "start-agent", "claim-pod"], &["turn-pod", "detach-pod", "claim-pod"]),
+        false => (&["detach-pod"], &["claim-pod"]),
+    };
+    let back: &[&str] =
+        if full() { &["disclaim-pod", "lease-pod", "attach-pod", "unguide-pod"] } else { &["attach-pod"] };
+    let round = |step: &str, args: &[&str], end: &str, cni: Cni| {
+        dies_in(&scenario, args, step, 2);
+        let node = scenario.node(1).unwrap();
+        node.power_cut().unwrap();
+        node.start().unwrap();
+        until(PATIENCE, || Ok(node.cri()?.list_pod_sandbox().err().map(|error| error.to_string()))).unwrap();
+        let done = scenario.nodectl(1, &[end, "--yes"]).unwrap().expect(0).unwrap();
+        println!("rebooted in {step}, then {end}: {}", done.stdout.lines().next().unwrap_or_default());
+        scenario.must_be_settled(1, cni).unwrap();
+        scenario.must_leave_nothing().unwrap();
+        scenario.must_be_whole().unwrap();
+    };
+    for step in start {
+        round(step, &there, "revert", Cni::Flannel);
+    }
+    for step in target {
+        round(step, &there, "resume", Cni::Calico);
+        round("lease-pod", &BACK_AGAIN, "revert", Cni::Calico);
+        for step in back {
+            round(step, &BACK_AGAIN, "resume", Cni::Flannel);
+            scenario.nodectl(1, &there).unwrap().expect(0).unwrap();
+        }
+        scenario.nodectl(1, &BACK).unwrap().expect(0).unwrap();
+    }
+}
