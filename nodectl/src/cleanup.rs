@@ -74,6 +74,7 @@ pub fn decide(facts: &Facts, request: &Request, before: Option<&Known>) -> Decis
     if let Some(before) = before {
         known.add(before);
     }
+    known.note(facts, request.cni);
     let inventory = ownership::inventory(facts, request.cni, &known);
     let refusals = refusals::refusals(facts, request, &known, &inventory);
     Decision { inventory, known, refusals }

@@ -182,7 +182,7 @@ pub fn inventory(facts: &Facts, cni: Cni, known: &Known) -> Inventory {
     routes::claim(facts, cni, known, &mut inventory);
     kernel::claim_ipsec(facts, cni, known, &mut inventory);
     kernel::claim_sysctls(facts, cni, known, &mut inventory);
-    kernel::claim_modules(facts, cni, &mut inventory);
+    kernel::claim_modules(facts, cni, known, &mut inventory);
     files::claim(facts, cni, known, &mut inventory);
     stays::tell(facts, cni, &mut inventory);
     inventory.claims.sort_by_key(|c| c.group);

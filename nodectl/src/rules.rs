@@ -4,10 +4,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::{Backend, Family};
+
+mod flannel;
+
+pub use flannel::{
+    flannel_comment, flannel_networks, is_flannel_chain, is_flannel_rule, unnamed_flannel_rules, unnamed_forward,
+    unnamed_networks,
+};
 
 /// What a CNI owns in one iptables variant and family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,11 +46,6 @@ pub struct OwnedTable {
     pub hooks: Vec<(String, usize, String)>,
 }
 
-/// flannel's chains, all releases.
-pub fn is_flannel_chain(name: &str) -> bool {
-    matches!(name, "FLANNEL" | "FLANNEL-POSTRTG" | "FLANNEL-FWD")
-}
-
 /// felix's chains, historic prefixes included.
 pub fn is_felix_chain(name: &str) -> bool {
     ["cali-", "califw-", "calitw-", "califh-", "calith-", "calipi-", "calipo-", "felix-"]
@@ -52,149 +53,24 @@ pub fn is_felix_chain(name: &str) -> bool {
         .any(|p| name.starts_with(p))
 }
 
-/// felix's comment: `cali:` and 16 characters of base64url. A user's comment that merely contains "cali" is not felix's.
+/// The kernel's own chains: agents write their hooks into these alone, and look at no others.
+pub fn is_kernel_chain(name: &str) -> bool {
+    matches!(name, "PREROUTING" | "INPUT" | "FORWARD" | "OUTPUT" | "POSTROUTING")
+}
+
+/// felix's comment: `cali:` and 16 characters of base64url. A user's comment that merely contains "cali" is not felix's, nor is
+/// one of 16 small letters and dashes ("cali:allow-office-vpn"): a hash looks so once in half a million.
 pub fn is_felix_comment(comment: &str) -> bool {
     comment.strip_prefix("cali:").is_some_and(|hash| {
-        hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        hash.len() == 16
+            && hash.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && hash.bytes().any(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
     })
 }
 
-/// felix's rules in kernel chains: by the hash in the first comment, or by a jump to its chains.
-pub fn is_felix_rule(spec: &str) -> bool {
-    comment(spec).is_some_and(is_felix_comment) || jump(spec).is_some_and(is_felix_chain)
-}
-
-/// flannel's comments (0.16.2 and later).
-pub fn is_flannel_comment(comment: &str) -> bool {
-    matches!(comment, "flanneld masq" | "flanneld forward")
-}
-
-/// flannel's rules in kernel chains that name it: jumps to its chains, or its comment on a rule as it writes them.
-pub fn is_flannel_rule(spec: &str) -> bool {
-    jump(spec).is_some_and(is_flannel_chain)
-        || (comment(spec).is_some_and(is_flannel_comment) && Shape::parse(spec).is_some_and(|s| s.flannels().is_some()))
-}
-
-/// flannel's rules in kernel chains that do not name it (0.5.6 to 0.16.1): those of the networks given, and only where the
-/// whole set stands, since each alone may be an administrator's. As (table, chain, specification).
-pub fn unnamed_flannel_rules(save: &str, networks: &[IpNet]) -> HashSet<(String, String, String)> {
-    let mut found = HashSet::new();
-    for (table, chain) in [("nat", "POSTROUTING"), ("filter", "FORWARD")] {
-        let rules: Vec<(&str, FlannelRule)> = specs(save, table, chain)
-            .filter(|spec| comment(spec).is_none())
-            .filter_map(|spec| Some((spec, Shape::parse(spec)?.flannels()?)))
-            .collect();
-        for network in networks {
-            let has = |what: What| rules.iter().any(|(_, rule)| rule.network == *network && rule.what == what);
-            let whole = match table {
-                "nat" => {
-                    has(What::Outward) && has(What::Inward) && has(What::Within)
-                        // Up to 0.5.5 a chain of its own holds the rest.
-                        || has(What::Inward) && specs(save, table, chain).any(|spec| jump(spec) == Some("FLANNEL"))
-                }
-                _ => has(What::From) && has(What::To),
-            };
-            let chosen = rules.iter().filter(|(_, rule)| whole && rule.network == *network);
-            found.extend(chosen.map(|(spec, _)| (table.to_owned(), chain.to_owned(), (*spec).to_owned())));
-        }
-    }
-    found
-}
-
-/// The pod networks that flannel's own rules name.
-pub fn flannel_networks(save: &str) -> Vec<IpNet> {
-    let lines = save.lines().filter_map(|line| line.strip_prefix("-A ")?.split_once(' '));
-    let own = lines.filter(|(chain, spec)| is_flannel_chain(chain) || comment(spec).is_some_and(is_flannel_comment));
-    own.filter_map(|(_, spec)| {
-        let rule = Shape::parse(spec)?.flannels()?;
-        (rule.what == What::Outward || rule.what == What::From).then_some(rule.network)
-    })
-    .collect()
-}
-
-/// What of a rule flannel uses: its ends, its target, and nothing else.
-#[derive(Debug, Default, PartialEq)]
-struct Shape {
-    src: Option<(bool, IpNet)>,
-    dst: Option<(bool, IpNet)>,
-    target: String,
-}
-
-/// A rule as flannel writes them outside of its chains.
-#[derive(Debug, PartialEq)]
-struct FlannelRule {
-    what: What,
-    network: IpNet,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum What {
-    /// Out of the network: masqueraded.
-    Outward,
-    /// Into the network from elsewhere: masqueraded.
-    Inward,
-    /// Within the network: left alone.
-    Within,
-    /// Into this node's part: left alone.
-    Local,
-    /// Forwarded from the network.
-    From,
-    /// Forwarded to the network.
-    To,
-}
-
-impl Shape {
-    /// `None` for a rule that looks at anything else.
-    fn parse(spec: &str) -> Option<Shape> {
-        let plain = match spec.split_once("-m comment --comment ") {
-            Some((before, after)) => {
-                let rest = match after.strip_prefix('"') {
-                    Some(quoted) => quoted.split_once('"')?.1,
-                    None => after.split_once(' ').map_or("", |(_, rest)| rest),
-                };
-                format!("{before}{rest}")
-            }
-            None => spec.to_owned(),
-        };
-        let (mut shape, mut negated) = (Shape::default(), false);
-        let mut words = plain.split_whitespace();
-        while let Some(word) = words.next() {
-            match word {
-                "!" => negated = true,
-                "-s" => shape.src = Some((std::mem::take(&mut negated), words.next()?.parse().ok()?)),
-                "-d" => shape.dst = Some((std::mem::take(&mut negated), words.next()?.parse().ok()?)),
-                "-j" => shape.target = words.next()?.to_owned(),
-                "--random-fully" => {}
-                _ => return None,
-            }
-        }
-        Some(shape)
-    }
-
-    fn flannels(&self) -> Option<FlannelRule> {
-        let multicast = |net: &IpNet| ["224.0.0.0/4", "ff00::/8"].contains(&net.to_string().as_str());
-        let rule = |what, network| Some(FlannelRule { what, network });
-        match (self.src, self.dst, self.target.as_str()) {
-            (Some((false, src)), Some((true, dst)), "MASQUERADE") if multicast(&dst) => rule(What::Outward, src),
-            (Some((true, src)), Some((false, dst)), "MASQUERADE") if src == dst => rule(What::Inward, dst),
-            (Some((false, src)), Some((false, dst)), "RETURN") if src == dst => rule(What::Within, src),
-            (Some((true, net)), Some((false, subnet)), "RETURN") if net.contains(&subnet) => rule(What::Local, net),
-            (Some((false, src)), None, "ACCEPT") => rule(What::From, src),
-            (None, Some((false, dst)), "ACCEPT") => rule(What::To, dst),
-            _ => None,
-        }
-    }
-}
-
-/// Specifications of the rules in one chain of one table.
-fn specs<'s>(save: &'s str, table: &str, chain: &str) -> impl Iterator<Item = &'s str> {
-    let (table, prefix, mut inside) = (table.to_owned(), format!("-A {chain} "), false);
-    save.lines().filter_map(move |line| {
-        if let Some(name) = line.strip_prefix('*') {
-            inside = name == table;
-        }
-        line.strip_prefix(&prefix).filter(|_| inside)
-    })
+/// felix's rules in others' chains: in the kernel's by the hash in the first comment, elsewhere by a jump to its chains alone.
+pub fn is_felix_rule(chain: &str, spec: &str) -> bool {
+    is_kernel_chain(chain) && comment(spec).is_some_and(is_felix_comment) || jump(spec).is_some_and(is_felix_chain)
 }
 
 /// Finds what is owned in a dump. `chain` is asked with the table and the chain's name, `rule` with the table, the chain and
@@ -328,7 +204,7 @@ mod tests {
 
     #[test]
     fn only_what_is_flannels_goes_and_comes_back_in_its_place() {
-        let owned = owned(SAVE, |_, c| is_flannel_chain(c), |_, _, r| is_flannel_rule(r));
+        let owned = owned(SAVE, |_, c| is_flannel_chain(c), is_flannel_rule);
         assert_eq!(
             take_out(&owned),
             "*nat\n:FLANNEL-POSTRTG - [0:0]\n-D POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG\n-X FLANNEL-POSTRTG\nCOMMIT\n"
@@ -342,41 +218,17 @@ mod tests {
 
     #[test]
     fn felix_is_known_by_its_hash_and_not_by_the_word() {
-        let owned = owned(SAVE, |_, c| is_felix_chain(c), |_, _, r| is_felix_rule(r));
+        let owned = owned(SAVE, |_, c| is_felix_chain(c), |_, c, r| is_felix_rule(c, r));
         assert_eq!(owned.tables.len(), 1);
         assert_eq!(owned.tables[0].hooks.len(), 1);
         assert_eq!(owned.tables[0].chains, ["cali-FORWARD", "cali-x"]);
     }
 
     #[test]
-    fn rules_without_a_name_are_flannels_only_as_a_whole_set() {
-        let net: IpNet = "10.244.0.0/16".parse().unwrap();
-        let all = [
-            "-s 10.244.0.0/16 -d 10.244.0.0/16 -j RETURN",
-            "-s 10.244.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully",
-            "! -s 10.244.0.0/16 -d 10.244.1.0/24 -j RETURN",
-            "! -s 10.244.0.0/16 -d 10.244.0.0/16 -j MASQUERADE --random-fully",
-        ];
-        let save = |rules: &[&str]| {
-            let lines: String = rules.iter().map(|r| format!("-A POSTROUTING {r}\n")).collect();
-            format!("*nat\n:POSTROUTING ACCEPT\n-A POSTROUTING -s 10.244.9.9/32 -j MASQUERADE\n{lines}COMMIT\n")
-        };
-        assert_eq!(unnamed_flannel_rules(&save(&all), &[net]).len(), 4);
-        assert_eq!(unnamed_flannel_rules(&save(&all), &["10.0.0.0/8".parse().unwrap()]).len(), 0);
-        assert_eq!(unnamed_flannel_rules(&save(&all[1..]), &[net]).len(), 0, "an administrator may have three of them");
-        let forward = "*filter\n-A FORWARD -s 10.244.0.0/16 -j ACCEPT\n-A FORWARD -d 10.244.0.0/16 -j ACCEPT\nCOMMIT\n";
-        assert_eq!(unnamed_flannel_rules(forward, &[net]).len(), 2);
-        assert!(
-            unnamed_flannel_rules(&forward.replace("-d 10.244.0.0/16 -j", "-d 10.244.0.0/16 -i eth0 -j"), &[net])
-                .is_empty()
-        );
-    }
-
-    #[test]
-    fn flannels_comment_alone_makes_no_rule_flannels() {
-        assert!(is_flannel_rule("-s 10.244.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT"));
-        assert!(!is_flannel_rule("-p udp --dport 8472 -m comment --comment \"flanneld forward\" -j ACCEPT"));
-        let masq = "*nat\n-A FLANNEL-POSTRTG -s 10.5.0.0/16 ! -d 224.0.0.0/4 -m comment --comment \"flanneld masq\" -j MASQUERADE\nCOMMIT\n";
-        assert_eq!(flannel_networks(masq), ["10.5.0.0/16".parse().unwrap()]);
+    fn words_and_places_that_felix_does_not_use_are_somebody_elses() {
+        let hash = "-s 10.1.1.1/32 -m comment --comment \"cali:AbCdefghijklmn0p\" -j DROP";
+        assert!(is_felix_rule("INPUT", hash) && !is_felix_rule("OFFICE", hash), "felix looks into the kernel's chains");
+        assert!(!is_felix_rule("INPUT", &hash.replace("AbCdefghijklmn0p", "allow-office-vpn")));
+        assert!(is_felix_rule("OFFICE", "-j cali-FORWARD"), "its target goes");
     }
 }

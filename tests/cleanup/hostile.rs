@@ -3,7 +3,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use nodectl_lab::fixture::{FLANNEL_PARTS, FOREIGN};
+use nodectl_lab::fixture::{CALICO_PARTS, FLANNEL_PARTS, FOREIGN};
 use support::Ground;
 
 fn flannel(ground: &Ground, script: &str) {
@@ -172,4 +172,39 @@ fn what_names_a_device_that_goes_is_told_and_not_touched() {
     ground.must(&["--calico", "--yes"], 0);
     ground.must(&["--flannel", "--yes"], 0);
     ground.must_be_as_others_left_it();
+}
+
+#[test]
+fn rules_and_routes_as_an_agent_would_write_them_are_somebody_elses_where_no_agent_writes_them() {
+    // Chains of an administrator's, words as long as felix's hash, the two rules that let pods through Docker's policy, and a
+    // direct route beside tunnels to nodes that are as near.
+    let rules = "iptables-nft -N OFFICE
+iptables-nft -A OFFICE -s 10.50.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT
+iptables-nft -A OFFICE -s 10.1.1.1 -m comment --comment 'cali:AbCdefghijklmn0p' -j DROP
+iptables-nft -A INPUT -s 10.1.1.2 -m comment --comment 'cali:allow-office-vpn' -j ACCEPT
+iptables-nft -A FORWARD -s 10.244.0.0/16 -j ACCEPT
+iptables-nft -A FORWARD -d 10.244.0.0/16 -j ACCEPT
+iptables-nft -t nat -A PREROUTING -d 10.50.0.0/16 -m comment --comment 'flanneld masq' -j ACCEPT";
+    let route = "ip route add 10.244.9.0/24 via 192.168.77.99 dev eth0";
+    let native = "nft add rule ip filter FORWARD ct state vmap '{ established : accept, invalid : drop }'";
+    for (others, what) in [(format!("{rules}\n{route}"), "plain"), (format!("{rules}\n{native}"), "hidden")] {
+        let ground = Ground::with(&others);
+        let kept = |ground: &Ground| ground.node().sh("nft -s list table ip filter; nft -s list table ip nat").unwrap();
+        flannel(&ground, "subnet_env; vxlan 1 8472; chains iptables-nft $NET $POD 224.0.0.0/4");
+        ground.build(&format!("{CALICO_PARTS}\nsets; felix_rules iptables-nft 4"));
+        let told = ground.would(&["--flannel"])["undecided"].to_string();
+        if what == "plain" {
+            for object in ["filter FORWARD: -s 10.244.0.0/16 -j ACCEPT", "10.244.9.0/24 via 192.168.77.99 dev eth0"] {
+                assert!(told.contains(object), "{object} is not in {told}");
+            }
+        }
+        for cni in ["--flannel", "--calico"] {
+            ground.must(&[cni, "--yes"], 0);
+            assert_eq!(ground.would(&[cni])["outcome"], "nothing-to-do", "{what}");
+        }
+        ground.must_be_as_others_left_it();
+        for word in ["10.50.0.0/16", "10.1.1.1", "10.1.1.2"] {
+            assert!(kept(&ground).contains(word), "{what}: {word} has gone: {}", kept(&ground));
+        }
+    }
 }

@@ -24,7 +24,6 @@ const PIECES: &[Piece] = &[
     (Flannel, "chains iptables-nft $NET $POD 224.0.0.0/4"),
     (Flannel, "chains ip6tables-nft $NET6 $POD6 ff00::/8"),
     (Flannel, "chains iptables-legacy $NET $POD 224.0.0.0/4"),
-    (Flannel, "ip route add 10.244.7.0/24 via 192.168.77.7 dev eth0"),
     // Appended: cni0's own network may be there before it.
     (Flannel, "ip route append blackhole 10.244.1.0/24"),
     (

@@ -13,6 +13,9 @@ use crate::step::words;
 pub fn claim(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) {
     for saved in &facts.firewall.saved {
         let found = owned(facts, saved, cni, known);
+        if cni == Cni::Flannel {
+            lookalikes(saved, &found, known, inventory);
+        }
         if !found.owned.tables.is_empty() {
             tell(&found, cni, inventory);
             inventory.image.rules.push(found);
@@ -36,20 +39,32 @@ pub fn claim(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) 
 fn owned(facts: &Facts, saved: &Saved, cni: Cni, known: &Known) -> OwnedRules {
     let containers = container_chains(facts, saved, known);
     let unnamed = match cni {
-        Cni::Flannel => rules::unnamed_flannel_rules(&saved.text, &known.networks),
+        Cni::Flannel => rules::unnamed_flannel_rules(&saved.text, &known.networks, &known.unnamed),
         Cni::Calico => HashSet::new(),
     };
     let chain = |_: &str, name: &str| is_chain_of(name, cni) || containers.contains(name);
     let rule = |table: &str, chain: &str, spec: &str| {
         let by_name = match cni {
-            Cni::Flannel => rules::is_flannel_rule(spec),
-            Cni::Calico => rules::is_felix_rule(spec),
+            Cni::Flannel => rules::is_flannel_rule(table, chain, spec),
+            Cni::Calico => rules::is_felix_rule(chain, spec),
         };
         by_name
             || rules::jump(spec).is_some_and(|target| containers.contains(target))
             || (!unnamed.is_empty() && unnamed.contains(&(table.to_owned(), chain.to_owned(), spec.to_owned())))
     };
     OwnedRules { backend: saved.backend, family: saved.family, owned: rules::owned(&saved.text, chain, rule) }
+}
+
+/// Rules that flannel up to 0.16.1 would have written just so, and administrators do as well.
+fn lookalikes(saved: &Saved, found: &OwnedRules, known: &Known, inventory: &mut Inventory) {
+    let hooks: HashSet<&str> =
+        found.owned.tables.iter().flat_map(|t| &t.hooks).map(|(_, _, spec)| spec.as_str()).collect();
+    for spec in rules::unnamed_forward(&saved.text, &known.networks).into_iter().filter(|spec| !hooks.contains(spec)) {
+        inventory.undecided(
+            format!("{} filter FORWARD: {spec}", tool(saved.backend, saved.family)),
+            "flannel 0.9 to 0.16.1 wrote it so, but without its masquerading beside it an administrator may have written it",
+        );
+    }
 }
 
 fn is_chain_of(name: &str, cni: Cni) -> bool {
@@ -127,9 +142,10 @@ fn opaque(table: &NftTable, cni: Cni, known: &Known, inventory: &mut Inventory) 
         }
     }
     for rule in table.rules.iter().filter(|rule| !chains.contains(rule.chain.as_str())) {
+        let named = rule.table.split_once(' ').map_or("", |(_, name)| name);
         let by_comment = rule.comments.first().is_some_and(|c| match cni {
-            Cni::Flannel => rules::is_flannel_comment(c) && ["POSTROUTING", "FORWARD"].contains(&rule.chain.as_str()),
-            Cni::Calico => rules::is_felix_comment(c),
+            Cni::Flannel => rules::flannel_comment(named, &rule.chain) == Some(c.as_str()),
+            Cni::Calico => rules::is_kernel_chain(&rule.chain) && rules::is_felix_comment(c),
         });
         if by_comment || rule.jump.as_deref().is_some_and(|target| chains.contains(target)) {
             inventory.claim(

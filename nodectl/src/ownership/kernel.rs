@@ -110,7 +110,7 @@ pub fn claim_ipsec(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inven
 }
 
 /// `ipip`, which takes tunl0 with it: only where nobody else has a tunnel of this kind, since the kernel unloads it all the same.
-pub fn claim_modules(facts: &Facts, cni: Cni, inventory: &mut Inventory) {
+pub fn claim_modules(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) {
     let Some(traces) = facts.traces.as_ref().filter(|_| cni == Cni::Calico) else { return };
     let tunnel = facts.network.link(TUNL0).filter(|l| l.kind == "ipip");
     if !traces.modules.iter().any(|m| m == "ipip") {
@@ -125,7 +125,12 @@ pub fn claim_modules(facts: &Facts, cni: Cni, inventory: &mut Inventory) {
     let kept = facts.network.addresses.iter().filter(|a| a.link == TUNL0 && !inventory.image.stripped.contains(a));
     let foreign: Vec<String> = kept.map(|a| format!("{} on {TUNL0}", a.address)).collect();
     let users: Vec<String> = traces.ipip_users.iter().cloned().chain(foreign).collect();
-    if users.is_empty() {
+    if !known.ipip {
+        inventory.stays(
+            "the module ipip",
+            "nothing of Calico's is on tunl0, and others use it as well (load balancers); `modprobe -r ipip` unloads it",
+        );
+    } else if users.is_empty() {
         inventory.claim(
             Group::Modules,
             "ipip".into(),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cni::Cni;
-use crate::facts::{Address, ClusterView, Facts};
+use crate::facts::{Address, ClusterView, Facts, Link};
 use crate::rules;
 use crate::step::CleanScope;
 
@@ -27,6 +27,8 @@ pub struct Known {
     pub prefixes: Vec<String>,
     /// VXLAN identifiers; any where empty.
     pub vnis: Vec<u32>,
+    /// Pod networks that flannel masqueraded by rules without a name: its rules of FORWARD are told by those.
+    pub unnamed: Vec<IpNet>,
     /// Routing tables that a rule of the CNI's named.
     pub tables: Vec<u32>,
     /// IPsec policies of the CNI's were seen.
@@ -35,6 +37,10 @@ pub struct Known {
     pub ebpf: bool,
     /// WireGuard devices of the CNI's were seen.
     pub wireguard: bool,
+    /// flannel tunnels to nodes that are neighbours: it has no direct routes here, so one that looks so is somebody's.
+    pub tunnels: bool,
+    /// Calico's address, or a route of its, was seen on tunl0.
+    pub ipip: bool,
     /// Containers that live on the network of another CNI: what is written down about them stays.
     pub others: BTreeSet<String>,
 }
@@ -59,6 +65,7 @@ impl Known {
         known.subnets.extend(facts.cluster.iter().filter(is_flannels).flat_map(|c| &c.pod_cidrs));
         known.others = super::attachments::others(facts, cni);
         known.tidy();
+        known.note(facts, cni);
         known
     }
 
@@ -83,10 +90,27 @@ impl Known {
         self.subnets.extend(&other.subnets);
         self.names.extend(other.names.iter().cloned());
         self.prefixes.extend(other.prefixes.iter().cloned());
+        self.unnamed.extend(&other.unnamed);
         self.tables.extend(&other.tables);
         self.ipsec |= other.ipsec;
         self.ebpf |= other.ebpf;
         self.wireguard |= other.wireguard;
+        self.tunnels |= other.tunnels;
+        self.ipip |= other.ipip;
+        self.tidy();
+    }
+
+    /// Notes what goes and was evidence for other things, once all networks are known.
+    pub fn note(&mut self, facts: &Facts, cni: Cni) {
+        match cni {
+            Cni::Flannel => {
+                let saved = facts.firewall.saved.iter();
+                let seen = saved.flat_map(|saved| rules::unnamed_networks(&saved.text, &self.networks));
+                let seen: Vec<IpNet> = seen.collect();
+                self.unnamed.extend(seen);
+            }
+            Cni::Calico => self.ipip |= super::links::is_calicos_tunnel(facts, self),
+        }
         self.tidy();
     }
 
@@ -113,6 +137,7 @@ impl Known {
         sort(&mut self.subnets);
         sort(&mut self.names);
         sort(&mut self.prefixes);
+        sort(&mut self.unnamed);
         sort(&mut self.tables);
     }
 }
@@ -179,8 +204,32 @@ fn flannel(facts: &Facts, known: &mut Known) {
         known.networks.extend(rules::flannel_networks(&saved.text));
     }
     known.subnets.extend(overlay_subnets(facts));
+    known.tunnels = tunnels_to_neighbours(facts);
     known.ipsec = facts.traces.iter().flat_map(|t| &t.xfrm_policies).any(|p| p.reqid == super::kernel::REQID);
     known.wireguard = facts.network.links.iter().any(|l| l.name.starts_with("flannel-wg"));
+}
+
+/// Whether flannel's VXLAN devices carry what it would route directly, were DirectRouting on: to nodes that this host reaches
+/// without a gateway. As they are, or as the Node's annotation tells once they are gone.
+fn tunnels_to_neighbours(facts: &Facts) -> bool {
+    let network = &facts.network;
+    let overlays = || network.links.iter().filter(|l| l.vxlan.is_some() && l.name.starts_with("flannel"));
+    let parent = |link: &Link| link.vxlan.as_ref().and_then(|v| v.parent.clone());
+    let is_near = |link: &Link, node: IpAddr| {
+        network.addresses.iter().any(|a| Some(&a.link) == parent(link).as_ref() && a.address.contains(&node))
+    };
+    let outer = |link: &Link, gateway: IpAddr| {
+        let mac = &network.neighbours.iter().find(|n| n.link == link.name && n.address == gateway)?.mac;
+        network.fdb.iter().find(|f| f.link == link.name && f.mac == *mac).map(|f| f.dst)
+    };
+    let carries = |link: &Link| {
+        let gateways = network.routes.iter().filter(|r| r.dev.as_ref() == Some(&link.name)).filter_map(|r| r.via);
+        gateways.filter_map(|gateway| outer(link, gateway)).any(|node| is_near(link, node))
+    };
+    let told = |c: &ClusterView| {
+        c.annotations.get("flannel.alpha.coreos.com/backend-type").is_some_and(|backend| backend == "vxlan")
+    };
+    overlays().any(carries) || overlays().next().is_none() && facts.cluster.iter().any(told)
 }
 
 /// This node's parts as flannel's VXLAN devices show them: each has the base of one as its address, and its routes lead to

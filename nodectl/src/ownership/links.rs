@@ -160,14 +160,25 @@ fn company(facts: &Facts, inventory: &mut Inventory) {
     }
 }
 
+/// Whether tunl0 is Calico's work: it has a single address of the pod network, or a route of felix's or BIRD's. Load balancers
+/// (LVS with tunnels) use it too, with an address of theirs or with none.
+pub fn is_calicos_tunnel(facts: &Facts, known: &Known) -> bool {
+    let network = &facts.network;
+    network.routes.iter().any(|r| r.dev.as_deref() == Some(TUNL0) && super::routes::is_calicos_protocol(r))
+        || network.addresses.iter().any(|a| is_calicos_address(a, known))
+}
+
+fn is_calicos_address(address: &Address, known: &Known) -> bool {
+    address.link == TUNL0
+        && address.address.prefix_len() == address.address.max_prefix_len()
+        && (known.contains(&address.address) || known.networks.is_empty() && known.ipip)
+}
+
 /// tunl0 cannot be deleted: Calico's address comes off, and it is set down.
 fn tunnel(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) {
     let Some(tunnel) = facts.network.link(TUNL0).filter(|l| l.kind == "ipip" && cni == Cni::Calico) else { return };
-    let all: Vec<&Address> = facts.network.addresses.iter().filter(|a| a.link == TUNL0).collect();
-    let single = |a: &Address| a.address.prefix_len() == a.address.max_prefix_len();
-    let inside = |a: &Address| known.contains(&a.address) || known.networks.is_empty();
-    let (ours, rest): (Vec<&Address>, Vec<&Address>) =
-        all.into_iter().filter(|a| !is_link_local(a)).partition(|a| single(a) && inside(a));
+    let all = facts.network.addresses.iter().filter(|a| a.link == TUNL0 && !is_link_local(a));
+    let (ours, rest): (Vec<&Address>, Vec<&Address>) = all.partition(|a| is_calicos_address(a, known));
     for address in &ours {
         inventory.claim(
             Group::Addresses,
@@ -176,7 +187,13 @@ fn tunnel(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) {
         );
         inventory.image.stripped.push((*address).clone());
     }
-    if rest.is_empty() && tunnel.up {
+    for address in &rest {
+        inventory.undecided(
+            format!("{} on {TUNL0}", address.address),
+            "Calico has a single address of its pool there, and this lies in no pod network that is known; `--network CIDR` names one",
+        );
+    }
+    if rest.is_empty() && tunnel.up && known.ipip {
         inventory.claim(
             Group::Links,
             format!("{TUNL0} (set down)"),
@@ -227,4 +244,70 @@ fn is_flannels_bridge(facts: &Facts, link: &Link, known: &Known) -> bool {
 /// The kernel's own.
 fn is_link_local(address: &Address) -> bool {
     matches!(address.address, IpNet::V6(v6) if v6.addr().is_unicast_link_local())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ownership;
+
+    /// tunl0 as a virtual server has it, whatever else is there.
+    fn load_balancer(vip: Option<&str>) -> Facts {
+        let mut facts = Facts::default();
+        facts.traces = Some(Box::default());
+        facts.traces.as_mut().unwrap().modules = vec!["ipip".into()];
+        let tunnel = Link { name: TUNL0.into(), kind: "ipip".into(), up: true, ..Link::default() };
+        facts.network.links.push(tunnel);
+        let address = |vip: &str| Address { link: TUNL0.into(), address: vip.parse().unwrap() };
+        facts.network.addresses.extend(vip.map(address));
+        facts
+    }
+
+    fn objects(facts: &Facts) -> Vec<String> {
+        let known = Known::of(facts, Cni::Calico);
+        ownership::inventory(facts, Cni::Calico, &known).claims.into_iter().map(|c| c.object).collect()
+    }
+
+    #[test]
+    fn a_load_balancers_tunl0_is_no_calicos() {
+        for vip in [None, Some("198.51.100.7/32")] {
+            let mut facts = load_balancer(vip);
+            assert!(objects(&facts).is_empty(), "{vip:?}");
+            // Calico with VXLAN was here as well.
+            facts.traces.as_mut().unwrap().pools = vec!["10.244.0.0/16".parse().unwrap()];
+            facts.firewall.sets = vec!["cali40masq-ipam-pools".into()];
+            assert_eq!(objects(&facts), ["cali40masq-ipam-pools"], "{vip:?}");
+        }
+    }
+
+    #[test]
+    fn calicos_tunl0_is_told_by_its_address_or_by_a_route_and_a_kill_loses_neither() {
+        let all = ["10.244.1.1/32 on tunl0", "tunl0 (set down)", "ipip"];
+        let mut facts = load_balancer(Some("10.244.1.1/32"));
+        facts.traces.as_mut().unwrap().pools = vec!["10.244.0.0/16".parse().unwrap()];
+        assert_eq!(objects(&facts), all);
+        let before = Known::of(&facts, Cni::Calico);
+        facts.network.addresses.clear();
+        let mut known = Known::of(&facts, Cni::Calico);
+        known.add(&before);
+        let left = ownership::inventory(&facts, Cni::Calico, &known).claims;
+        assert_eq!(left.into_iter().map(|c| c.object).collect::<Vec<_>>(), all[1..]);
+        // No network is known, but BIRD routes over it.
+        let mut facts = load_balancer(Some("10.244.1.1/32"));
+        let route = Route {
+            dst: "10.244.2.0/26".parse().unwrap(),
+            dev: Some(TUNL0.into()),
+            proto: 12,
+            table: 254,
+            via: None,
+            src: None,
+            scope: 0,
+            kind: crate::facts::RouteKind::Unicast,
+            metric: 0,
+            onlink: true,
+            mtu: None,
+        };
+        facts.network.routes.push(route);
+        assert_eq!(objects(&facts)[1..], all);
+    }
 }

@@ -52,7 +52,7 @@ fn flannel(facts: &Facts, route: &Route, known: &Known) -> Option<&'static str> 
     match route.kind {
         RouteKind::Blackhole if own => Some("flanneld's blackhole of this node's part of the pod network"),
         // As long as a node's part, at a gateway that is a neighbour and not this host's way out.
-        RouteKind::Unicast if !own && known.contains(&route.dst) => {
+        RouteKind::Unicast if !own && !known.tunnels && known.contains(&route.dst) => {
             if !external(facts).contains(&route.dev.as_deref()) {
                 return None;
             }
@@ -137,7 +137,7 @@ fn undecided(route: &Route, cni: Cni, known: &Known, inventory: &mut Inventory) 
     let is_boot = route.table == MAIN && route.proto == PROTO_BOOT && route.kind == RouteKind::Unicast;
     if cni == Cni::Flannel && is_boot && as_long && known.contains(&route.dst) && route.via.is_some() {
         let why = "it leads to a part of the pod network as flannel's would, but not as flannel's do here (another device, \
-                   a metric, or the host's own way out)";
+                   a metric, the host's own way out, or beside a tunnel to nodes as near)";
         inventory.undecided(text(route), why);
     }
     let candidate = route.table == MAIN
@@ -185,6 +185,11 @@ fn wireguard_rules(facts: &Facts, known: &Known, inventory: &mut Inventory) -> V
 pub fn is_wireguard_shape(rule: &Rule) -> bool {
     let single = rule.fwmark.is_some_and(|(mark, mask)| mark == mask && mark.is_power_of_two());
     rule.priority == WIREGUARD_PRIORITY && rule.invert && !rule.selective && single
+}
+
+/// felix's or BIRD's.
+pub fn is_calicos_protocol(route: &Route) -> bool {
+    [PROTO_FELIX, PROTO_BIRD].contains(&route.proto)
 }
 
 fn is_over(route: &Route, devices: &[&str]) -> bool {

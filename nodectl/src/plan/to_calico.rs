@@ -76,11 +76,7 @@ fn flannel_rules(saved: &[Saved]) -> Vec<OwnedRules> {
     saved
         .iter()
         .filter_map(|s| {
-            let owned = rules::owned(
-                &s.text,
-                |_, chain| rules::is_flannel_chain(chain),
-                |_, _, rule| rules::is_flannel_rule(rule),
-            );
+            let owned = rules::owned(&s.text, |_, chain| rules::is_flannel_chain(chain), rules::is_flannel_rule);
             (!owned.tables.is_empty()).then_some(OwnedRules { backend: s.backend, family: s.family, owned })
         })
         .collect()
