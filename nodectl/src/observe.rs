@@ -142,7 +142,10 @@ impl Seen {
 
     /// One tool that is missing hides its own part alone.
     fn firewall(&mut self, parts: Result<FirewallParts>) -> Firewall {
-        let Some((iptables, tables, sets)) = self.optional("firewall", parts) else { return Firewall::default() };
+        let Some((iptables, readable, tables, sets)) = self.optional("firewall", parts) else {
+            return Firewall::default();
+        };
+        self.part("tables of iptables", readable);
         Firewall {
             nft_tables: self.part("nft tables", tables),
             sets: self.part("ipsets", sets),
@@ -151,14 +154,14 @@ impl Seen {
     }
 }
 
-type FirewallParts = (Result<Firewall>, Result<Vec<String>>, Result<Vec<String>>);
+type FirewallParts = (Result<Firewall>, Result<()>, Result<Vec<String>>, Result<Vec<String>>);
 
 fn join<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T> {
     thread.join().map_err(|_| anyhow!("the thread that looked at it was lost"))
 }
 
 fn firewall() -> FirewallParts {
-    (iptables::observe(), nft::tables(), ipset::names())
+    (iptables::observe(), iptables::readable(), nft::tables(), ipset::names())
 }
 
 fn processes() -> Result<Vec<Process>> {

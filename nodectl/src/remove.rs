@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::host::netlink::{self, LinkChange};
-use crate::host::{Host, backup, bpffs, files, ipset, iptables, kmod, mount, nft, nft_rules, sysctl, xfrm};
+use crate::host::{Host, backup, bpffs, ipset, iptables, kmod, mount, nft, nft_rules, sysctl, xfrm};
 use crate::rules::{owned, take_out};
 use crate::step::RemovedImage;
 
@@ -159,8 +159,7 @@ fn put_aside(host: &Host, paths: &[String], aside: &Aside) -> Result<()> {
         }
         match aside.path(file) {
             Some(target) => backup::move_aside(&path, &target)?,
-            None if path.is_dir() && !path.is_symlink() => drop(files::remove_directory(&path)?),
-            None => drop(files::remove(&path)?),
+            None => backup::purge(&path)?,
         }
     }
     Ok(())

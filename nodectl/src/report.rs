@@ -89,8 +89,8 @@ pub fn result(format: OutputFormat, text: &str, data: &impl Serialize, changed: 
         OutputFormat::Text => out.write_all(text.as_bytes()),
         OutputFormat::Json => {
             let document = document(data, changed)?;
-            serde_json::to_writer_pretty(&mut out, &document).context("could not encode the result")?;
-            out.write_all(b"\n")
+            let text = serde_json::to_string_pretty(&document).context("could not encode the result")?;
+            out.write_all(format!("{text}\n").as_bytes())
         }
     };
     match written.and_then(|()| out.flush()) {

@@ -148,12 +148,23 @@ fn a_configuration_that_new_pods_do_not_start_with() {
         ground.build(&format!("echo '{broken}' > /etc/cni/net.d/01-broken.conflist"));
         mended(ground.node(), "stale-conflist");
     }
+    // The command is there to be copied, whatever the file is called; runtimes pass over folders.
+    ground.build(
+        "mkdir -p /etc/cni/net.d/00-folder.conflist; echo '[1]' > \"/etc/cni/net.d/02 odd \\$(id) 'name'.conf\"",
+    );
+    let odd = mended(ground.node(), "stale-conflist");
+    assert!(odd["what"].as_str().unwrap().ends_with("names no plugin"), "{odd:#}");
     ground.build("mv /opt/cni/bin/portmap /tmp/");
     assert_eq!(finding(ground.node(), "plugin-missing")["objects"], serde_json::json!(["portmap"]));
     ground.build("mv /tmp/portmap /opt/cni/bin/");
     drop(running);
-    let _kubelet = ground.process("kubelet", &[]);
+    let kubelet = ground.process("kubelet", &[]);
     finding(ground.node(), "agent-missing");
+    // Where nobody makes pods, a configuration is a leftover, and nothing is missing.
+    drop(kubelet);
+    ground.node().stop_unit("containerd.service").unwrap();
+    ground.build("rm /opt/cni/bin/portmap");
+    assert_eq!(ids(ground.node()), ["calico-left"]);
 }
 
 #[test]

@@ -10,6 +10,18 @@ fn flannel(ground: &Ground, script: &str) {
     ground.build(&format!("{FLANNEL_PARTS}\n{script}"));
 }
 
+/// Odd things among Calico's: a set that somebody's rule uses, folders that are file systems of their own, a socket, a link, an
+/// administrator's copy of the configuration.
+const ODD: &str = "mkdir -p /etc/cni/net.d /var/log/calico /run/calico /var/lib/kubelet/plugins_registry /var/lib/elsewhere
+sets
+iptables-nft -t nat -A POSTROUTING -m set --match-set cali40masq-ipam-pools src -m comment --comment 'by hand' -j RETURN
+iptables-nft -t nat -N cali-nat-outgoing; iptables-nft -t nat -A cali-nat-outgoing -m set --match-set cali40all-ipam-pools src -j RETURN
+mount -t tmpfs log /var/log/calico; echo log > /var/log/calico/cni.log
+ln -s /var/lib/elsewhere /var/lib/calico
+perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => q(/var/lib/kubelet/plugins_registry/csi.tigera.io-reg.sock), Listen => 1) or die'
+echo '{}' > /etc/cni/net.d/10-calico.conflist.mine; echo token > /etc/cni/net.d/calico-kubeconfig
+mkfifo /var/lib/cni/results/k8s-pod-network-ffff-eth0";
+
 /// The six layouts that flannel has written, as text for a restore: what is in nat and what in filter.
 const LAYOUTS: [(&str, &[&str], &[&str]); 6] = [
     (
@@ -206,5 +218,59 @@ iptables-nft -t nat -A PREROUTING -d 10.50.0.0/16 -m comment --comment 'flanneld
         for word in ["10.50.0.0/16", "10.1.1.1", "10.1.1.2"] {
             assert!(kept(&ground).contains(word), "{what}: {word} has gone: {}", kept(&ground));
         }
+    }
+}
+
+#[test]
+fn what_cannot_go_is_told_and_keeps_nothing_else_from_going() {
+    let ground = Ground::with("mkdir -p /var/lib/cni/results");
+    ground.build(&format!("{CALICO_PARTS}\n{ODD}"));
+    let told = ground.would(&["--calico"])["stays"].to_string();
+    assert!(told.contains("cali40masq-ipam-pools") && told.contains("by hand"), "{told}");
+    ground.must(&["--calico", "--yes"], 0);
+    let left = "ipset list -n; ls /var/log/calico; ls /etc/cni/net.d; ls /var/lib/kubelet/plugins_registry; ls -d /var/lib/elsewhere";
+    let left = ground.node().sh(left).unwrap();
+    assert_eq!(left, "cali40masq-ipam-pools\n10-calico.conflist.mine\n/var/lib/elsewhere\n");
+    let kept = ground.node().sh("cat /var/lib/nodectl/backup/*/files/var/log/calico/cni.log").unwrap();
+    assert_eq!(kept, "log\n");
+    let again = ground.would(&["--calico"]);
+    assert_eq!(again["outcome"], "nothing-to-do", "{again:#}");
+    assert!(again["stays"].to_string().contains("a mount point cannot be removed"), "{again:#}");
+    // Once nobody uses the set any more, it goes.
+    ground.build("iptables-nft -t nat -F POSTROUTING; umount /var/log/calico; rmdir /var/log/calico");
+    ground.must(&["--calico", "--yes"], 0);
+    assert_eq!(ground.node().sh("ipset list -n").unwrap(), "");
+}
+
+#[test]
+fn a_file_that_came_after_a_kill_is_kept_beside_the_one_before() {
+    let ground = Ground::with("");
+    flannel(&ground, "subnet_env");
+    let kill = ["env", "NODECTL_FAULT=files.rename", "nodectl", "cleanup", "--flannel", "--yes"];
+    assert_eq!(ground.node().exec(&kill).unwrap().code, 137);
+    ground.build("echo '{\"name\":\"cbr0\",\"plugins\":[{\"type\":\"flannel\"}],\"by\":\"hand\"}' > /etc/cni/net.d/10-flannel.conflist");
+    ground.must(&["--flannel", "--yes"], 0);
+    let kept = ground.node().sh("cat /var/lib/nodectl/backup/*/files/etc/cni/net.d/10-flannel.conflist*").unwrap();
+    assert!(kept.contains("isDefaultGateway") && kept.contains("\"by\":\"hand\""), "{kept}");
+}
+
+#[test]
+fn a_file_that_is_none_is_waited_for_by_nobody() {
+    let ground = Ground::with("");
+    let files = [
+        "rm /run/flannel/subnet.env; mkfifo /run/flannel/subnet.env",
+        "rm /run/flannel/subnet.env; mkdir /run/flannel/subnet.env",
+        "printf 'FLANNEL_NETWORK=\\377\\376\\nFLANNEL_SUBNET=9\\n' > /run/flannel/subnet.env",
+        "mkdir -p /var/lib/cni/flannel; mkfifo /var/lib/cni/flannel/ffff",
+        "mkdir /etc/cni/net.d/00-folder.conflist; ln -s /nowhere /etc/cni/net.d/99-link.conf; mkfifo /etc/cni/net.d/98.conf",
+    ];
+    for file in files {
+        flannel(&ground, &format!("subnet_env; vxlan 1 8472; {file}"));
+        let done = ground.node().exec(&["timeout", "20", "nodectl", "cleanup", "--flannel", "--yes"]).unwrap();
+        assert_eq!(done.code, 0, "{file}: {}{}", done.stdout, done.stderr);
+        assert_eq!(
+            ground.node().sh("ip -o link | grep -c flannel || true; ls -d /run/flannel 2>/dev/null || true").unwrap(),
+            "0\n"
+        );
     }
 }

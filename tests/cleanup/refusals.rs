@@ -133,6 +133,9 @@ fn words_that_make_no_sense_are_usage() {
         &[][..],
         &["--calico", "--flannel"],
         &["--flannel", "--network", "10.244"],
+        &["--flannel", "--network", "0.0.0.0/0"],
+        &["--flannel", "--subnet", "::/0"],
+        &["--calico", "--interface-prefix", ""],
         &["--flannel", "--force", "everything"],
         &["--flannel", "--detailed-exitcode"],
     ] {
@@ -157,5 +160,18 @@ fn a_damaged_record_of_a_cleanup_is_named_with_its_remedy() {
         assert!(before.diff(&ground.snapshot()).is_empty());
     }
     ground.build(&format!("rm {record}"));
+    ground.must(&["--flannel", "--yes"], 0);
+}
+
+#[test]
+fn what_could_not_be_looked_at_is_not_taken_for_clean() {
+    let ground = Ground::with("");
+    ground.must(&["--flannel", "--yes"], 0);
+    ground.build("mount --bind /bin/false /usr/sbin/xtables-nft-multi");
+    let done = ground.must(&["--flannel", "--yes"], 3);
+    assert!(done.stdout.starts_with("Nothing of flannel was seen on this node."), "{}", done.stdout);
+    assert!(done.stderr.contains("[unobserved] ") && done.stderr.contains("iptables: "), "{}", done.stderr);
+    ground.must(&["--flannel", "--yes", "--force", "unobserved"], 0);
+    ground.build("umount /usr/sbin/xtables-nft-multi");
     ground.must(&["--flannel", "--yes"], 0);
 }

@@ -10,8 +10,11 @@ use crate::ownership::{Inventory, Known, attachments};
 use crate::plan::SHIM_CONFLIST;
 use crate::step::words::{count, some};
 
+/// Name of the refusal to decide on what could not be seen.
+pub const UNOBSERVED: &str = "unobserved";
+
 /// Names of the refusals that `--force` waives.
-pub const NAMES: [&str; 5] = ["agent-runs", "pods-depend", "cni-active", "unobserved", "kube-proxy-missing"];
+pub const NAMES: [&str; 5] = ["agent-runs", "pods-depend", "cni-active", UNOBSERVED, "kube-proxy-missing"];
 
 /// A reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,7 +162,7 @@ fn unobserved(facts: &Facts) -> Option<Refusal> {
         return None;
     }
     refusal(
-        "unobserved",
+        UNOBSERVED,
         format!("parts of this node could not be looked at: {}", unseen.join("; ")),
         "mend that; `--force unobserved` removes what can be seen",
     )

@@ -1,6 +1,7 @@
 //! `nodectl cleanup`: look, decide, ask, write down, remove, look again.
 
 use anyhow::Result;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::migrate;
@@ -58,6 +59,17 @@ fn request(args: &CleanupArgs) -> Result<Request> {
         ))
         .into());
     }
+    let all = [("--network", &args.network), ("--subnet", &args.subnet)];
+    let everything = |nets: &Vec<IpNet>| nets.iter().find(|net| net.prefix_len() == 0).copied();
+    if let Some((flag, net)) = all.into_iter().find_map(|(flag, nets)| Some((flag, everything(nets)?))) {
+        let text =
+            format!("{flag} {net} is every address there is. To fix it: give the pod network, such as 10.244.0.0/16");
+        return Err(Failure::Usage(text).into());
+    }
+    if args.interface_prefix.iter().chain(&args.network_name).any(String::is_empty) {
+        let text = "an empty prefix or name would fit everything. To fix it: leave the flag out, or name what it is";
+        return Err(Failure::Usage(text.into()).into());
+    }
     Ok(Request {
         cni,
         force: args.force.clone(),
@@ -89,7 +101,9 @@ fn refused(decision: &Decision) -> Option<Failure> {
     let why: Vec<String> = standing.iter().map(|r| format!("[{}] {}", r.name, r.why)).collect();
     let told = Told::of(&format!("nothing was changed: {}", why.join("; ")));
     let told = standing.iter().fold(told, |told, refusal| told.mended_by(&refusal.fix));
-    (!standing.is_empty() && !decision.is_empty()).then(|| Failure::Refused(told.to_string()))
+    // Where nothing is to go nothing is in its way; but what could not be looked at is not nothing.
+    let blind = standing.iter().any(|refusal| refusal.name == refusals::UNOBSERVED);
+    (!standing.is_empty() && (blind || !decision.is_empty())).then(|| Failure::Refused(told.to_string()))
 }
 
 /// An error that names what has changed between the question and the answer.

@@ -1,12 +1,13 @@
 //! Agents, configurations and the shim: whether new pods get a network.
 
-use super::findings::Found;
+use super::findings::{Found, quoted};
 use super::node::Node;
 use crate::cleanup::refusals;
 use crate::cni::Cni;
 use crate::ownership::files::plugin_types;
 use crate::ownership::known::{main_plugin, plugin};
 use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
+use crate::remedy::Told;
 use crate::shim::by_hand;
 use crate::step::words::count;
 
@@ -17,19 +18,18 @@ const MIGRATION: &str = "flannel-migration-in-progress";
 pub(super) fn stale_conflist(node: &Node) -> Option<Found> {
     let (name, conf) = node.first_configuration()?;
     let path = format!("{}/{name}", node.facts.files.conf_dir);
-    let aside = format!("mv {path} {path}.broken");
+    let aside = format!("mv {} {}", quoted(&path), quoted(&format!("{path}.broken")));
     let first = format!("{path} sorts first");
-    if conf.is_null() {
+    let Some(main) = main_plugin(conf) else {
+        let lacks = if conf.is_null() { "is no JSON" } else { "names no plugin" };
         return Some(Found {
-            what: format!("{first} and is no JSON"),
-            evidence:
-                "runtimes sort configurations by name, and load no network at all where the first cannot be parsed"
-                    .into(),
+            what: format!("{first} and {lacks}"),
+            evidence: "runtimes sort configurations by name, and load no network at all where the first cannot be used"
+                .into(),
             objects: vec![path],
             command: aside,
         });
-    }
-    let main = main_plugin(conf)?;
+    };
     if main == MIGRATION {
         return Some(Found {
             what: format!("{first} and is the placeholder of an interrupted migration"),
@@ -58,6 +58,10 @@ pub(super) fn stale_conflist(node: &Node) -> Option<Found> {
 /// Plugins of the configuration in force that are in no directory of the runtime's.
 pub(super) fn plugin_missing(node: &Node) -> Option<Found> {
     let files = &node.facts.files;
+    // Where nobody makes pods, a configuration is a leftover or another program's.
+    if !refusals::kubelet_runs(node.facts) && node.facts.runtime.is_none() {
+        return None;
+    }
     let first = files.conf_names.first()?;
     let types = plugin_types(files.confs.get(first)?);
     let missing = types.into_iter().filter(|t| t != MIGRATION && !files.binaries.contains_key(t)).collect();
@@ -148,10 +152,12 @@ pub(super) fn unobserved(node: &Node) -> Option<Found> {
         unseen.extend(node.facts.unobserved.get("runtime").map(|why| format!("runtime: {why}")));
     }
     let root = node.facts.machine.uid == 0;
+    let remedies = unseen.iter().flat_map(|why| Told::of(why).remedies).collect::<Vec<_>>().join("; ");
+    let mend = if remedies.is_empty() { "mend what is named".to_owned() } else { remedies };
     Found::some(unseen, |unseen| Found {
         what: format!("{} of this node could not be looked at", count(unseen.len(), "part")),
         evidence: "the kernel or a tool refused".into(),
         objects: unseen,
-        command: if root { "mend what is named".into() } else { "sudo nodectl doctor".into() },
+        command: if root { mend } else { "sudo nodectl doctor".into() },
     })
 }

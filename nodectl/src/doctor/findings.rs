@@ -84,6 +84,16 @@ pub(super) struct Found {
     pub command: String,
 }
 
+/// A word for a shell: commands are there to be copied, and whoever made a file chose its name.
+pub(super) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
 impl Found {
     /// Of so many objects; none is no finding.
     pub fn some(objects: Vec<String>, found: impl FnOnce(Vec<String>) -> Found) -> Option<Found> {
@@ -100,5 +110,18 @@ impl Found {
             objects: self.objects,
             command: self.command,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_does_what_it_says_whatever_a_file_is_called() {
+        assert_eq!(quoted("/etc/cni/net.d/10-flannel.conflist"), "/etc/cni/net.d/10-flannel.conflist");
+        assert_eq!(quoted("02 odd $(id)"), "'02 odd $(id)'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
     }
 }

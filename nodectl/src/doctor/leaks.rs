@@ -3,7 +3,7 @@
 
 use cni_shim::evidence::calico_interface;
 
-use super::findings::Found;
+use super::findings::{Found, quoted};
 use super::node::Node;
 use crate::cni::Cni;
 use crate::ownership::files::LEASES;
@@ -18,9 +18,9 @@ pub(super) fn leases(node: &Node) -> Option<Found> {
     let mut stores: Vec<&str> = objects.iter().filter_map(|path| path.rsplit_once('/')).map(|(dir, _)| dir).collect();
     stores.dedup();
     let one = |dir: &&str| {
-        let files: Vec<&str> =
-            objects.iter().filter(|p| p.starts_with(&format!("{dir}/"))).map(String::as_str).collect();
-        format!("flock {dir}/lock rm -f {}", files.join(" "))
+        let files: Vec<String> =
+            objects.iter().filter(|p| p.starts_with(&format!("{dir}/"))).map(|path| quoted(path)).collect();
+        format!("flock {} rm -f {}", quoted(&format!("{dir}/lock")), files.join(" "))
     };
     let mut commands: Vec<String> = stores.iter().map(one).collect();
     if node.facts.shim.mode.is_some() {

@@ -2,30 +2,80 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::{files, mount};
 use crate::fault;
 
-/// Moves a file or folder to `aside`; nothing to do where it is gone. A copy that exists already stays as it is: it was
-/// made before a crash.
+/// Moves a file or folder to `aside`; nothing to do where it is gone. A copy that holds all of it was made before a crash and
+/// stays as it is; beside one that does not, this takes a name of its own (`NAME.1`), so that neither is lost.
 pub fn move_aside(path: &Path, aside: &Path) -> Result<()> {
-    if !files::exists(path) {
-        return Ok(());
+    let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
+    let is_special = !(meta.is_file() || meta.is_dir() || meta.is_symlink());
+    if !is_special && !holds(aside, path) {
+        let free = free_name(aside);
+        if move_within(path, &free)? {
+            return Ok(());
+        }
+        transfer(path, &free)?;
     }
-    if !files::exists(aside) {
-        transfer(path, aside)?;
-    }
-    fault::point("backup.remove");
-    remove(path).with_context(|| format!("could not remove {}", path.display()))
+    purge(path)
 }
 
-/// Removes a file or folder, if it is there.
+/// Removes a file or folder, if it is there. Of a mount point the content.
+pub fn purge(path: &Path) -> Result<()> {
+    fault::point("backup.remove");
+    remove(path).with_context(|| format!("could not remove {}", path.display()))?;
+    path.parent().filter(|parent| parent.is_dir()).map_or(Ok(()), files::sync_directory)
+}
+
+/// Moves within a file system, which needs no room on it. False where it is not one, or where this is a mount point.
+fn move_within(path: &Path, aside: &Path) -> Result<bool> {
+    let (from, to) = (path.parent().unwrap_or(Path::new("/")), aside.parent().unwrap_or(Path::new("/")));
+    files::create_directory(to, 0o700)?;
+    fault::point("backup.rename");
+    if fs::rename(path, aside).is_err() {
+        return Ok(false);
+    }
+    files::sync_directory(to)?;
+    files::sync_directory(from)?;
+    Ok(true)
+}
+
+/// The name, or the first with a number behind it that nothing bears.
+fn free_name(aside: &Path) -> PathBuf {
+    let numbered = |n: u32| {
+        let mut name = aside.as_os_str().to_owned();
+        name.push(format!(".{n}"));
+        PathBuf::from(name)
+    };
+    if !files::exists(aside) {
+        return aside.to_owned();
+    }
+    (1..).map(numbered).find(|path| !files::exists(path)).unwrap_or_else(|| aside.to_owned())
+}
+
+/// Whether a copy has all that is in a file or folder, of which a part may be removed already.
+fn holds(copy: &Path, path: &Path) -> bool {
+    if !is_folder(path) || !is_folder(copy) {
+        return is_same(copy, path);
+    }
+    let is_kept = |name: &String| {
+        let (copy, path) = (copy.join(name), path.join(name));
+        let is_special = fs::symlink_metadata(&path).is_ok_and(|m| !(m.is_file() || m.is_dir() || m.is_symlink()));
+        is_special || holds(&copy, &path)
+    };
+    files::list(path).is_ok_and(|names| names.iter().all(is_kept))
+}
+
+/// Removes a file or folder, if it is there. What is a file system of its own cannot go: it stays, empty.
 fn remove(path: &Path) -> std::io::Result<()> {
+    let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
     match if is_folder(path) { fs::remove_dir_all(path) } else { fs::remove_file(path) } {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy && is_empty() => Ok(()),
         removed => removed,
     }
 }
@@ -122,4 +172,62 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     }
     fs::set_permissions(to, fs::Permissions::from_mode(meta.mode() & 0o7777))?;
     chown(to, Some(meta.uid()), Some(meta.gid()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn nothing_that_waits_aside_is_lost() {
+        // Across file systems, where it is a copy, and within one.
+        for near in [true, false] {
+            let here = tempfile::tempdir_in("/dev/shm").expect("a directory");
+            let there = tempfile::tempdir_in(if near { "/dev/shm" } else { "/tmp" }).expect("a directory");
+            let (path, aside) = (here.path().join("token"), there.path().join("etc/token"));
+            for text in ["one", "two", "two", "three"] {
+                fs::write(&path, text).expect("a file");
+                move_aside(&path, &aside).expect("it moves");
+                assert!(!path.exists());
+            }
+            let mut kept: Vec<(String, String)> = files::list(aside.parent().unwrap())
+                .unwrap()
+                .into_iter()
+                .map(|name| (fs::read_to_string(there.path().join("etc").join(&name)).unwrap(), name))
+                .collect();
+            kept.sort();
+            let texts: Vec<&str> = kept.iter().map(|(text, _)| text.as_str()).collect();
+            assert_eq!(texts.first(), Some(&"one"));
+            assert!(texts.contains(&"two") && texts.contains(&"three"), "{kept:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_half_removed_is_not_copied_again() {
+        let here = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        let there = tempfile::tempdir_in("/tmp").expect("a directory");
+        let (path, aside) = (here.path().join("calico"), there.path().join("calico"));
+        fs::create_dir(&path).expect("a directory");
+        fs::write(path.join("nodename"), "n1").expect("a file");
+        fs::write(path.join("mtu"), "1450").expect("a file");
+        let _socket = UnixListener::bind(path.join("bird.ctl")).expect("a socket");
+        keep(&path, &aside).expect("a copy");
+        fs::remove_file(path.join("mtu")).expect("a kill came here");
+        move_aside(&path, &aside).expect("it goes");
+        assert!(!path.exists());
+        assert_eq!(files::list(there.path()).unwrap(), ["calico"]);
+        assert_eq!(files::list(&aside).unwrap(), ["mtu", "nodename"]);
+    }
+
+    #[test]
+    fn a_socket_goes_though_nothing_of_it_can_be_kept() {
+        let here = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        let there = tempfile::tempdir_in("/tmp").expect("a directory");
+        let path = here.path().join("csi.sock");
+        let _socket = UnixListener::bind(&path).expect("a socket");
+        move_aside(&path, &there.path().join("csi.sock")).expect("it goes");
+        assert!(!files::exists(&path) && files::list(there.path()).unwrap().is_empty());
+    }
 }

@@ -17,12 +17,23 @@ pub const TEMPORARY_PREFIX: &str = ".nodectl-";
 
 /// The bytes of a file; `None` where there is none.
 pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
+    if is_endless(path) {
+        return Ok(Some(Vec::new()));
+    }
     optional(fs::read(path), path, "read")
 }
 
 /// The text of a file; `None` where there is none.
 pub fn read_text_optional(path: &Path) -> Result<Option<String>> {
+    if is_endless(path) {
+        return Ok(Some(String::new()));
+    }
     optional(fs::read_to_string(path), path, "read")
+}
+
+/// A FIFO or a device where a file is looked for: nobody may ever write to it, or it has no end. There is nothing in it.
+fn is_endless(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
 }
 
 /// Whether anything is there, a dangling symbolic link included.

@@ -65,6 +65,8 @@ pub fn destroy(names: &[impl AsRef<str>]) -> Result<()> {
         created.filter(|(_, kind)| kind.starts_with("list:set ")).map(|(name, _)| name).collect();
     let (lists, plain): (Vec<_>, Vec<_>) = there.into_iter().partition(|name| sets_of_sets.contains(name.as_str()));
     let batch: String = lists.iter().chain(&plain).map(|name| format!("destroy {name}\n")).collect();
-    Run::new("ipset").args(["restore"]).stdin(batch).timeout(TIMEOUT).text().context("could not destroy ipsets")?;
+    Run::new("ipset").args(["restore"]).stdin(batch).timeout(TIMEOUT).text().context(
+        "could not destroy ipsets. To fix it: take out the rule that still uses one of them (`iptables-save | grep -- -set`)",
+    )?;
     Ok(())
 }

@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
+use super::nft;
 use super::run::{self, Run};
 use crate::facts::{Backend, Family, Firewall, Saved};
 use crate::fault;
@@ -56,6 +57,32 @@ pub fn saved() -> Result<Vec<Saved>> {
         }
     }
     Ok(saved)
+}
+
+/// An error where the kernel has tables that no tool here can show: an agent in a container brings tools of its own.
+pub fn readable() -> Result<()> {
+    let families = [Family::Ipv4, Family::Ipv6];
+    let lacks = |backend, family| tool(backend, family, "-save").is_none();
+    let native =
+        if families.iter().any(|family| lacks(Backend::Nft, *family)) { nft::tables_of_iptables()? } else { vec![] };
+    let is_there = |backend: Backend, family: Family| match backend {
+        Backend::Legacy => legacy_in_use(family),
+        Backend::Nft => {
+            let start = if family == Family::Ipv4 { "ip " } else { "ip6 " };
+            native.iter().any(|table| table.starts_with(start))
+        }
+    };
+    let all = [Backend::Nft, Backend::Legacy].into_iter().flat_map(|b| families.into_iter().map(move |f| (b, f)));
+    let missing = all.filter(|(b, f)| lacks(*b, *f) && is_there(*b, *f));
+    let missing: Vec<String> = missing.map(|(b, f)| format!("{}-{}", base(f), name(b))).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "the kernel has tables of {}, and the tool is not installed, so nobody can see what is in them. To fix it: install \
+         iptables (both variants, where the distribution has two packages)",
+        missing.join(", ")
+    )
 }
 
 /// The variant that Kubernetes writes to, by its chains; `None` where neither has any.
@@ -147,16 +174,20 @@ fn looker(backend: Backend, family: Family) -> Result<iptables::IPTables> {
 
 /// The name of a tool of one variant: the suffixed one where it is installed, the plain one where that is of this variant.
 fn tool(backend: Backend, family: Family, verb: &str) -> Option<String> {
-    let base = match family {
-        Family::Ipv4 => "iptables",
-        Family::Ipv6 => "ip6tables",
-    };
+    let base = base(family);
     let suffixed = format!("{base}-{}{verb}", name(backend));
     if run::installed(&suffixed) {
         return Some(suffixed);
     }
     let plain = format!("{base}{verb}");
     (*PLAIN == Some(backend) && run::installed(&plain)).then_some(plain)
+}
+
+fn base(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "iptables",
+        Family::Ipv6 => "ip6tables",
+    }
 }
 
 fn name(backend: Backend) -> &'static str {

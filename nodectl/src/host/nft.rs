@@ -9,6 +9,19 @@ use crate::fault;
 /// Tables as `family name`, without those of the compatibility layer, which iptables.rs reads. None where the tool is not
 /// installed and the kernel's part is not there.
 pub fn tables() -> Result<Vec<String>> {
+    Ok(all()?.into_iter().filter(|(family, name)| !of_iptables(family, name)).map(named).collect())
+}
+
+/// Those of the compatibility layer, in the same form.
+pub fn tables_of_iptables() -> Result<Vec<String>> {
+    Ok(all()?.into_iter().filter(|(family, name)| of_iptables(family, name)).map(named).collect())
+}
+
+fn named((family, name): (String, String)) -> String {
+    format!("{family} {name}")
+}
+
+fn all() -> Result<Vec<(String, String)>> {
     if !run::installed("nft") {
         if super::kmod::present("nf_tables") {
             bail!("nft is not installed, so native nftables tables cannot be seen. To fix it: install nftables");
@@ -18,11 +31,10 @@ pub fn tables() -> Result<Vec<String>> {
     let text = Run::new("nft").args(["-j", "list", "tables"]).text().context("could not list the nftables tables")?;
     let answer: Value = serde_json::from_str(&text).context("nft's list of tables does not parse")?;
     let entries = answer.get("nftables").and_then(Value::as_array).into_iter().flatten();
-    let mut tables: Vec<String> = entries
+    let mut tables: Vec<(String, String)> = entries
         .filter_map(|entry| {
             let table = entry.get("table")?;
-            let (family, name) = (table.get("family")?.as_str()?, table.get("name")?.as_str()?);
-            (!of_iptables(family, name)).then(|| format!("{family} {name}"))
+            Some((table.get("family")?.as_str()?.to_owned(), table.get("name")?.as_str()?.to_owned()))
         })
         .collect();
     tables.sort_unstable();

@@ -106,7 +106,8 @@ fn plain(directory: &str) -> String {
 pub fn cni_files(host: &Host, dirs: &CniDirectories) -> Result<Files> {
     let conf_dir = host.path(&dirs.conf_dir);
     let mut conf_names = files::list(&conf_dir)?;
-    conf_names.retain(|name| SUFFIXES.iter().any(|s| name.ends_with(s)));
+    // Runtimes pass over directories.
+    conf_names.retain(|name| SUFFIXES.iter().any(|s| name.ends_with(s)) && !conf_dir.join(name).is_dir());
     let mut confs = BTreeMap::new();
     for name in &conf_names {
         let path = conf_dir.join(name);
@@ -127,7 +128,13 @@ pub fn cni_files(host: &Host, dirs: &CniDirectories) -> Result<Files> {
 
 /// The variables of the file by which flanneld tells its plugin of the network; none where it has not written it.
 pub fn subnet_env(host: &Host) -> Result<BTreeMap<String, String>> {
-    let text = files::read_text_optional(&host.path("/run/flannel/subnet.env"))?.unwrap_or_default();
+    let path = host.path("/run/flannel/subnet.env");
+    if path.is_dir() {
+        // kubelet makes one where a pod's hostPath names a file that flanneld has not written yet.
+        return Ok(BTreeMap::new());
+    }
+    let bytes = files::read_optional(&path)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     Ok(text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
 }
 

@@ -15,12 +15,11 @@ pub const CONF_DIRS: [&str; 2] = ["/etc/cni/net.d", "/var/lib/rancher/k3s/agent/
 const BIN_DIRS: [&str; 1] = ["/opt/cni/bin"];
 
 /// Names that a CNI's own installer gives in the configuration directory. A name may end with `*`.
-const CONF_NAMES: [(Cni, &str); 7] = [
+const CONF_NAMES: [(Cni, &str); 6] = [
     (Cni::Flannel, "10-flannel.conflist"),
     (Cni::Flannel, "10-flannel.conf"),
     (Cni::Flannel, ".10-flannel.conflist.tmp*"),
     (Cni::Calico, "10-calico.conflist"),
-    (Cni::Calico, "10-calico.conflist.*"),
     (Cni::Calico, "calico-kubeconfig"),
     (Cni::Calico, "calico-tls"),
 ];
@@ -73,7 +72,7 @@ pub fn directories(conf_dir: &str, bin_dir: &str) -> Vec<String> {
     let mut all: Vec<String> = vec![conf_dir.into(), bin_dir.into(), LEASES.into(), SNIPPETS.into()];
     all.extend(CONF_DIRS.iter().chain(&BIN_DIRS).chain(&RESULTS).map(|dir| (*dir).to_owned()));
     all.extend(PATHS.iter().map(|(_, dir, _)| (*dir).to_owned()));
-    all.push(FLANNEL_RUN.into());
+    all.extend(PATHS.iter().map(|(_, dir, name)| format!("{dir}/{name}")));
     all.sort_unstable();
     all.dedup();
     all
@@ -118,8 +117,11 @@ pub fn claim(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) 
     configurations(facts, traces, cni, inventory);
     for (_, dir, name) in PATHS.iter().filter(|(owner, _, _)| *owner == cni) {
         // Where /var/run is a link to /run, its listing is left out.
-        if has(traces, dir, name) {
-            file(format!("{dir}/{name}"), "a path of the CNI's own", inventory);
+        let path = format!("{dir}/{name}");
+        if has(traces, dir, name) && is_empty_mount(traces, &path) {
+            inventory.stays(&path, "a mount point cannot be removed; nothing is in it");
+        } else if has(traces, dir, name) {
+            file(path, "a path of the CNI's own", inventory);
         }
     }
     stores(traces, known, inventory);
@@ -132,6 +134,11 @@ pub fn claim(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) 
         }
         inventory.image.files.push(path);
     }
+}
+
+/// A file system of its own, without anything in it.
+fn is_empty_mount(traces: &Traces, path: &str) -> bool {
+    traces.mounts.iter().any(|m| m == path) && !traces.listings.contains_key(path)
 }
 
 fn configurations(facts: &Facts, traces: &Traces, cni: Cni, inventory: &mut Inventory) {

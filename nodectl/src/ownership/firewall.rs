@@ -1,6 +1,6 @@
 //! iptables chains and rules, native nftables tables, sets: by prefix, comment hash, exact shape and name.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::known::Known;
 use super::{Group, Inventory, plugins};
@@ -29,10 +29,47 @@ pub fn claim(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) 
         inventory.claim(Group::NftTables, table.clone(), "named as the agent names its own table");
         inventory.image.nft_tables.push(table.clone());
     }
-    for set in facts.firewall.sets.iter().filter(|s| cni == Cni::Calico && is_felix_set(s)) {
+    let sets: Vec<&String> = facts.firewall.sets.iter().filter(|s| cni == Cni::Calico && is_felix_set(s)).collect();
+    let used = if sets.is_empty() { HashMap::new() } else { sets_of_others(facts, inventory) };
+    for set in sets {
+        if let Some(rule) = used.get(set.as_str()) {
+            // The kernel keeps it as long as the rule stands.
+            inventory.stays(set, &format!("a rule of somebody else's uses this set of felix's: {rule}"));
+            continue;
+        }
         inventory.claim(Group::Sets, set.clone(), "felix's prefix of sets");
         inventory.image.sets.push(set.clone());
     }
+}
+
+/// The rules that stay, with the tool that shows them.
+pub fn rules_of_others<'f>(facts: &'f Facts, inventory: &Inventory) -> Vec<(&'static str, &'f str)> {
+    let mut all = Vec::new();
+    for saved in &facts.firewall.saved {
+        let image = inventory.image.rules.iter().find(|r| r.backend == saved.backend && r.family == saved.family);
+        let gone: HashSet<String> = image
+            .iter()
+            .flat_map(|rules| &rules.owned.tables)
+            .flat_map(|t| t.inside.iter().cloned().chain(t.hooks.iter().map(|(c, _, s)| format!("-A {c} {s}"))))
+            .collect();
+        let lines = saved.text.lines().filter(|line| line.starts_with("-A ") && !gone.contains(*line));
+        all.extend(lines.map(|line| (tool(saved.backend, saved.family), line)));
+    }
+    all
+}
+
+/// Sets that rules which stay look at or write to, each with one of those.
+fn sets_of_others<'f>(facts: &'f Facts, inventory: &Inventory) -> HashMap<&'f str, String> {
+    let mut used = HashMap::new();
+    for (tool, line) in rules_of_others(facts, inventory).into_iter().filter(|(_, line)| line.contains("-set ")) {
+        let mut words = line.split(' ');
+        while let Some(word) = words.next() {
+            if ["--match-set", "--add-set", "--del-set", "--map-set"].contains(&word) {
+                used.extend(words.next().map(|set| (set, format!("{tool} {line}"))));
+            }
+        }
+    }
+    used
 }
 
 /// What the CNI owns of one dump.

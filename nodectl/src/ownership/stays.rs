@@ -71,22 +71,13 @@ pub fn named(facts: &Facts, cni: Cni, inventory: &Inventory) -> Vec<Named> {
         let object = format!("{}:{}", m.path, m.line);
         all.push(Named { object, device: m.device.clone(), text: m.text.trim().into() });
     }
-    for saved in &facts.firewall.saved {
-        let image = inventory.image.rules.iter().find(|r| r.backend == saved.backend && r.family == saved.family);
-        let gone: std::collections::HashSet<String> = image
-            .iter()
-            .flat_map(|rules| &rules.owned.tables)
-            .flat_map(|t| t.inside.iter().cloned().chain(t.hooks.iter().map(|(c, _, s)| format!("-A {c} {s}"))))
-            .collect();
-        let tool = super::firewall::tool(saved.backend, saved.family);
-        for line in saved.text.lines().filter(|l| l.starts_with("-A ") && !gone.contains(*l)) {
-            let device = interfaces(line).find(|name| device_of(name) == Some(cni));
-            all.extend(device.map(|device| Named {
-                object: format!("{tool} {line}"),
-                device: device.to_owned(),
-                text: String::new(),
-            }));
-        }
+    for (tool, line) in super::firewall::rules_of_others(facts, inventory) {
+        let device = interfaces(line).find(|name| device_of(name) == Some(cni));
+        all.extend(device.map(|device| Named {
+            object: format!("{tool} {line}"),
+            device: device.to_owned(),
+            text: String::new(),
+        }));
     }
     all
 }

@@ -2,8 +2,10 @@
 
 use super::bold;
 use crate::cleanup::Decision;
+use crate::cleanup::refusals::UNOBSERVED;
 use crate::cni::Cni;
 use crate::ownership::{Claim, Group, Remark};
+use crate::remedy::Told;
 use crate::step::words::count;
 
 /// How many objects of a group are listed without `-v`.
@@ -14,7 +16,9 @@ pub fn cleanup_text(decision: &Decision, cni: Cni, verbose: bool) -> String {
     let claims = &decision.inventory.claims;
     let mut text = String::new();
     if decision.is_empty() {
-        text.push_str(&format!("Nothing of {cni} is on this node.\n"));
+        let blind = decision.refusals.iter().any(|r| r.name == UNOBSERVED);
+        let seen = if blind { "was seen" } else { "is" };
+        text.push_str(&format!("Nothing of {cni} {seen} on this node.\n"));
     } else {
         let own = decision.inventory.own().count();
         let with = claims.len() - own;
@@ -41,7 +45,7 @@ pub fn cleanup_text(decision: &Decision, cni: Cni, verbose: bool) -> String {
     remarks(&mut text, "Not removed, somebody else's or not to be removed", &decision.inventory.stays);
     for refusal in &decision.refusals {
         let how = if refusal.waived { "Waived" } else { "Refused" };
-        text.push_str(&format!("{how} [{}]: {}. To fix it: {}\n", refusal.name, refusal.why, refusal.fix));
+        text.push_str(&format!("{how} [{}]: {}\n", refusal.name, Told::of(&refusal.why).mended_by(&refusal.fix)));
     }
     text
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::Folders;
 use crate::failure::Failure;
 use crate::host::{Host, files, locks, process};
 
@@ -27,13 +28,18 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {
                 // The pid is for people and for --take-over; the lock itself is the kernel's.
-                file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).context("could not write the lock")?;
+                file.set_len(0)
+                    .and_then(|()| write!(file, "{}", std::process::id()))
+                    .context("could not write the lock")?;
                 Ok(Lock { _file: file })
             }
-            Err(TryLockError::WouldBlock) => Err(Failure::Busy(format!(
-                "another nodectl works on this node (pid {holder}). To fix it: wait for it, or `nodectl revert --take-over`"
-            ))
-            .into()),
+            Err(TryLockError::WouldBlock) => {
+                // A cleanup has nothing that could be taken over.
+                let open = Folders::at(host).open_run().ok().flatten().is_some();
+                let or = if open { ", or `nodectl revert --take-over`" } else { "" };
+                let text = format!("another nodectl works on this node (pid {holder}). To fix it: wait for it{or}");
+                Err(Failure::Busy(text).into())
+            }
             Err(TryLockError::Error(e)) => Err(anyhow!(e).context(format!("could not lock {}", path.display()))),
         }
     }
