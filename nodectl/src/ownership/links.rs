@@ -249,13 +249,13 @@ fn is_link_local(address: &Address) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::Traces;
     use crate::ownership;
 
     /// tunl0 as a virtual server has it, whatever else is there.
     fn load_balancer(vip: Option<&str>) -> Facts {
-        let mut facts = Facts::default();
-        facts.traces = Some(Box::default());
-        facts.traces.as_mut().unwrap().modules = vec!["ipip".into()];
+        let traces = Traces { modules: vec!["ipip".into()], ..Traces::default() };
+        let mut facts = Facts { traces: Some(Box::new(traces)), ..Facts::default() };
         let tunnel = Link { name: TUNL0.into(), kind: "ipip".into(), up: true, ..Link::default() };
         facts.network.links.push(tunnel);
         let address = |vip: &str| Address { link: TUNL0.into(), address: vip.parse().unwrap() };
