@@ -67,11 +67,22 @@ pub fn daemon(name: &str) -> Manifest {
 /// A Deployment of one pod that takes a port of its node.
 pub fn host_port(name: &str, port: u16) -> Manifest {
     let mut manifest = deployment(name, 1);
-    let container = &mut manifest.object["spec"]["template"]["spec"]["containers"][0];
-    container["ports"] = json!([
-        {"name": "echo", "containerPort": ECHO_PORT, "hostPort": port, "protocol": "TCP"},
-        {"name": "echo-udp", "containerPort": ECHO_PORT, "hostPort": port, "protocol": "UDP"}]);
+    manifest.object["spec"]["template"]["spec"]["containers"][0]["ports"] = ports(port);
     manifest
+}
+
+/// A DaemonSet whose pods take a port of their nodes.
+pub fn daemon_with_port(name: &str, port: u16) -> Manifest {
+    let mut manifest = daemon(name);
+    manifest.object["spec"]["template"]["spec"]["containers"][0]["ports"] = ports(port);
+    manifest
+}
+
+/// The echo's ports, as ports of the node.
+fn ports(port: u16) -> Value {
+    json!([
+        {"name": "echo", "containerPort": ECHO_PORT, "hostPort": port, "protocol": "TCP"},
+        {"name": "echo-udp", "containerPort": ECHO_PORT, "hostPort": port, "protocol": "UDP"}])
 }
 
 /// A pod without a controller, on a node of its own choice.

@@ -98,6 +98,18 @@ impl Driven {
         Ok(())
     }
 
+    /// Stops it where it is until [`Driven::go_on`].
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on. nsenter stops with what it has started, and lets that go on when it goes on itself.
+    pub fn go_on(&self) -> Result<()> {
+        let nsenter = Pid::from_raw(self.child.id().try_into().context("no process id")?);
+        kill(nsenter, Signal::SIGCONT).context("nsenter cannot be signalled")?;
+        self.signal(Signal::SIGCONT)
+    }
+
     /// Waits for its end.
     pub fn finish(mut self) -> Result<Done> {
         let end = Instant::now() + SILENCE;

@@ -51,7 +51,7 @@ impl Scenario {
         Ok(here.map(|pod| Endpoint::Pod(text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]))).collect())
     }
 
-    /// Each way: node 1's pods among themselves and with node 2's; from both hosts to them.
+    /// Each way: node 1's pods among themselves and with node 2's; from both hosts to them; from node 2 to their ports of node 1.
     pub fn pairs_in_place(&self) -> Result<Vec<(Endpoint, Endpoint)>> {
         let (own, others) = (self.endpoints_on("node1")?, self.endpoints_on("node2")?);
         ensure!(own.len() >= 2 && !others.is_empty(), "too few pods: {own:?} {others:?}");
@@ -63,6 +63,10 @@ impl Scenario {
             }
             pairs.extend(["host:node1", "host:node2"].map(|host| (Endpoint::parse(host), pod.clone())));
         }
+        let ports = self.ports_of("node1")?;
+        let from = [Some(Endpoint::parse("host:node2")), others.first().cloned()];
+        pairs
+            .extend(from.into_iter().flatten().flat_map(|from| ports.iter().map(move |to| (from.clone(), to.clone()))));
         Ok(pairs)
     }
 }

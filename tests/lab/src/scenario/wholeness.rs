@@ -90,16 +90,23 @@ impl Scenario {
     /// Ports of nodes that do not answer another node's host.
     pub fn silent_host_ports(&self) -> Result<Vec<String>> {
         let mut pairs = Vec::new();
-        for pod in self.pods()?.iter().filter(|pod| is_ready(pod)) {
-            let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
-            let Some(here) = self.cluster.nodes().find(|n| n.name() == node) else { continue };
-            for port in host_ports(pod) {
-                let target = Endpoint::Address(SocketAddr::new(here.address().into(), port));
-                let others = self.cluster.nodes().filter(|n| n.name() != node && n.is_on());
-                pairs.extend(others.map(|other| (Endpoint::Host(other.name().to_owned()), target.clone())));
+        for node in self.cluster.nodes() {
+            let others = self.cluster.nodes().filter(|n| n.name() != node.name() && n.is_on());
+            let others: Vec<Endpoint> = others.map(|other| Endpoint::Host(other.name().to_owned())).collect();
+            for target in self.ports_of(node.name())? {
+                pairs.extend(others.iter().map(|other| (other.clone(), target.clone())));
             }
         }
         Ok(matrix_of(&self.cluster, &pairs)?.iter().filter(|pair| pair.seen.is_none()).map(show).collect())
+    }
+
+    /// The ports of a node that its ready pods have.
+    pub fn ports_of(&self, node: &str) -> Result<Vec<Endpoint>> {
+        let Some(here) = self.cluster.nodes().find(|n| n.name() == node) else { return Ok(Vec::new()) };
+        let pods = self.pods()?;
+        let ready = pods.iter().filter(|pod| is_ready(pod) && pod["spec"]["nodeName"] == node);
+        let address = |port| Endpoint::Address(SocketAddr::new(here.address().into(), port));
+        Ok(ready.flat_map(host_ports).map(address).collect())
     }
 
     /// Pods, one of each node, that do not get through to the API server's service.
