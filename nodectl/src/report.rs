@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::failure::code;
 use crate::remedy::Told;
 
-pub use cleanup_text::cleanup_text;
+pub use cleanup_text::{cleanup_text, stays_text};
 pub use doctor_text::{doctor_nagios, doctor_prometheus, doctor_text};
 pub use motd_text::motd_text;
 pub use plan_text::plan_text;

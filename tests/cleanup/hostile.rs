@@ -204,6 +204,12 @@ iptables-nft -t nat -A PREROUTING -d 10.50.0.0/16 -m comment --comment 'flanneld
         let kept = |ground: &Ground| ground.node().sh("nft -s list table ip filter; nft -s list table ip nat").unwrap();
         flannel(&ground, "subnet_env; vxlan 1 8472; chains iptables-nft $NET $POD 224.0.0.0/4");
         ground.build(&format!("{CALICO_PARTS}\nsets; felix_rules iptables-nft 4"));
+        // An old flannel wrote to the other variant: its masquerading there says nothing of the rules here.
+        for rule in
+            ["-s NET -d NET -j RETURN", "-s NET ! -d 224.0.0.0/4 -j MASQUERADE", "! -s NET -d NET -j MASQUERADE"]
+        {
+            ground.build(&format!("iptables-legacy -t nat -A POSTROUTING {}", rule.replace("NET", "10.244.0.0/16")));
+        }
         let told = ground.would(&["--flannel"])["undecided"].to_string();
         if what == "plain" {
             for object in ["filter FORWARD: -s 10.244.0.0/16 -j ACCEPT", "10.244.9.0/24 via 192.168.77.99 dev eth0"] {
@@ -227,7 +233,8 @@ fn what_cannot_go_is_told_and_keeps_nothing_else_from_going() {
     ground.build(&format!("{CALICO_PARTS}\n{ODD}"));
     let told = ground.would(&["--calico"])["stays"].to_string();
     assert!(told.contains("cali40masq-ipam-pools") && told.contains("by hand"), "{told}");
-    ground.must(&["--calico", "--yes"], 0);
+    let done = ground.must(&["--calico", "--yes"], 0);
+    assert!(done.stdout.contains("cali40masq-ipam-pools: a rule of somebody else's"), "{}", done.stdout);
     let left = "ipset list -n; ls /var/log/calico; ls /etc/cni/net.d; ls /var/lib/kubelet/plugins_registry; ls -d /var/lib/elsewhere";
     let left = ground.node().sh(left).unwrap();
     assert_eq!(left, "cali40masq-ipam-pools\n10-calico.conflist.mine\n/var/lib/elsewhere\n");

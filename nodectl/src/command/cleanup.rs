@@ -182,6 +182,7 @@ fn remove(
     if let Some(folder) = aside.path("").filter(|_| !record.removed.files.is_empty()) {
         text.push_str(&format!("Files were moved to {}\n", folder.display()));
     }
+    text.push_str(&report::stays_text(&after));
     let mut data = document(decision, cni, "removed");
     data["spent"] = json!(spent);
     data["record"] = json!(record.id);

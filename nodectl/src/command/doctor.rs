@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::settings::Settings;
@@ -63,7 +63,8 @@ fn textfile(host: &Host, named: Option<&Path>, args: &DoctorArgs, settings: &Set
         return Ok(code::DONE);
     };
     let (facts, findings) = examine(host, args);
-    files::write_atomic(&path, report::doctor_prometheus(&findings, &facts).as_bytes(), 0o644)?;
+    files::write_atomic(&path, report::doctor_prometheus(&findings, &facts).as_bytes(), 0o644)
+        .context("To fix it: make its folder, or name another file")?;
     let text = format!("{} was written.\n", path.display());
     report::result(settings.output, &text, &json!({"outcome": "written", "file": path}), true)?;
     Ok(code::DONE)

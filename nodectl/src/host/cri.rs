@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -27,8 +27,9 @@ pub use self::cni_status::CniStatus;
 mod cni_status;
 
 /// Where runtimes listen, by distribution.
-const SOCKETS: [&str; 4] = [
+const SOCKETS: [&str; 5] = [
     "/run/containerd/containerd.sock",
+    "/run/cri-dockerd.sock",
     "/run/k3s/containerd/containerd.sock",
     "/run/crio/crio.sock",
     "/var/snap/microk8s/common/run/containerd.sock",
@@ -72,7 +73,7 @@ pub struct Ending {
 }
 
 impl Cri {
-    /// The runtime that the configuration names, else the one that kubelet uses, else the first socket of the usual places.
+    /// The runtime that the configuration names, else the one that kubelet uses, else the only one in the usual places.
     pub fn detect(host: &Host) -> Result<Cri> {
         if let Some(named) = &host.overrides().runtime_socket {
             let socket = host.path(named);
@@ -84,12 +85,9 @@ impl Cri {
             return Cri::connect(&socket);
         }
         let named = endpoint_of_kubelet(host)?;
-        let candidates = named.into_iter().chain(SOCKETS.iter().map(|s| (*s).to_owned()));
-        let socket = candidates
-            .map(|path| host.path(path))
-            .find(|path| files::exists(path))
-            .context("no socket of a container runtime was found. To fix it: start containerd")?;
-        Cri::connect(&socket)
+        let listening: Vec<&str> = SOCKETS.into_iter().filter(|path| listens(&host.path(path))).collect();
+        let is_there = |path: &str| files::exists(&host.path(path));
+        Cri::connect(&host.path(choose(named.as_deref(), is_there, &listening)?))
     }
 
     /// The runtime that listens there; connected with the first call, and again when it was restarted.
@@ -314,6 +312,30 @@ fn image_client(channel: Channel) -> ImageServiceClient<Channel> {
 }
 
 /// What kubelet was told: on its command line, or since 1.27 in its configuration file.
+/// One runtime of several: another than kubelet's answers as well, knows of no pod, and would make each living one look gone.
+fn choose(named: Option<&str>, is_there: impl Fn(&str) -> bool, listening: &[&str]) -> Result<String> {
+    if let Some(named) = named {
+        ensure!(
+            is_there(named),
+            "kubelet uses the container runtime at {named}, and no socket is there. To fix it: start the runtime"
+        );
+        return Ok(named.to_owned());
+    }
+    match listening {
+        [only] => Ok((*only).to_owned()),
+        [] => bail!("no socket of a container runtime was found. To fix it: start containerd"),
+        several => bail!(
+            "container runtimes listen at {}, and no kubelet runs that would say which one has the pods. To fix it: start kubelet, or name \
+             it with runtime_socket in the configuration",
+            several.join(" and ")
+        ),
+    }
+}
+
+fn listens(socket: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(socket).is_ok()
+}
+
 fn endpoint_of_kubelet(host: &Host) -> Result<Option<String>> {
     let Some(kubelet) = process::scan()?.into_iter().find(|p| p.name == "kubelet") else { return Ok(None) };
     let from_file = || {
@@ -347,4 +369,20 @@ fn netns(info: &Value) -> Option<String> {
     let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array()?;
     let network = namespaces.iter().find(|n| n["type"] == "network")?;
     network["path"].as_str().filter(|p| !p.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_other_runtime_is_asked_than_the_one_with_the_pods() {
+        let (containerd, docker) = ("/run/containerd/containerd.sock", "/run/cri-dockerd.sock");
+        assert_eq!(choose(None, |_| true, &[containerd]).unwrap(), containerd);
+        assert_eq!(choose(Some(docker), |_| true, &[containerd, docker]).unwrap(), docker);
+        for (named, listening) in [(Some(docker), &[containerd][..]), (None, &[containerd, docker]), (None, &[])] {
+            let error = choose(named, |_| false, listening).unwrap_err().to_string();
+            assert!(error.contains("To fix it: "), "{error}");
+        }
+    }
 }

@@ -76,7 +76,11 @@ fn sets_of_others<'f>(facts: &'f Facts, inventory: &Inventory) -> HashMap<&'f st
 fn owned(facts: &Facts, saved: &Saved, cni: Cni, known: &Known) -> OwnedRules {
     let containers = container_chains(facts, saved, known);
     let unnamed = match cni {
-        Cni::Flannel => rules::unnamed_flannel_rules(&saved.text, &known.networks, &known.unnamed),
+        Cni::Flannel => {
+            let seen =
+                known.unnamed.iter().filter(|(backend, _)| *backend == saved.backend).map(|(_, network)| *network);
+            rules::unnamed_flannel_rules(&saved.text, &known.networks, &seen.collect::<Vec<_>>())
+        }
         Cni::Calico => HashSet::new(),
     };
     let chain = |_: &str, name: &str| is_chain_of(name, cni) || containers.contains(name);

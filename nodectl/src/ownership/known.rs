@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cni::Cni;
-use crate::facts::{Address, ClusterView, Facts, Link};
+use crate::facts::{Address, Backend, ClusterView, Facts, Link};
 use crate::rules;
 use crate::step::CleanScope;
 
@@ -27,8 +27,9 @@ pub struct Known {
     pub prefixes: Vec<String>,
     /// VXLAN identifiers; any where empty.
     pub vnis: Vec<u32>,
-    /// Pod networks that flannel masqueraded by rules without a name: its rules of FORWARD are told by those.
-    pub unnamed: Vec<IpNet>,
+    /// Pod networks that flannel masqueraded by rules without a name, and in which variant of iptables: its rules of FORWARD
+    /// there are told by those.
+    pub unnamed: Vec<(Backend, IpNet)>,
     /// Routing tables that a rule of the CNI's named.
     pub tables: Vec<u32>,
     /// IPsec policies of the CNI's were seen.
@@ -78,6 +79,8 @@ impl Known {
             names: Vec::new(),
             prefixes: vec![scope.interface_prefix.clone()],
             vnis: vec![scope.vni],
+            // prepare refuses DirectRouting and every backend but VXLAN.
+            tunnels: true,
             ..Known::default()
         };
         known.tidy();
@@ -104,10 +107,10 @@ impl Known {
     pub fn note(&mut self, facts: &Facts, cni: Cni) {
         match cni {
             Cni::Flannel => {
-                let saved = facts.firewall.saved.iter();
-                let seen = saved.flat_map(|saved| rules::unnamed_networks(&saved.text, &self.networks));
-                let seen: Vec<IpNet> = seen.collect();
-                self.unnamed.extend(seen);
+                for saved in &facts.firewall.saved {
+                    let seen = rules::unnamed_networks(&saved.text, &self.networks);
+                    self.unnamed.extend(seen.into_iter().map(|network| (saved.backend, network)));
+                }
             }
             Cni::Calico => self.ipip |= super::links::is_calicos_tunnel(facts, self),
         }

@@ -234,3 +234,43 @@ pub fn text(route: &Route) -> String {
     text.push_str(&format!(" proto {proto}"));
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{Address, Network};
+
+    #[test]
+    fn an_administrators_direct_route_outlives_a_switch() {
+        let route = |dst: &str, via: &str| Route {
+            dst: dst.parse().unwrap(),
+            dev: Some("eth0".into()),
+            via: Some(via.parse().unwrap()),
+            src: None,
+            table: MAIN,
+            proto: PROTO_BOOT,
+            scope: 0,
+            kind: RouteKind::Unicast,
+            metric: 0,
+            onlink: false,
+            mtu: None,
+        };
+        let routes = vec![route("0.0.0.0/0", "192.168.77.254"), route("10.244.9.0/24", "192.168.77.9")];
+        let addresses = vec![Address { link: "eth0".into(), address: "192.168.77.1/24".parse().unwrap() }];
+        let facts = Facts { network: Network { routes, addresses, ..Network::default() }, ..Facts::default() };
+        let mut known = Known {
+            networks: vec!["10.244.0.0/16".parse().unwrap()],
+            subnets: vec!["10.244.1.0/24".parse().unwrap()],
+            tunnels: true,
+            ..Known::default()
+        };
+        let claims = |known: &Known| {
+            let mut inventory = Inventory::default();
+            claim(&facts, Cni::Flannel, known, &mut inventory);
+            inventory.claims.len()
+        };
+        assert_eq!(claims(&known), 0, "flannel tunnels to its neighbours here");
+        known.tunnels = false;
+        assert_eq!(claims(&known), 1, "host-gw");
+    }
+}

@@ -41,12 +41,19 @@ pub fn cleanup_text(decision: &Decision, cni: Cni, verbose: bool) -> String {
             text.push_str(&format!("  ... and {} more (-v or --output json lists them)\n", members.len() - shown));
         }
     }
-    remarks(&mut text, "Not removed, for lack of evidence", &decision.inventory.undecided);
-    remarks(&mut text, "Not removed, somebody else's or not to be removed", &decision.inventory.stays);
+    text.push_str(&stays_text(decision));
     for refusal in &decision.refusals {
         let how = if refusal.waived { "Waived" } else { "Refused" };
         text.push_str(&format!("{how} [{}]: {}\n", refusal.name, Told::of(&refusal.why).mended_by(&refusal.fix)));
     }
+    text
+}
+
+/// What looks like the CNI's and was not touched, and why.
+pub fn stays_text(decision: &Decision) -> String {
+    let mut text = String::new();
+    remarks(&mut text, "Not removed, for lack of evidence", &decision.inventory.undecided);
+    remarks(&mut text, "Not removed, somebody else's or not to be removed", &decision.inventory.stays);
     text
 }
 
