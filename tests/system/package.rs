@@ -193,15 +193,8 @@ fn installed_upgraded_in_mid_run_refused_removed_and_purged() {
 
     scenario.settled().unwrap();
     scenario.prepare().unwrap();
-    let mut migrate = scenario.nodectl_command(1, &["migrate", "--yes", "--agent-timeout", "60"], &[]).unwrap();
-    let mut migrate = migrate.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    eventually("the device is renamed", || {
-        node.exec(&["ip", "link", "show", "vxlan.calico"]).is_ok_and(|link| link.ok())
-    });
-    refused(node, "another nodectl works on this node");
+    killed_in_mid_run(&scenario, || refused(node, "another nodectl works on this node"));
     // Killed in the middle, and finished by the version that comes with the upgrade.
-    node.sh("pkill -KILL -x nodectl").unwrap();
-    migrate.wait().unwrap();
     refused(node, "is open. To fix it: `nodectl resume`");
     let folder = tempfile::tempdir().unwrap();
     package::install(node, &later(&packages.deb, folder.path())).unwrap();
@@ -235,4 +228,65 @@ fn refused(node: &dyn Node, why: &str) {
     let done = node.exec(&["dpkg", "--remove", "nodectl"]).unwrap();
     assert!(!done.ok() && done.stderr.contains("nothing was changed") && done.stderr.contains(why), "{done:?}");
     node.sh("test -x /usr/bin/nodectl; dpkg-query -W -f '${Status}' nodectl | grep -q installed").unwrap();
+}
+
+/// A switch of the first node to Calico that is killed in its middle, after something else was done meanwhile.
+fn killed_in_mid_run(scenario: &Scenario, meanwhile: impl FnOnce()) {
+    let node = scenario.node(1).unwrap();
+    let mut migrate = scenario.nodectl_command(1, &["migrate", "--yes", "--agent-timeout", "60"], &[]).unwrap();
+    let mut migrate = migrate.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("the device is renamed", || {
+        node.exec(&["ip", "link", "show", "vxlan.calico"]).is_ok_and(|link| link.ok())
+    });
+    meanwhile();
+    node.sh("pkill -KILL -x nodectl").unwrap();
+    migrate.wait().unwrap();
+}
+
+#[test]
+fn rpm_installs_refuses_in_mid_run_reinstalls_and_removes() {
+    let packages = Packages::under_test().unwrap();
+    let scenario = Scenario::start(2, &Scenario::workloads(3), |options| options.kinds = vec![Kind::Full]).unwrap();
+    let node = scenario.node(1).unwrap();
+    package::bare(node).unwrap();
+    let file = package::send(node, &packages.rpm).unwrap();
+    // What it asks for is there from Debian's packages, of which rpm knows nothing.
+    let rpm =
+        |arguments: &str| node.exec(&["sh", "-c", &format!("rpm --force-debian --nodeps {arguments} 2>&1")]).unwrap();
+    let must = |arguments: &str| {
+        let done = rpm(arguments);
+        assert!(done.ok(), "rpm {arguments}: {done:?}");
+        done.stdout
+    };
+    let refused = |why: &str| {
+        let done = rpm("-e nodectl");
+        assert!(!done.ok() && done.stdout.contains("nothing was changed") && done.stdout.contains(why), "{done:?}");
+        assert_eq!(must("-V nodectl"), "", "every file is as it was packed");
+    };
+
+    let before = Snapshot::take(node).unwrap();
+    must(&format!("-i {file}"));
+    assert_eq!(before.diff(&Snapshot::take(node).unwrap()), Vec::<String>::new(), "installing changed the network");
+    assert_eq!(units_at_work(node), "");
+    node.sh("systemctl cat cni-migrate.service nodectl-boot.service; test ! -e /var/lib/nodectl").unwrap();
+
+    scenario.prepare().unwrap();
+    killed_in_mid_run(&scenario, || refused("another nodectl works on this node"));
+    refused("is open. To fix it: `nodectl resume`");
+    // As in an upgrade: what goes makes room for what came.
+    must(&format!("-U --replacepkgs {file}"));
+    node.sh("test -x /usr/bin/nodectl; test -e /var/lib/nodectl/open").unwrap();
+    scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
+    scenario.must_be_on(1, Cni::Calico).unwrap();
+    refused("To fix it: nodectl shim retire");
+    scenario.nodectl(1, &["shim", "retire", "--yes"]).unwrap().expect(0).unwrap();
+    assert!(must("-e nodectl").contains("stay in /var/lib/nodectl"));
+    node.sh("test ! -e /usr/bin/nodectl; ls /var/lib/nodectl/journal/*.jsonl").unwrap();
+    assert_eq!(
+        node.sh("find /etc /usr -path /usr/local -prune -o -name '*nodectl*' -print").unwrap(),
+        "",
+        "left behind"
+    );
+    assert_eq!(units_at_work(node), "");
+    scenario.settled().unwrap();
 }
