@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -98,8 +99,10 @@ pub fn run(path: &Path, environment: &[(&str, &str)], input: &[u8], deadline: In
 
 /// A delegate that is the shim itself would start itself for ever.
 pub(crate) fn refuse_ourselves(path: &Path) -> Result<(), Error> {
+    // Asked once: each look into /proc costs more than the rest of this.
+    static OURSELVES: OnceLock<Option<(u64, u64)>> = OnceLock::new();
     let identity = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let ourselves = identity(Path::new("/proc/self/exe"));
+    let ourselves = *OURSELVES.get_or_init(|| identity(Path::new("/proc/self/exe")));
     let named_so = path.file_name().is_some_and(|name| name == crate::conflist::TYPE);
     if named_so || (ourselves.is_some() && identity(path) == ourselves) {
         let fix = "To fix it: let the shim's \"backends\" name flannel's and Calico's own conflists";

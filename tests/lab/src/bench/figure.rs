@@ -34,14 +34,18 @@ pub struct Figure {
     pub other: Series,
     /// Ours by the other: of the middle values.
     pub ratio: f64,
+    /// Ours over the other: the middle of the differences within one round, which both spent under the same load.
+    pub over: f64,
 }
 
 impl Figure {
     /// A figure from two series of the same run.
     pub fn new(what: &str, unit: &str, ours: &[f64], against: &str, other: &[f64]) -> Result<Figure> {
+        let differences: Vec<f64> = ours.iter().zip(other).map(|(ours, other)| ours - other).collect();
+        let over = Series::of(&differences)?.median;
         let (rounds, ours, other) = (ours.len(), Series::of(ours)?, Series::of(other)?);
         let ratio = ours.median / other.median;
-        Ok(Figure { what: what.into(), unit: unit.into(), rounds, ours, against: against.into(), other, ratio })
+        Ok(Figure { what: what.into(), unit: unit.into(), rounds, ours, against: against.into(), other, ratio, over })
     }
 }
 
@@ -62,13 +66,14 @@ impl fmt::Display for Figure {
         let pair = |s: &Series| format!("{:.digits$}/{:.digits$}", s.min, s.median);
         write!(
             f,
-            "{:<24} {:>18} {}   {}: {}   ratio {:.3}   (min/median of {})",
+            "{:<24} {:>18} {}   {}: {}   ratio {:.3} ({:+.digits$})   (min/median of {})",
             self.what,
             pair(&self.ours),
             self.unit,
             self.against,
             pair(&self.other),
             self.ratio,
+            self.over,
             self.rounds
         )
     }
@@ -111,7 +116,7 @@ mod tests {
     fn a_figure_compares_the_middle_values() {
         let figure = Figure::new("x", "ms", &[3.0, 1.0, 2.0], "by hand", &[4.0, 9.0, 4.0]).expect("a figure");
         assert_eq!((figure.ours, figure.other), (Series { min: 1.0, median: 2.0 }, Series { min: 4.0, median: 4.0 }));
-        assert_eq!((figure.ratio, figure.rounds), (0.5, 3));
+        assert_eq!((figure.ratio, figure.over, figure.rounds), (0.5, -2.0, 3));
         assert!(Figure::new("x", "ms", &[], "by hand", &[]).is_err());
     }
 }
