@@ -74,6 +74,8 @@ pub enum Command {
     Cleanup(CleanupArgs),
     /// Say what is wrong with this node's network, what it causes and what mends it; changes nothing.
     Doctor(DoctorArgs),
+    /// Gather what somebody elsewhere needs to understand this node, without its secrets, as one archive; changes nothing.
+    Bundle(BundleArgs),
     /// Put together what `cluster prepare --dry-run` and the nodes' `preflight` found, as one table. Exit 0 when every node
     /// may be switched, else 3.
     Report(ReportArgs),
@@ -94,7 +96,7 @@ pub fn completions(shell: Shell) -> String {
 }
 
 /// What a switch is asked to be.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct Switch {
     /// The CNI that the node is to be on; calico by default.
     #[arg(long, value_enum)]
@@ -151,7 +153,7 @@ pub struct RunArgs {
     /// Why; goes into the journal and the report.
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// Undo what is not finished by then: a time (RFC 3339) or a duration (`15m`).
+    /// Begin no switch that cannot end by then, and undo what is not finished: a time (RFC 3339) or a duration (`15m`).
     #[arg(long, value_name = "TIME")]
     pub deadline: Option<String>,
     /// Leave a failed run as it stands instead of taking it back.
@@ -358,6 +360,14 @@ pub struct CleanupArgs {
     /// Why; goes into the record.
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+}
+
+/// Arguments of `bundle`.
+#[derive(Debug, Args)]
+pub struct BundleArgs {
+    /// Where to: a file that is not there yet, or - for stdout; nodectl-bundle-NODE-TIME.tar.gz in this folder by default.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Arguments of `report`.

@@ -1,5 +1,6 @@
 //! The commands: from raw arguments to a result. One file a command.
 
+mod bundle;
 mod cleanup;
 mod completions;
 mod confirm;
@@ -46,6 +47,7 @@ pub fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
         Command::Shim(args) => shim::run(&host, args, settings),
         Command::Cleanup(args) => cleanup::run(&host, args, cli.common.verbose > 0, settings),
         Command::Doctor(args) => doctor::run(&host, args, settings),
+        Command::Bundle(args) => bundle::run(&host, args, settings),
         Command::Report(args) => report::run(args, settings),
         Command::Cluster(args) => crate::cluster::run(args, &settings.config.cluster, settings.output),
         Command::Completions { shell } => completions::run(*shell, settings),

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod answerer;
+pub mod archive;
 pub mod backup;
 pub mod bpffs;
 pub mod cri;

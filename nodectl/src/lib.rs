@@ -5,6 +5,7 @@
 
 pub mod act;
 pub mod adopt;
+pub mod bundle;
 pub mod cleanup;
 pub mod cli;
 pub mod clock;

@@ -7,6 +7,7 @@ mod folders;
 mod lock;
 mod motd;
 mod owing;
+mod shortest;
 mod summary;
 
 pub use confirm::{is_too_late, possible as can_be_confirmed, was_rebooted};
@@ -14,3 +15,4 @@ pub use drive::{Options, confirm, resume, revert_open, start};
 pub use folders::Folders;
 pub use lock::Lock;
 pub use motd::update as update_motd;
+pub use shortest::shortest;

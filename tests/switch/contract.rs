@@ -1,5 +1,7 @@
 //! What scripts and people rely on: exit codes, consent, saved plans, preflight's named findings, JSON documents.
 
+#[path = "contract/bundle.rs"]
+mod bundle;
 #[path = "contract/cluster_faults.rs"]
 mod cluster_faults;
 #[path = "contract/documents.rs"]

@@ -129,6 +129,13 @@ fn the_deadline_undoes_what_is_not_finished() {
     let done = scenario.nodectl(1, &args).unwrap().expect(3).unwrap();
     assert!(done.stderr.contains("To fix it:") && done.stderr.contains("nothing was changed"), "{}", done.all());
     scenario.nodectl(1, &Scenario::switch_args("calico", &["--deadline", "soon"])).unwrap().expect(64).unwrap();
+    // One that no switch can keep: nor is that.
+    let done = scenario.nodectl(1, &Scenario::switch_args("calico", &["--deadline", "3s"])).unwrap().expect(3).unwrap();
+    assert!(
+        done.stderr.contains("cannot end in time") && done.stderr.contains("nothing was changed"),
+        "{}",
+        done.all()
+    );
     // The drain's own limit: the pods in the way are named, with the budget's words.
     let args = ["migrate", "--yes", "--drain-timeout", "6"];
     let done = scenario.nodectl(1, &args).unwrap().expect(4).unwrap();

@@ -10,7 +10,7 @@ use nodectl::facts::Facts;
 use nodectl::journal::{Course, Debt, Log, Outcome, Record};
 use nodectl::plan;
 use nodectl::preflight::{self, Verdict};
-use nodectl::request::Request;
+use nodectl::request::{Request, Strategy};
 use nodectl::step::{Before, Step, UndoDue};
 
 fn folder() -> PathBuf {
@@ -147,4 +147,44 @@ fn an_open_run_says_where_it_stands() {
     assert_eq!(then(Some(owed)), at(Course::Back, here, false, title, "3", 1));
     assert_eq!(then(Some(Record::Undone { n: cordon, ms: 1 })), at(Course::Owing, None, false, "", "3", 1));
     assert_eq!(then(Some(Record::Close { outcome: Outcome::PutBack, at: "4".into() })), None);
+}
+
+/// What a switch needs at the least is told by those that have succeeded.
+#[test]
+fn the_shortest_switch_is_one_that_was_finished() {
+    let case = folder().join("to-calico");
+    let request: Request = read(&case.join("request.json"));
+    let whole = request.clone();
+    let run = |request: &Request, ms: u64, outcome: Option<Outcome>| {
+        let plan = Box::new(plan::Plan { request: request.clone(), ..plan::plan(&facts_of(&case), &whole).unwrap() });
+        let (tool, run, boot_id) = ("t".to_owned(), "r".to_owned(), "b".to_owned());
+        let open = Record::Open {
+            format: 1,
+            tool,
+            run,
+            boot_id,
+            at: "1".into(),
+            reason: None,
+            by: None,
+            takes_back: None,
+            plan,
+        };
+        let done = |n| Record::Done { n, ms: ms / 2, result: serde_json::Value::Null };
+        let close = outcome.map(|outcome| Record::Close { outcome, at: "2".into() });
+        ("r".to_owned(), Ok(Log { records: [open, done(0), done(1)].into_iter().chain(close).collect() }))
+    };
+    let seconds = |runs: &[(String, anyhow::Result<Log>)]| nodectl::run::shortest(runs, &request).as_secs();
+    let in_place = Request { strategy: Strategy::InPlace, ..request.clone() };
+    assert_eq!(seconds(&[]), 5);
+    let others = [
+        run(&request, 6000, Some(Outcome::PutBack)),
+        run(&request, 7000, None),
+        run(&in_place, 8000, Some(Outcome::Switched)),
+        ("torn".to_owned(), Err(anyhow::anyhow!("torn"))),
+    ];
+    assert_eq!(seconds(&others), 5);
+    assert_eq!(
+        seconds(&[run(&request, 40_000, Some(Outcome::Switched)), run(&request, 20_000, Some(Outcome::Switched))]),
+        20
+    );
 }

@@ -23,10 +23,7 @@ pub(super) fn run(host: &Host, args: &DoctorArgs, settings: &Settings) -> Result
     if let Some(named) = &args.textfile {
         return textfile(host, named.as_deref(), args, settings);
     }
-    let (facts, findings) = examine(host, args);
-    // What those two do not tell hides what only they know; on a machine without Kubernetes that is nothing.
-    let silent: Vec<&str> =
-        ["cluster", "runtime"].into_iter().filter(|part| facts.unobserved.contains_key(*part)).collect();
+    let (facts, findings, silent) = examine(host, !args.no_probe);
     if args.nagios {
         report::result(OutputFormat::Text, &report::doctor_nagios(&findings), &(), false)?;
         return Ok(nagios_code(&findings));
@@ -42,14 +39,17 @@ pub(super) fn run(host: &Host, args: &DoctorArgs, settings: &Settings) -> Result
     Ok(if findings.is_empty() { code::DONE } else { code::PENDING })
 }
 
-fn examine(host: &Host, args: &DoctorArgs) -> (Facts, Vec<Finding>) {
+/// What is there, what is wrong with it, and who did not answer.
+pub(super) fn examine(host: &Host, probe: bool) -> (Facts, Vec<Finding>, Vec<&'static str>) {
     let mut facts = observe::closely(host);
     let begun = begun(host, &mut facts);
-    if !args.no_probe {
+    if probe {
         ask_peers(&mut facts, &begun);
     }
     let findings = doctor::examine(&facts, &begun);
-    (facts, findings)
+    // What those two do not tell hides what only they know; on a machine without Kubernetes that is nothing.
+    let silent = ["cluster", "runtime"].into_iter().filter(|part| facts.unobserved.contains_key(*part)).collect();
+    (facts, findings, silent)
 }
 
 /// The findings as a file that is whole whenever it is read. node_exporter runs as a user of its own.
@@ -62,7 +62,7 @@ fn textfile(host: &Host, named: Option<&Path>, args: &DoctorArgs, settings: &Set
         report::result(settings.output, text, &json!({"outcome": "nothing-to-do"}), false)?;
         return Ok(code::DONE);
     };
-    let (facts, findings) = examine(host, args);
+    let (facts, findings, _) = examine(host, !args.no_probe);
     files::write_atomic(&path, report::doctor_prometheus(&findings, &facts).as_bytes(), 0o644)
         .context("To fix it: make its folder, or name another file")?;
     let text = format!("{} was written.\n", path.display());

@@ -11,11 +11,16 @@ use crate::report::{self, Past};
 use crate::run::Folders;
 
 pub(super) fn run(host: &Host, settings: &Settings) -> Result<u8> {
-    let folders = Folders::at(host);
-    let open = folders.open_run()?;
-    let runs: Vec<Past> = folders.runs()?.into_iter().map(|(id, log)| past(id, log, open.as_deref())).collect();
+    let runs = runs(host)?;
     report::result(settings.output, &report::history_text(&runs), &json!({"runs": runs}), false)?;
     Ok(code::DONE)
+}
+
+/// The runs, oldest first.
+pub(super) fn runs(host: &Host) -> Result<Vec<Past>> {
+    let folders = Folders::at(host);
+    let open = folders.open_run()?;
+    Ok(folders.runs()?.into_iter().map(|(id, log)| past(id, log, open.as_deref())).collect())
 }
 
 fn past(id: String, log: Result<Log>, open: Option<&str>) -> Past {

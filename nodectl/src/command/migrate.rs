@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::json;
@@ -18,7 +19,7 @@ use crate::plan::{self, Arrival, PLAN_FORMAT, Plan};
 use crate::preflight::{self, Check};
 use crate::report;
 use crate::request::Request;
-use crate::run::{self, Lock, Options};
+use crate::run::{self, Folders, Lock, Options};
 use crate::stop::Stop;
 use crate::window;
 
@@ -61,7 +62,7 @@ pub(super) fn listen(args: &RunArgs) -> Result<Stop> {
 }
 
 /// The deadline, where one was given.
-pub(super) fn deadline(args: &RunArgs) -> Result<Option<std::time::SystemTime>> {
+pub(super) fn deadline(args: &RunArgs) -> Result<Option<SystemTime>> {
     let deadline = args.deadline.as_deref().map(crate::clock::deadline).transpose();
     Ok(deadline.map_err(|e| Failure::Usage(format!("--deadline: {e}")))?)
 }
@@ -94,8 +95,10 @@ pub(super) fn switch(
     }
     // A switch that begins in a window ends in it, or is taken back.
     let window = window::ends(&request.windows, crate::clock::unix_seconds());
-    let stop = Stop::listen(deadline(args)?.into_iter().chain(window).min())?;
+    let end = deadline(args)?.into_iter().chain(window).min();
+    let stop = Stop::listen(end)?;
     not_stopped_yet(&stop)?;
+    can_end_by(end, run::shortest(&Folders::at(host).runs()?, request))?;
     let summary = run::start(host, &go.plan, &go.facts, &stop, options)?;
     report::result(settings.output, &report::run_text(&summary), &summary, true)?;
     Ok(code::DONE)
@@ -166,6 +169,22 @@ fn not_stopped_yet(stop: &Stop) -> Result<()> {
         ))
         .into()
     })
+}
+
+/// A switch that must be taken back half-way costs the pods more than one that was never begun.
+fn can_end_by(end: Option<SystemTime>, needs: Duration) -> Result<()> {
+    let Some(left) = end.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default()) else { return Ok(()) };
+    if left >= needs {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "this switch cannot end in time: {} s are left to its deadline or to the end of its maintenance window, and such a \
+         switch takes {} s at the very least; nothing was changed. To fix it: run it again with a later --deadline, or when the \
+         next window begins",
+        left.as_secs(),
+        needs.as_secs()
+    ))
+    .into())
 }
 
 /// An error that names each drift, unless the node is still as the saved plan found it.

@@ -45,6 +45,7 @@ impl Settings {
             | Command::History
             | Command::Doctor(_)
             | Command::Probe(_)
+            | Command::Bundle(_)
             | Command::Completions { .. } => true,
             Command::Shim(args) => looks(args),
             _ => false,
@@ -59,6 +60,11 @@ impl Settings {
     /// The node, with the places that the files name.
     pub(super) fn host(&self, cli: &Cli) -> Host {
         Host::new(&cli.common.root).with_overrides(self.config.overrides())
+    }
+
+    /// What `migrate` would be asked for without a flag.
+    pub(super) fn usual_request(&self) -> Request {
+        self.request(&Switch::default())
     }
 
     /// What was asked for with `preflight`, `plan` or `migrate`.

@@ -1,5 +1,7 @@
 //! A journal, read: what stands, what is done, what is owed, how it ended. Pure.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{Debt, Outcome, Record};
@@ -156,6 +158,12 @@ impl Log {
             Record::Close { outcome, .. } => Some(*outcome),
             _ => None,
         })
+    }
+
+    /// How long its steps took together; what it waited for between them (a confirmation, hands) does not count.
+    pub fn worked(&self) -> Duration {
+        let steps = self.records.iter().filter_map(|r| if let Record::Done { ms, .. } = r { Some(*ms) } else { None });
+        Duration::from_millis(steps.sum())
     }
 
     /// Boot id of the machine when the run began.

@@ -36,8 +36,10 @@ fn every_command_answers_with_one_document() {
     // Already there: nothing changes.
     assert_eq!(ask(&["migrate", "--to", "flannel", "--yes"], 0, false)["outcome"], "nothing-to-do");
     ask(&["plan", "--to", "flannel", "--detailed-exitcode"], 0, false);
-    // Pods have lost their place by then.
-    let put_back = ask(&["migrate", "--yes", "--deadline", "1s"], 4, true);
+    // Slowed down, the pods have lost their place by then, and not found another.
+    scenario.cluster.api().unwrap().control("slow 700 agent=nodectl/").unwrap();
+    let put_back = ask(&["migrate", "--yes", "--deadline", "6s"], 4, true);
+    scenario.cluster.api().unwrap().control("ok").unwrap();
     assert!(put_back["error"].as_str().is_some_and(|e| e.contains("deadline")), "{put_back}");
     scenario.must_be_settled(1, Cni::Flannel).unwrap();
     assert_eq!(scenario.run_note(1).unwrap()["state"], "put-back");
