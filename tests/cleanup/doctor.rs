@@ -159,7 +159,8 @@ fn a_configuration_that_new_pods_do_not_start_with() {
     ground.build("mv /tmp/portmap /opt/cni/bin/");
     drop(running);
     let kubelet = ground.process("kubelet", &[]);
-    finding(ground.node(), "agent-missing");
+    let missing = finding(ground.node(), "agent-missing");
+    assert!(missing["command"].as_str().unwrap().contains("spec.nodeName="), "not the whole cluster's: {missing:#}");
     // Where nobody makes pods, a configuration is a leftover, and nothing is missing.
     drop(kubelet);
     ground.node().stop_unit("containerd.service").unwrap();

@@ -63,7 +63,12 @@ fn bird_of_calicos_is_an_agent_and_an_administrators_is_none() {
     );
     let own = ground.process("bird", &["-c", "/etc/bird/bird.conf"]);
     assert!(refusals(&ground, &["--calico"]).is_empty());
+    // It may have learned the route itself.
+    let would = ground.would(&["--calico"]);
+    assert!(would["undecided"].to_string().contains("blackhole 10.244.1.0/26"), "{would:#}");
+    assert!(would["counts"]["routes"].is_null(), "{would:#}");
     drop(own);
+    assert_eq!(ground.would(&["--calico"])["counts"]["routes"], 1);
     let calicos = ground.process("bird", &["-c", "/etc/calico/confd/config/bird.cfg"]);
     assert_eq!(refusals(&ground, &["--calico"]), ["agent-runs"]);
     drop(calicos);
@@ -74,7 +79,7 @@ fn an_open_run_cannot_be_waived() {
     let ground = ground("subnet_env; mkdir -p /var/lib/nodectl; echo 20261121T020000-1a2b > /var/lib/nodectl/open");
     assert_eq!(refusals(&ground, &["--flannel"]), ["open-run"]);
     let done = ground.must(&["--flannel", "--yes", "--force", "open-run"], 64);
-    assert!(done.stderr.contains("use one of agent-runs, pods-depend, cni-active"), "{}", done.stderr);
+    assert!(done.stderr.contains("use one of agent-runs, pods-depend, dels-owed"), "{}", done.stderr);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::step::words::{count, some};
 pub const UNOBSERVED: &str = "unobserved";
 
 /// Names of the refusals that `--force` waives.
-pub const NAMES: [&str; 5] = ["agent-runs", "pods-depend", "cni-active", UNOBSERVED, "kube-proxy-missing"];
+pub const NAMES: [&str; 6] = ["agent-runs", "pods-depend", "dels-owed", "cni-active", UNOBSERVED, "kube-proxy-missing"];
 
 /// A reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,7 @@ pub fn refusals(facts: &Facts, request: &Request, known: &Known, inventory: &Inv
         open_run(facts),
         agent(facts, request.cni),
         pods(facts, request.cni),
+        owed(facts, request.cni),
         active(facts, request.cni),
         unobserved(facts),
         kube_proxy(facts, request.cni, known, inventory),
@@ -75,8 +76,13 @@ fn agent(facts: &Facts, cni: Cni) -> Option<Refusal> {
         return None;
     }
     let fix = match cni {
-        Cni::Flannel => "take flannel's DaemonSet off this node first (its node selector, or the label nodectl.io/cni)",
-        Cni::Calico => "take calico-node off this node first (its node selector, or the label nodectl.io/cni)",
+        Cni::Flannel => {
+            "take flannel's DaemonSet off this node first (its node selector, or the label nodectl.io/cni), or stop the service that \
+             runs it"
+        }
+        Cni::Calico => {
+            "take calico-node off this node first (its node selector, or the label nodectl.io/cni), or stop the service that runs it"
+        }
     };
     refusal("agent-runs", format!("{} runs and would make again what is removed", running.join(", ")), fix)
 }
@@ -124,6 +130,25 @@ fn pods(facts: &Facts, cni: Cni) -> Option<Refusal> {
         format!(
             "move them to the other CNI (`nodectl migrate`), or drain the node first; `--force pods-depend` cuts them off from {cni}"
         ),
+    )
+}
+
+/// A DEL that is owed needs the CNI's plugins: without them it can never be done. One whose record cannot be read may be anybody's.
+fn owed(facts: &Facts, cni: Cni) -> Option<Refusal> {
+    let others = facts.shim.attachments.get(&cni.other());
+    let owed: Vec<String> =
+        facts.shim.pending.iter().filter(|del| !others.is_some_and(|ids| ids.contains(del))).cloned().collect();
+    if owed.is_empty() {
+        return None;
+    }
+    refusal(
+        "dels-owed",
+        format!(
+            "{} still owed, and could never be done without {cni}'s plugins: {}",
+            count(owed.len(), "DEL"),
+            some(&owed)
+        ),
+        "do them first: `nodectl shim reap`",
     )
 }
 
@@ -183,4 +208,22 @@ fn kube_proxy(facts: &Facts, cni: Cni, known: &Known, inventory: &Inventory) -> 
         "Calico's eBPF programs are this node's only way to services, and kube-proxy is not there".into(),
         "bring kube-proxy back first (Calico's documentation: disabling eBPF)",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dels_that_are_owed_keep_the_plugins_that_they_need() {
+        let mut facts = Facts::default();
+        assert_eq!(owed(&facts, Cni::Flannel), None);
+        facts.shim.attachments.insert(Cni::Calico, vec!["c1-eth0".into()]);
+        facts.shim.pending = vec!["c1-eth0".into()];
+        assert_eq!(owed(&facts, Cni::Flannel), None, "it is Calico's");
+        assert!(owed(&facts, Cni::Calico).is_some());
+        facts.shim.pending.push("unreadable DEL /var/lib/cni-shim/pending/x.json".into());
+        let told = owed(&facts, Cni::Flannel).expect("it may be flannel's");
+        assert!(told.why.starts_with("1 DEL still owed") && told.why.contains("unreadable"), "{told:?}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::findings::{Found, quoted};
 use super::node::Node;
+use super::overlay::restart;
 use crate::cleanup::refusals;
 use crate::cni::Cni;
 use crate::ownership::files::plugin_types;
@@ -68,26 +69,37 @@ pub(super) fn plugin_missing(node: &Node) -> Option<Found> {
     Found::some(missing, |missing| Found {
         what: format!("{} of {first} not in {}: {}", count(missing.len(), "plugin"), files.bin_dir, missing.join(", ")),
         evidence: format!("{first} is the configuration that the runtime uses"),
-        command:
-            "put them back: Debian's containernetworking-plugins, the CNI's own installer, or /var/lib/nodectl/backup"
-                .into(),
+        command: bring(node, &missing),
         objects: missing,
     })
+}
+
+/// How plugins come back: a CNI's own by its agent's installer, the others from where they lie.
+fn bring(node: &Node, missing: &[String]) -> String {
+    let own = |cni: Cni| missing.iter().any(|name| name == plugin(cni) || cni == Cni::Calico && name == "calico-ipam");
+    let mut commands: Vec<String> =
+        [Cni::Flannel, Cni::Calico].into_iter().filter(|cni| own(*cni)).map(|cni| restart(node, cni)).collect();
+    let others: Vec<&String> =
+        missing.iter().filter(|name| !["flannel", "calico", "calico-ipam"].contains(&name.as_str())).collect();
+    if !others.is_empty() {
+        commands.push(format!(
+            "copy the others into {}: Debian's containernetworking-plugins has them in /usr/lib/cni, and nodectl keeps those that it \
+             found in /var/lib/nodectl/backup",
+            node.facts.files.bin_dir
+        ));
+    }
+    commands.join("; ")
 }
 
 /// New pods get a CNI whose agent does not run.
 pub(super) fn missing(node: &Node) -> Option<Found> {
     let side = node.sides().into_iter().find(|s| s.in_use && !s.agent && !node.side(s.cni.other()).agent)?;
     let cni = side.cni;
-    let (space, set) = match cni {
-        Cni::Flannel => ("kube-flannel", "kube-flannel-ds"),
-        Cni::Calico => ("kube-system", "calico-node"),
-    };
     Some(Found {
         what: format!("this node is on {cni}, and {} does not run", cni.process()),
         evidence: format!("the configuration, the node's state or its pods name {cni}, and no process is its agent"),
         objects: vec![cni.process().into()],
-        command: format!("kubectl -n {space} rollout restart daemonset {set}"),
+        command: restart(node, cni),
     })
 }
 

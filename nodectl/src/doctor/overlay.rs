@@ -127,12 +127,12 @@ fn answered<'n>(node: &'n Node, gateway: IpAddr) -> Option<&'n Peer> {
     node.traces()?.peers.iter().find(|p| p.gateway == gateway)
 }
 
-/// The agent writes all its entries anew when it starts.
-fn restart(node: &Node, cni: Cni) -> String {
+/// Starts this node's agent anew, in whichever namespace it is: it then writes all its entries, and its installer its plugins.
+pub(super) fn restart(node: &Node, cni: Cni) -> String {
     let name = node.facts.cluster.as_ref().map_or(node.facts.machine.hostname.as_str(), |c| c.node.as_str());
-    let (space, label) = match cni {
-        Cni::Flannel => ("kube-flannel", "app=flannel"),
-        Cni::Calico => ("kube-system", "k8s-app=calico-node"),
+    let label = match cni {
+        Cni::Flannel => "app=flannel",
+        Cni::Calico => "k8s-app=calico-node",
     };
-    format!("kubectl -n {space} delete pod -l {label} --field-selector spec.nodeName={name}")
+    format!("kubectl delete pod -A -l {label} --field-selector spec.nodeName={name}")
 }

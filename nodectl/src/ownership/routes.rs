@@ -6,7 +6,7 @@ use super::known::Known;
 use super::links::TUNL0;
 use super::{Group, Inventory};
 use crate::cni::Cni;
-use crate::facts::{Facts, Route, RouteKind, Rule};
+use crate::facts::{Facts, Process, Route, RouteKind, Rule};
 
 /// felix's route protocol (its DefaultRouteProto).
 const PROTO_FELIX: u8 = 80;
@@ -38,7 +38,7 @@ pub fn claim(facts: &Facts, cni: Cni, known: &Known, inventory: &mut Inventory) 
                 inventory.claim(Group::Routes, text(route), why);
                 inventory.image.routes.push(route.clone());
             }
-            None => undecided(route, cni, known, inventory),
+            None => undecided(facts, route, cni, known, inventory),
         }
     }
 }
@@ -97,6 +97,9 @@ fn calico(facts: &Facts, route: &Route, known: &Known, tables: &[u32]) -> Option
     if route.table != MAIN {
         return None;
     }
+    if route.proto == PROTO_BIRD && has_other_bird(facts) {
+        return None;
+    }
     let inside = known.contains(&route.dst);
     match route.proto {
         PROTO_FELIX if inside && route.kind == RouteKind::Blackhole => {
@@ -121,6 +124,12 @@ fn calico(facts: &Facts, route: &Route, known: &Known, tables: &[u32]) -> Option
     }
 }
 
+/// A BIRD that is not Calico's may have learned the pod network from the same neighbours.
+fn has_other_bird(facts: &Facts) -> bool {
+    let calicos = |p: &Process| p.args.iter().any(|arg| arg.contains("/calico/"));
+    facts.processes.iter().any(|p| ["bird", "bird6"].contains(&p.name.as_str()) && !calicos(p))
+}
+
 /// A route over flannel's device that is longer than a node's part: blocks are Calico's.
 fn is_blocks(facts: &Facts, route: &Route, known: &Known) -> bool {
     let over_overlay = route
@@ -132,13 +141,20 @@ fn is_blocks(facts: &Facts, route: &Route, known: &Known) -> bool {
 }
 
 /// What looks like the CNI's, but lacks a sign that an administrator's could not have.
-fn undecided(route: &Route, cni: Cni, known: &Known, inventory: &mut Inventory) {
+fn undecided(facts: &Facts, route: &Route, cni: Cni, known: &Known, inventory: &mut Inventory) {
     let as_long = known.subnets.iter().any(|s| same_family(s, &route.dst) && s.prefix_len() == route.dst.prefix_len());
     let is_boot = route.table == MAIN && route.proto == PROTO_BOOT && route.kind == RouteKind::Unicast;
     if cni == Cni::Flannel && is_boot && as_long && known.contains(&route.dst) && route.via.is_some() {
         let why = "it leads to a part of the pod network as flannel's would, but not as flannel's do here (another device, \
                    a metric, the host's own way out, or beside a tunnel to nodes as near)";
         inventory.undecided(text(route), why);
+    }
+    let is_birds = route.table == MAIN && route.proto == PROTO_BIRD && known.contains(&route.dst);
+    if cni == Cni::Calico && is_birds && has_other_bird(facts) {
+        inventory.undecided(
+            text(route),
+            "a BIRD runs here that is not Calico's, and the route may be its own; while it does not run, the route counts as Calico's",
+        );
     }
     let candidate = route.table == MAIN
         && route.proto == PROTO_FELIX
