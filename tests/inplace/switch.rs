@@ -63,6 +63,36 @@ fn a_node_goes_there_and_back_while_its_pods_run() {
     assert_eq!(scenario.strays(1).unwrap(), Vec::<String>::new());
 }
 
+/// nodectl stands still for a while before every step (by default before every third): what has been done so far carries.
+#[test]
+fn held_at_any_step_the_node_forwards() {
+    let scenario = Scenario::start(2, &Scenario::workloads(3), |_| {}).unwrap();
+    scenario.prepare().unwrap();
+    let before = scenario.identities().unwrap();
+    let traffic = Traffic::start(&scenario.cluster, &scenario.pairs_in_place().unwrap(), 20).unwrap();
+    let every = if is_full() { 1 } else { 3 };
+    for (args, cni) in [(in_place("calico"), Cni::Calico), (BACK.to_vec(), Cni::Flannel)] {
+        let mut run = scenario.drive(1, &args).unwrap();
+        let (mut steps, mut held) = (0, 0);
+        while run.next("step").unwrap().is_some() {
+            steps += 1;
+            if steps % every == 0 {
+                run.pause().unwrap();
+                std::thread::sleep(Duration::from_millis(400));
+                run.go_on().unwrap();
+                held += 1;
+            }
+        }
+        run.finish().unwrap().expect(0).unwrap();
+        println!("to {}: held before {held} of {steps} steps", cni.name());
+        assert!(held > 10, "{held}");
+        scenario.must_be_on(1, cni).unwrap();
+    }
+    nothing_lost(traffic).unwrap();
+    assert_eq!(scenario.identities().unwrap(), before);
+    scenario.must_be_whole().unwrap();
+}
+
 /// As before Linux 6.2: a device is renamed only while it is down. Pods take the detour and lose nothing; what crosses the overlay
 /// while its device is down is lost.
 #[test]

@@ -73,16 +73,26 @@ impl Scenario {
 impl Driven {
     /// Waits until a progress line with this event ("step", "done", "undo", ...) of this step; false where nodectl ended first.
     pub fn until(&mut self, event: &str, step: &str) -> Result<bool> {
+        while let Some(next) = self.next(event)? {
+            if next == step {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits for the next progress line with this event, and answers its step; nothing where nodectl ended first.
+    pub fn next(&mut self, event: &str) -> Result<Option<String>> {
         loop {
             let line = match self.lines.recv_timeout(SILENCE) {
                 Ok(line) => line,
-                Err(RecvTimeoutError::Disconnected) => return Ok(false),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => bail!("nodectl shows nothing for {SILENCE:?}: {}", self.stderr),
             };
             self.note(&line);
             let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
-            if value["event"] == event && value["step"] == step {
-                return Ok(true);
+            if value["event"] == event {
+                return Ok(value["step"].as_str().map(str::to_owned));
             }
         }
     }
