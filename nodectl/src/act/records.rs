@@ -65,7 +65,7 @@ pub(super) fn unclaim(cx: &mut Context, pod: &AdoptedPod, before: &Before) -> Re
     // The pod is flannel's by now; without the API server Calico forgets it later.
     match calico(cx) {
         Ok(calico) => {
-            let forgotten = forget(cx, pod, &calico);
+            let forgotten = server_answers(cx).and_then(|()| forget(cx, pod, &calico));
             settled(cx, &forgotten, Debt::Unclaim { pod: Box::new(pod.clone()), calico: Box::new(calico) })
         }
         // Its garbage collector frees addresses of pods that are gone.
@@ -84,8 +84,16 @@ pub(super) fn disclaim(cx: &Context, pod: &AdoptedPod) -> Result<Value> {
 
 /// Calico knows the pod again, at once or later.
 pub(super) fn reclaim(cx: &mut Context, pod: &AdoptedPod) -> Result<()> {
-    let known = know_again(cx, pod);
+    let known = server_answers(cx).and_then(|()| know_again(cx, pod));
     settled(cx, &known, Debt::Reclaim { pod: Box::new(pod.clone()) })
+}
+
+/// Calico's plugin waits for an API server that is away for its whole time, and a node has many pods.
+fn server_answers(cx: &Context) -> Result<()> {
+    if cx.api.is_dead() {
+        bail!("the API server does not answer");
+    }
+    Ok(())
 }
 
 /// What could not be done now, for want of the API server or of what comes with it, is owed.
@@ -94,6 +102,8 @@ fn settled(cx: &mut Context, outcome: &Result<()>, debt: Debt) -> Result<()> {
         Ok(()) => cx.no_longer_owed(&debt),
         Err(error) => {
             tracing::warn!("{error:#}");
+            // Where the server is away, that is known for the next pod then.
+            let _ = cx.api.get_node();
             cx.owe(debt)
         }
     }
