@@ -17,21 +17,25 @@ pub const TEMPORARY_PREFIX: &str = ".nodectl-";
 
 /// The bytes of a file; `None` where there is none.
 pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    if is_endless(path) {
-        return Ok(Some(Vec::new()));
-    }
     optional(fs::read(path), path, "read")
 }
 
 /// The text of a file; `None` where there is none.
 pub fn read_text_optional(path: &Path) -> Result<Option<String>> {
-    if is_endless(path) {
-        return Ok(Some(String::new()));
-    }
     optional(fs::read_to_string(path), path, "read")
 }
 
-/// A FIFO or a device where a file is looked for: nobody may ever write to it, or it has no end. There is nothing in it.
+/// The bytes of a file that was come upon. Nothing is in a FIFO or a device: nobody may ever write to it, or it has no end. Of a
+/// file that somebody has named, `--kubeconfig <(...)` say, [`read_optional`] waits for the bytes.
+pub fn read_found(path: &Path) -> Result<Option<Vec<u8>>> {
+    if is_endless(path) { Ok(Some(Vec::new())) } else { read_optional(path) }
+}
+
+/// The text of such a file.
+pub fn read_found_text(path: &Path) -> Result<Option<String>> {
+    if is_endless(path) { Ok(Some(String::new())) } else { read_text_optional(path) }
+}
+
 fn is_endless(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
 }
@@ -237,5 +241,25 @@ fn optional<T>(result: std::io::Result<T>, path: &Path, what: &str) -> Result<Op
         Ok(value) => Ok(Some(value)),
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(e) => Err(e).with_context(|| format!("could not {what} {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_that_was_named_is_read_and_one_that_was_come_upon_is_not() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("kubeconfig");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).expect("a FIFO");
+        assert_eq!(read_found(&path).expect("at once"), Some(Vec::new()));
+        assert_eq!(read_found_text(&path).expect("at once"), Some(String::new()));
+        let named = path.clone();
+        let writer = std::thread::spawn(move || fs::write(named, "kind: Config"));
+        assert_eq!(read_text_optional(&path).expect("the text").as_deref(), Some("kind: Config"));
+        writer.join().expect("a thread").expect("it is written");
     }
 }

@@ -65,7 +65,7 @@ pub fn directories(host: &Host, told: Option<&CniStatus>) -> CniDirectories {
 
 /// The texts of the first runtime's configuration that is there, drop-ins first, since they win.
 fn configurations(host: &Host) -> Vec<String> {
-    let read = |path: &Path| files::read_text_optional(path).ok().flatten();
+    let read = |path: &Path| files::read_found_text(path).ok().flatten();
     let mut texts = Vec::new();
     for directory in DROP_INS {
         let directory = host.path(directory);
@@ -112,7 +112,7 @@ pub fn cni_files(host: &Host, dirs: &CniDirectories) -> Result<Files> {
     for name in &conf_names {
         let path = conf_dir.join(name);
         // What is no file (a FIFO, a device) may never end; no runtime makes a network of it either.
-        let text = if path.is_file() { files::read_optional(&path)?.unwrap_or_default() } else { Vec::new() };
+        let text = if path.is_file() { files::read_found(&path)?.unwrap_or_default() } else { Vec::new() };
         confs.insert(name.clone(), serde_json::from_slice(&text).unwrap_or(Value::Null));
     }
     Ok(Files {
@@ -133,7 +133,7 @@ pub fn subnet_env(host: &Host) -> Result<BTreeMap<String, String>> {
         // kubelet makes one where a pod's hostPath names a file that flanneld has not written yet.
         return Ok(BTreeMap::new());
     }
-    let bytes = files::read_optional(&path)?.unwrap_or_default();
+    let bytes = files::read_found(&path)?.unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     Ok(text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
 }

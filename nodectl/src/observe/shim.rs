@@ -107,7 +107,7 @@ fn cached_through_the_shim(paths: &cni_shim::Paths) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for folder in paths.results() {
         for name in files::list(&folder).unwrap_or_default() {
-            let text = files::read_optional(&folder.join(name)).ok().flatten().unwrap_or_default();
+            let text = files::read_found(&folder.join(name)).ok().flatten().unwrap_or_default();
             let cache: Value = serde_json::from_slice(&text).unwrap_or_default();
             if is_the_shims(&cache) {
                 found.extend(cache["containerId"].as_str().map(str::to_owned));

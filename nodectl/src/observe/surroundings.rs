@@ -112,7 +112,7 @@ fn program(process: &Process) -> String {
 
 /// The label of the plugin directory, and of a plugin in it, where SELinux enforces.
 fn labels(host: &Host, bin_dir: &str) -> BTreeMap<String, String> {
-    let enforces = files::read_text_optional(Path::new("/sys/fs/selinux/enforce")).ok().flatten();
+    let enforces = files::read_found_text(Path::new("/sys/fs/selinux/enforce")).ok().flatten();
     if enforces.as_deref().map(str::trim) != Some("1") {
         return BTreeMap::new();
     }
@@ -132,7 +132,7 @@ fn texts(host: &Host, places: &[(&str, &str)]) -> BTreeMap<String, String> {
         let names = files::list(&host.path(folder)).unwrap_or_default();
         for name in names.iter().filter(|name| name.ends_with(suffix)) {
             let path = format!("{folder}/{name}");
-            if let Ok(Some(text)) = files::read_text_optional(&host.path(&path)) {
+            if let Ok(Some(text)) = files::read_found_text(&host.path(&path)) {
                 texts.insert(path, text);
             }
         }

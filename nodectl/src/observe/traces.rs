@@ -151,7 +151,7 @@ fn notes(host: &Host, listings: &BTreeMap<String, Vec<String>>) -> Vec<Note> {
         for name in files::list(&host.path(&dir)).unwrap_or_default() {
             let Ok(ip) = name.parse() else { continue };
             let path = format!("{dir}/{name}");
-            let text = files::read_text_optional(&host.path(&path)).ok().flatten().unwrap_or_default();
+            let text = files::read_found_text(&host.path(&path)).ok().flatten().unwrap_or_default();
             let container = text.lines().next().unwrap_or_default().trim().to_owned();
             notes.push(Note { path, network: network.clone(), container, ips: vec![ip], ..Note::default() });
         }
@@ -175,7 +175,7 @@ fn notes(host: &Host, listings: &BTreeMap<String, Vec<String>>) -> Vec<Note> {
 }
 
 fn read_json(path: &Path) -> Value {
-    let bytes = files::read_optional(path).ok().flatten().unwrap_or_default();
+    let bytes = files::read_found(path).ok().flatten().unwrap_or_default();
     serde_json::from_slice(&bytes).unwrap_or_default()
 }
 
@@ -229,7 +229,7 @@ fn look_through(host: &Host, path: &Path, depth: usize, mentions: &mut Vec<Menti
     if !files::size(&here).is_ok_and(|size| size.is_some_and(|size| size <= LARGEST)) {
         return;
     }
-    let Ok(Some(text)) = files::read_text_optional(&here) else { return };
+    let Ok(Some(text)) = files::read_found_text(&here) else { return };
     for (number, line) in text.lines().enumerate() {
         for device in stays::devices_in(line) {
             mentions.push(Mention {
@@ -245,7 +245,7 @@ fn look_through(host: &Host, path: &Path, depth: usize, mentions: &mut Vec<Menti
 fn snippets(host: &Host, listings: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, String> {
     let names = listings.get(SNIPPETS).into_iter().flatten();
     let paths = names.map(|name| format!("{SNIPPETS}/{name}"));
-    paths.filter_map(|path| Some((path.clone(), files::read_text_optional(&host.path(&path)).ok()??))).collect()
+    paths.filter_map(|path| Some((path.clone(), files::read_found_text(&host.path(&path)).ok()??))).collect()
 }
 
 /// Plugins' binaries that a package of Debian's owns.
@@ -261,7 +261,7 @@ fn packaged(host: &Host, facts: &Facts, listings: &BTreeMap<String, Vec<String>>
         return found;
     }
     for name in files::list(&host.path(DPKG)).unwrap_or_default().iter().filter(|name| name.ends_with(".list")) {
-        let text = files::read_text_optional(&host.path(DPKG).join(name)).ok().flatten().unwrap_or_default();
+        let text = files::read_found_text(&host.path(DPKG).join(name)).ok().flatten().unwrap_or_default();
         found.extend(wanted.iter().filter(|path| text.lines().any(|line| line == *path)).cloned());
     }
     found
