@@ -61,6 +61,7 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     };
     let rate: u32 = rate.parse().with_context(|| format!("{rate} is no rate"))?;
     let socket = UdpSocket::bind(("0.0.0.0", 0)).context("no UDP socket")?;
+    crate::pod::make_room(&socket);
     let shared = Arc::new(Shared { targets: Mutex::default(), socket, stopping: AtomicBool::new(false) });
     let workers: [fn(&Shared, u32); 3] = [send, |shared, _| receive(shared), |shared, _| write_reports(shared)];
     for worker in workers {
