@@ -56,6 +56,11 @@ pub fn clean_again(cx: &mut Context) -> Result<()> {
     Ok(())
 }
 
+/// What failed of the pods' DELs on the way back, and will not by itself be tried again, is owed.
+pub fn owe_kept_dels(cx: &mut Context) -> Result<()> {
+    clean::owe_kept_dels(cx)
+}
+
 /// Reads what the step is about to change.
 pub fn before(step: &Step, cx: &mut Context) -> Result<Before> {
     match step {

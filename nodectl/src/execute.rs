@@ -115,24 +115,51 @@ pub fn backward(
     for n in log.standing().into_iter().rev() {
         let Some(step) = plan.steps.get(n).filter(|step| step.undo_due() == due) else { continue };
         let Some(before) = log.before(n) else { continue };
-        // Muted: it only answers a signal.
-        let _ = cx.stop.check();
-        cx.at = n;
-        progress.begin_undo(n, step);
-        let started = Instant::now();
-        let undone = act::undo(step, before, cx);
-        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let undone = undone.and_then(|()| cx.journal.append(&Record::Undone { n, ms }));
-        match undone {
-            Ok(()) => progress.end_undo(n, step, ms),
-            Err(error) => {
-                progress.undo_failed(n, step, ms);
-                let title = step.undo_title().unwrap_or_else(|| step.title());
-                return Err(StepFailed { n, title: format!("on the way back: {title}"), error });
-            }
-        }
+        undo_one(n, step, before, true, cx, progress)?;
     }
     Ok(())
+}
+
+/// Undoes a step, and writes it down where that is not in the journal yet.
+fn undo_one(
+    n: usize,
+    step: &Step,
+    before: &Before,
+    is_news: bool,
+    cx: &mut Context,
+    progress: &mut Progress,
+) -> Result<(), StepFailed> {
+    // Muted: it only answers a signal.
+    let _ = cx.stop.check();
+    cx.at = n;
+    progress.begin_undo(n, step);
+    let started = Instant::now();
+    let undone = act::undo(step, before, cx);
+    let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let undone = undone.and_then(|()| if is_news { cx.journal.append(&Record::Undone { n, ms }) } else { Ok(()) });
+    match undone {
+        Ok(()) => {
+            progress.end_undo(n, step, ms);
+            Ok(())
+        }
+        Err(error) => {
+            progress.undo_failed(n, step, ms);
+            let title = step.undo_title().unwrap_or_else(|| step.title());
+            Err(StepFailed { n, title: format!("on the way back: {title}"), error })
+        }
+    }
+}
+
+/// A hold ends with the process that owned it. Where an earlier way back had taken new pods from the new CNI and then died or
+/// failed, others may have come to it since: they wait again, and lose their sandboxes, before anything else is undone.
+pub fn hold_again(plan: &Plan, log: &Log, cx: &mut Context, progress: &mut Progress) -> Result<(), StepFailed> {
+    let standing = log.standing();
+    let find = |wanted: fn(&Step) -> bool| plan.steps.iter().position(wanted);
+    let hold = find(|step| matches!(step, Step::Hold { .. })).filter(|n| standing.contains(n));
+    let release = find(|step| matches!(step, Step::Release { .. })).filter(|n| !standing.contains(n));
+    let (Some(_), Some(n)) = (hold, release) else { return Ok(()) };
+    let (Some(step), Some(before)) = (plan.steps.get(n), log.before(n)) else { return Ok(()) };
+    undo_one(n, step, before, false, cx, progress)
 }
 
 /// A run that stays open is looked after across a reboot: where its last step has disabled the units, that is taken back, and

@@ -193,7 +193,7 @@ impl Lab {
 const HARD: [&str; 6] = ["stop-agent", "start-agent", "probe", "await-pods", "clean", "disable-boot-units"];
 
 /// The same on the way from Calico to flannel.
-const HARD_BACK: [&str; 3] = ["await-pods", "clean", "disable-boot-units"];
+const HARD_BACK: [&str; 4] = ["stop-agent", "await-pods", "clean", "disable-boot-units"];
 
 #[test]
 fn trouble_at_every_step_ends_on_one_cni_or_the_other() {
@@ -208,6 +208,13 @@ fn trouble_at_every_step_ends_on_one_cni_or_the_other() {
     for (trouble, step) in chosen(sample(&cases, 4, 18)) {
         lab.trouble_at(trouble, &step).with_context(|| format!("{trouble:?} at {step}")).unwrap();
     }
+}
+
+/// It meets the plugin, when nodectl's own attachment is made.
+#[test]
+fn answers_that_are_lost_to_the_probe_take_nothing_back() {
+    let mut lab = Lab::start().unwrap();
+    lab.trouble_at(Passing("lose times=3"), "probe").unwrap();
 }
 
 #[test]

@@ -96,6 +96,22 @@ fn what_is_killed_again_and_again_still_ends() -> Result<()> {
     bench.verdict()
 }
 
+/// A hold ends with its owner: who came to the new CNI while a way back lay dead is taken along by the next.
+#[test]
+fn pods_that_came_while_a_way_back_was_dead_go_back_too() -> Result<()> {
+    let (mut bench, points) = Bench::start()?;
+    let released = 2 + points.iter().rposition(|point| point == "shim.state").context("nothing was released")?;
+    bench.round("the release, then the record that it is undone", |bench| {
+        assert!(bench.s.dies_at(1, &MIGRATE, &released.to_string())?);
+        // The records of who goes on, that it goes back, and that the release is undone.
+        assert!(bench.s.dies_at(1, &revert(), "journal.appended:3")?);
+        let come = r#"grep -l '"backend":"calico"' /var/lib/cni-shim/attachments/* 2>/dev/null || true"#;
+        until(PATIENCE, || Ok(bench.s.node(1)?.sh(come)?.is_empty().then(|| "no pod has come to Calico".to_owned())))?;
+        bench.revert_to_flannel()
+    })?;
+    bench.verdict()
+}
+
 /// Killed between the ADD and the DEL of the attachment that nodectl probes from.
 #[test]
 fn a_probe_that_was_killed_leaves_no_attachment() -> Result<()> {

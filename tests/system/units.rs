@@ -206,8 +206,10 @@ fn must_be_back(scenario: &Scenario, cni: Cni) {
         true => Some("the run is open".to_owned()),
         false => scenario.must_be_on(1, cni).err().map(|error| format!("{error:#}")),
     };
-    until(Duration::from_secs(180), || Ok(fault()))
-        .unwrap_or_else(|error| panic!("{error:#}; the units said: {}", log(node)));
+    until(Duration::from_secs(180), || Ok(fault())).unwrap_or_else(|error| {
+        let remembered = node.sh("nodectl shim status").unwrap_or_default();
+        panic!("{error:#}; the units said: {}\n{remembered}", log(node))
+    });
     assert_eq!(property(node, "nodectl-settle.service", "UnitFileState"), "disabled");
     scenario.settled().unwrap();
 }

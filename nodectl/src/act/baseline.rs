@@ -27,6 +27,8 @@ const ECHOES: u32 = 3;
 const ECHO_LIMIT: Duration = Duration::from_millis(700);
 /// How long the new overlay is given to answer as the old one did: agents program routes after they are ready.
 const SETTLE: Duration = Duration::from_secs(30);
+/// How long an attachment of our own is asked for.
+const ATTACH: Duration = Duration::from_secs(10);
 
 /// Measures from the host, before anything is switched.
 pub(super) fn measure(cx: &mut Context, targets: &Targets) -> Result<Value> {
@@ -86,8 +88,11 @@ fn attach(cx: &mut Context, via: Cni) -> Result<Option<(String, String, String, 
     // A run that was killed while it probed left its attachment; a second ADD beside it would be refused.
     let _ = detach(cx, &container, "", &args);
     let netns = netns::create(cx.host, &container)?;
-    let call = Call { verb: "ADD", container: &container, ifname: "eth0", netns: &netns, args: &args };
-    match attachment::call(cx, &call) {
+    let call =
+        |verb| attachment::call(cx, &Call { verb, container: &container, ifname: "eth0", netns: &netns, args: &args });
+    // As kubelet would: one answer of the API server that is lost must not take a node back.
+    let attached = cx.stop.keep_asking(ATTACH, || call("ADD").map(Some).inspect_err(|_| drop(call("DEL"))));
+    match attached.and_then(|result| result.context("it took too long")) {
         Ok(result) => Ok(Some((container, netns, args, result))),
         Err(error) => {
             let _ = detach(cx, &container, &netns, &args);

@@ -67,6 +67,12 @@ fn are_dels_kept(cx: &mut Context, cni: Cni) -> Result<bool> {
     Ok(kept)
 }
 
+/// Without the API server DELs are kept that were asked for on the way back; they are owed, whichever CNI stays.
+pub(super) fn owe_kept_dels(cx: &mut Context) -> Result<()> {
+    let kept = cx.api.is_dead() && !Pending::list(&cx.shim())?.0.is_empty();
+    if kept { cx.owe(Debt::PendingDels) } else { Ok(()) }
+}
+
 /// Takes the files away that kept DELs needed, once these have run.
 pub(super) fn remove_files(cx: &Context, cni: Cni, scope: &CleanScope) -> Result<()> {
     let files = made_since(cx, cni, scope).files;
@@ -106,8 +112,13 @@ pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
         }
         netlink::add_link(link).with_context(|| format!("could not make {} again", link.name))?;
     }
-    image.addresses.iter().try_for_each(netlink::add_address)?;
-    netlink::change_routes(&image.routes, &[])?;
+    // A reboot takes devices, and with them what lay on them; the agent that comes makes its own anew.
+    let network = netlink::observe()?;
+    let is_there = |dev: &str| network.link(dev).is_some();
+    image.addresses.iter().filter(|address| is_there(&address.link)).try_for_each(netlink::add_address)?;
+    let routes: Vec<_> =
+        image.routes.iter().filter(|route| route.dev.as_deref().is_none_or(is_there)).cloned().collect();
+    netlink::change_routes(&routes, &[])?;
     if !image.sets.is_empty() {
         // felix's rules match on its sets, which live in its memory: no pod of it is on the node by now, and it makes both
         // anew when it starts. Rules alone would be refused ("Set ... doesn't exist").

@@ -289,9 +289,14 @@ impl<'a> Run<'a> {
         self.note(RunState::TakingBack);
         let log = self.log()?;
         motd::update(self.cx.host);
-        if let Err(failed) = execute::backward(self.plan, &log, UndoDue::Now, &mut self.cx, &mut self.progress) {
+        self.cx.stop.mute();
+        let held = execute::hold_again(self.plan, &log, &mut self.cx, &mut self.progress);
+        let undone =
+            held.and_then(|()| execute::backward(self.plan, &log, UndoDue::Now, &mut self.cx, &mut self.progress));
+        if let Err(failed) = undone {
             return self.not_back(&failed, "The run stays open, part of the way back");
         }
+        act::owe_kept_dels(&mut self.cx)?;
         let left = execute::settle(&mut self.cx, &mut self.progress)?;
         if !left.is_empty() {
             return self.owes(&left);
