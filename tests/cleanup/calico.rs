@@ -73,6 +73,24 @@ fn canal_goes_in_two_steps() {
 }
 
 #[test]
+fn a_sysctl_goes_back_to_what_nodectl_had_noted() {
+    let name = "net.ipv4.conf.all.rp_filter";
+    let value = |ground: &Ground| ground.node().sh(&format!("sysctl -n {name}")).unwrap().trim().to_owned();
+    let noted = format!("{}\nmkdir -p /var/lib/nodectl/snapshots; sysctl -qw {name}=2", fixture::FOREIGN);
+    let ground = Ground::with(&noted);
+    ground.build(&fixture::calico_ebpf());
+    ground.build(&format!("sysctl -qw {name}=0"));
+    // Nobody noted what it was: told, and left.
+    assert!(ground.would(&["--calico"])["stays"].to_string().contains(name));
+    ground.build(&format!(
+        r#"echo '{{"sysctls":{{"{name}":"2"}}}}' > /var/lib/nodectl/snapshots/20261121t020000z-1.json"#
+    ));
+    assert!(ground.would(&["--calico"])["objects"].to_string().contains(&format!("{name}: 0 -> 2")));
+    ground.must(&["--calico", "--yes"], 0);
+    assert_eq!(value(&ground), "2");
+}
+
+#[test]
 fn each_goes_without_the_other() {
     let [(_, flannel), ..] = fixture::FLANNEL;
     let [(_, calico), ..] = fixture::CALICO;

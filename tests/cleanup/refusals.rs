@@ -113,7 +113,9 @@ fn what_was_shown_at_the_prompt_is_what_goes() {
     for (change, undo, named) in [
         (format!("{FLANNEL_PARTS}\nvxlan 1 8472"), "ip link del flannel.1", "+ link flannel.1"),
         (
-            "cp /bin/sh /run/flanneld; setsid /run/flanneld -c 'sleep 1000; :' >/dev/null 2>&1 &".into(),
+            "cp /bin/sh /run/flanneld; setsid /run/flanneld -c 'sleep 1000; :' >/dev/null 2>&1 &
+             until grep -qa '^/run/flanneld' /proc/[0-9]*/cmdline 2>/dev/null; do sleep 0.02; done"
+                .into(),
             "true",
             "+ [agent-runs]",
         ),

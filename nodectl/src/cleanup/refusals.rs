@@ -213,6 +213,32 @@ fn kube_proxy(facts: &Facts, cni: Cni, known: &Known, inventory: &Inventory) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::{Backend, Family, Firewall, Saved, Traces};
+    use crate::ownership;
+
+    #[test]
+    fn calicos_programs_stay_where_nothing_else_leads_to_services() {
+        let process = |name: &str| Process { name: name.into(), ..Process::default() };
+        let mut facts = Facts { processes: vec![process("kubelet")], ..Facts::default() };
+        let globals = (format!("{}/tc/globals", ownership::kernel::BPFFS), vec!["cali_v4_nat_fe3".to_owned()]);
+        facts.traces = Some(Box::new(Traces { listings: [globals].into(), ..Traces::default() }));
+        let refused = |facts: &Facts| {
+            let known = Known::of(facts, Cni::Calico);
+            let inventory = ownership::inventory(facts, Cni::Calico, &known);
+            assert!(!inventory.image.pins.is_empty());
+            kube_proxy(facts, Cni::Calico, &known, &inventory).map(|refusal| refusal.name)
+        };
+        assert_eq!(refused(&facts).as_deref(), Some("kube-proxy-missing"));
+        let text = "*nat\n:KUBE-SVC-X - [0:0]\nCOMMIT\n".to_owned();
+        let rules = Saved { backend: Backend::Nft, family: Family::Ipv4, text, opaque: Vec::new() };
+        let by_rules = Facts { firewall: Firewall { saved: vec![rules], ..Firewall::default() }, ..facts.clone() };
+        let by_process = Facts { processes: vec![process("kubelet"), process("kube-proxy")], ..facts.clone() };
+        // Where no kubelet runs, nobody asks for services.
+        let nobody = Facts { processes: Vec::new(), ..facts };
+        for served in [by_rules, by_process, nobody] {
+            assert_eq!(refused(&served), None);
+        }
+    }
 
     #[test]
     fn dels_that_are_owed_keep_the_plugins_that_they_need() {

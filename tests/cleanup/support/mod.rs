@@ -94,9 +94,17 @@ impl Ground {
         assert!(difference.is_empty(), "{}", difference.join("\n"));
     }
 
+    /// Cleans, and takes just what the dry run had shown.
+    pub fn must_take_what_it_showed(&self, cni: &str) {
+        let shown = self.would(&[cni]);
+        let done = self.must(&[cni, "--yes", "--output", "json"], 0);
+        let done: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        assert_eq!((&shown["objects"], &shown["counts"]), (&done["objects"], &done["counts"]));
+    }
+
     /// Cleans: the crowd is as it was, the list of checks prints nothing, and a second time there is nothing to do.
     pub fn must_go(&self, cni: &str, checklist: &str) {
-        self.must(&[cni, "--yes"], 0);
+        self.must_take_what_it_showed(cni);
         self.must_be_as_others_left_it();
         self.must_print_nothing(checklist);
         let again = self.must(&[cni, "--yes", "--output", "json"], 0);

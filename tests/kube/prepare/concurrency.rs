@@ -76,6 +76,9 @@ fn somebody_who_undoes_what_is_written_is_found_out() {
         }
     };
     undo(0);
+    // What is read back is what was made of it, however fast this machine is. A real server is slow enough, and takes no such word.
+    let slow = "slow 80 agent=nodectl/ method=GET /apis/crd.projectcalico.org/v1/felixconfigurations";
+    drop(cluster.fixture.server.control.run(slow));
     meanwhile(undo, || {
         let failed = cluster.run(&["prepare"]).exits(5);
         assert!(failed.stderr.contains("FelixConfiguration default"), "{}", failed.stderr);
