@@ -20,7 +20,7 @@ const MIGRATE: [&str; 6] = ["migrate", "--yes", "--drain-timeout", "60", "--agen
 #[test]
 fn a_switch_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
     let (mut bench, points) = Bench::start()?;
-    for (i, n) in Sample::from_environment().of(points.len(), 12).into_iter().enumerate() {
+    for (i, n) in Sample::from_environment().of(points.len(), 9).into_iter().enumerate() {
         let what = format!("point {n} of {}, {}", points.len(), points[n - 1]);
         bench.round(&what, |bench| {
             if !bench.s.dies_at(1, &MIGRATE, &n.to_string())? {
@@ -39,7 +39,7 @@ fn a_way_back_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
     bench.s.migrate(1, Cni::Calico)?;
     let points = bench.s.fault_points(1, |env| bench.s.nodectl_with(1, &revert(), env))?;
     bench.must_be(Cni::Flannel)?;
-    for (i, n) in Sample::from_environment().of(points.len(), 6).into_iter().enumerate() {
+    for (i, n) in Sample::from_environment().of(points.len(), 5).into_iter().enumerate() {
         let what = format!("point {n} of {} of the way back, {}", points.len(), points[n - 1]);
         bench.round(&what, |bench| {
             bench.s.migrate(1, Cni::Calico)?;
