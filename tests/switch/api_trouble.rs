@@ -232,12 +232,14 @@ fn revert_does_without_the_api_server_at_every_step() {
     }
 }
 
-/// All cases, or those whose step `TROUBLE_AT` names, for whoever looks into one.
+/// All cases, or those whose step `TROUBLE_AT` names and whose kind begins as `TROUBLE` says (`Lasting("500`), for whoever looks
+/// into one.
 fn chosen(cases: Vec<(Trouble, String)>) -> Vec<(Trouble, String)> {
-    match std::env::var("TROUBLE_AT") {
-        Ok(step) => cases.into_iter().filter(|(_, s)| *s == step).collect(),
-        Err(_) => cases,
-    }
+    let (step, kind) = (std::env::var("TROUBLE_AT").ok(), std::env::var("TROUBLE").unwrap_or_default());
+    let is_wanted = |trouble: &Trouble, at: &String| {
+        step.as_ref().is_none_or(|step| step == at) && format!("{trouble:?}").starts_with(&kind)
+    };
+    cases.into_iter().filter(|(trouble, at)| is_wanted(trouble, at)).collect()
 }
 
 /// On the way from Calico to flannel: the node is Calico's again as soon as the server is back.
