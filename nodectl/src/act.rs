@@ -33,6 +33,7 @@ use serde_json::Value;
 
 pub use api::Api;
 pub use baseline::missing;
+pub use clean::owe_kept_dels;
 pub use context::{Context, RunFolder};
 pub use debts::pay;
 pub use idle_files::of_before;
@@ -54,11 +55,6 @@ pub fn clean_again(cx: &mut Context) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What failed of the pods' DELs on the way back, and will not by itself be tried again, is owed.
-pub fn owe_kept_dels(cx: &mut Context) -> Result<()> {
-    clean::owe_kept_dels(cx)
 }
 
 /// Reads what the step is about to change.

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use serde::Serialize;
-use serde_json::{Value, json};
 
 pub use self::redact::redact;
 use crate::clock;
@@ -97,10 +96,14 @@ impl Bundle {
         }
     }
 
+    /// What could not be had, a line each; empty where nothing is missing.
+    pub fn missing_lines(&self) -> String {
+        self.missing.iter().map(|(what, why)| format!("  {what}: {why}\n")).collect()
+    }
+
     /// The first page, when all else is in.
     pub fn finish(&mut self, node: &str) {
-        let missing: Vec<Value> = self.missing.iter().map(|(what, why)| json!(format!("{what}: {why}"))).collect();
-        let missing = missing.iter().filter_map(Value::as_str).map(|line| format!("  {line}\n")).collect::<String>();
+        let missing = self.missing_lines();
         let names: String = self.entries.keys().map(|name| format!("  {name}\n")).collect();
         let page = format!(
             "What nodectl {} saw on {node} at {}.\n\n{} secrets (keys, tokens, passwords) were taken out. Names and addresses of \

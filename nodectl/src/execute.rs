@@ -111,7 +111,6 @@ pub fn backward(
     cx: &mut Context,
     progress: &mut Progress,
 ) -> Result<(), StepFailed> {
-    cx.stop.mute();
     for n in log.standing().into_iter().rev() {
         let Some(step) = plan.steps.get(n).filter(|step| step.undo_due() == due) else { continue };
         let Some(before) = log.before(n) else { continue };

@@ -5,7 +5,7 @@ mod support;
 
 use nodectl_lab::fixture::FLANNEL_PARTS;
 use nodectl_lab::terminal::on_terminal;
-use support::Ground;
+use support::{Ground, comes};
 
 fn ground(script: &str) -> Ground {
     let ground = Ground::with("");
@@ -113,9 +113,10 @@ fn what_was_shown_at_the_prompt_is_what_goes() {
     for (change, undo, named) in [
         (format!("{FLANNEL_PARTS}\nvxlan 1 8472"), "ip link del flannel.1", "+ link flannel.1"),
         (
-            "cp /bin/sh /run/flanneld; setsid /run/flanneld -c 'sleep 1000; :' >/dev/null 2>&1 &
-             until grep -qa '^/run/flanneld' /proc/[0-9]*/cmdline 2>/dev/null; do sleep 0.02; done"
-                .into(),
+            format!(
+                "cp /bin/sh /run/flanneld; setsid /run/flanneld -c 'sleep 1000; :' >/dev/null 2>&1 &\n{}",
+                comes("flanneld")
+            ),
             "true",
             "+ [agent-runs]",
         ),

@@ -64,6 +64,15 @@ fn deleted_leaves_nothing(scenario: &Scenario, name: &str, kinds: &[&str]) {
     .unwrap();
 }
 
+/// The same for the other pods, of Deployments and without a port, which go while node 1 is on this CNI.
+#[track_caller]
+fn the_others_leave_nothing(scenario: &Scenario, cni: Cni) {
+    scenario.spread_pods().unwrap();
+    scenario.must_be_settled(1, cni).unwrap();
+    scenario.must_leave_nothing().unwrap();
+    assert_eq!(scenario.strays(1).unwrap(), Vec::<String>::new());
+}
+
 /// A pod on node 1 with a port of the node and limits of its bandwidth.
 fn limited(name: &str) -> Manifest {
     let mut manifest = workloads::bare(name, Some("node1"));
@@ -99,11 +108,7 @@ fn a_pod_adopted_then_deleted_leaves_nothing_on_either_side() {
     assert_eq!((scenario.identities().unwrap(), limits().trim()), (before, "2"));
     scenario.must_be_whole().unwrap();
     deleted_leaves_nothing(&scenario, "limited", &["attachments", "network", "CNI-DN", "limits", "ipam"]);
-    // The others, of Deployments and without a port.
-    scenario.spread_pods().unwrap();
-    scenario.must_be_settled(1, Cni::Calico).unwrap();
-    scenario.must_leave_nothing().unwrap();
-    assert_eq!(scenario.strays(1).unwrap(), Vec::<String>::new());
+    the_others_leave_nothing(&scenario, Cni::Calico);
 }
 
 #[test]
@@ -121,10 +126,7 @@ fn a_pod_created_by_calico_then_reverted_then_deleted_leaves_nothing_on_either_s
     scenario.must_be_on(1, Cni::Flannel).unwrap();
     scenario.must_be_whole().unwrap();
     deleted_leaves_nothing(&scenario, "limited", &["attachments", "lease", "flannel", "CNI-DN", "limits"]);
-    scenario.spread_pods().unwrap();
-    scenario.must_be_settled(1, Cni::Flannel).unwrap();
-    scenario.must_leave_nothing().unwrap();
-    assert_eq!(scenario.strays(1).unwrap(), Vec::<String>::new());
+    the_others_leave_nothing(&scenario, Cni::Flannel);
 }
 
 /// Stops nodectl as a step begins, deletes a pod meanwhile, lets nodectl go on. Where it was stopped while it worked on that very

@@ -68,7 +68,7 @@ fn are_dels_kept(cx: &mut Context, cni: Cni) -> Result<bool> {
 }
 
 /// Without the API server DELs are kept that were asked for on the way back; they are owed, whichever CNI stays.
-pub(super) fn owe_kept_dels(cx: &mut Context) -> Result<()> {
+pub fn owe_kept_dels(cx: &mut Context) -> Result<()> {
     let kept = cx.api.is_dead() && !Pending::list(&cx.shim())?.0.is_empty();
     if kept { cx.owe(Debt::PendingDels) } else { Ok(()) }
 }

@@ -54,7 +54,7 @@ fn gather(host: &Host, settings: &Settings) -> Bundle {
 }
 
 fn text(path: &Path, bundle: &Bundle) -> String {
-    let missing: String = bundle.missing.iter().map(|(what, why)| format!("  {what}: {why}\n")).collect();
+    let missing = bundle.missing_lines();
     let missing = if missing.is_empty() { missing } else { format!("Not to be had:\n{missing}") };
     format!(
         "{} was written: {} files; {} secrets were taken out.\n{missing}It names nodes, pods and addresses: read it before you pass \

@@ -6,7 +6,7 @@ use super::overlay::restart;
 use crate::cleanup::refusals;
 use crate::cni::Cni;
 use crate::ownership::files::plugin_types;
-use crate::ownership::known::{main_plugin, plugin};
+use crate::ownership::known::{main_plugin, owner_of_plugin, plugin};
 use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
 use crate::remedy::Told;
 use crate::shim::by_hand;
@@ -76,12 +76,10 @@ pub(super) fn plugin_missing(node: &Node) -> Option<Found> {
 
 /// How plugins come back: a CNI's own by its agent's installer, the others from where they lie.
 fn bring(node: &Node, missing: &[String]) -> String {
-    let own = |cni: Cni| missing.iter().any(|name| name == plugin(cni) || cni == Cni::Calico && name == "calico-ipam");
-    let mut commands: Vec<String> =
-        [Cni::Flannel, Cni::Calico].into_iter().filter(|cni| own(*cni)).map(|cni| restart(node, cni)).collect();
-    let others: Vec<&String> =
-        missing.iter().filter(|name| !["flannel", "calico", "calico-ipam"].contains(&name.as_str())).collect();
-    if !others.is_empty() {
+    let is_of = |owner: Option<Cni>| missing.iter().any(|name| owner_of_plugin(name) == owner);
+    let own = [Cni::Flannel, Cni::Calico].into_iter().filter(|cni| is_of(Some(*cni)));
+    let mut commands: Vec<String> = own.map(|cni| restart(node, cni)).collect();
+    if is_of(None) {
         commands.push(format!(
             "copy the others into {}: Debian's containernetworking-plugins has them in /usr/lib/cni, and nodectl keeps those that it \
              found in /var/lib/nodectl/backup",

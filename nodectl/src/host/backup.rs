@@ -12,9 +12,10 @@ use crate::fault;
 /// Moves a file or folder to `aside`; nothing to do where it is gone. A copy that holds all of it was made before a crash and
 /// stays as it is; beside one that does not, this takes a name of its own (`NAME.1`), so that neither is lost.
 pub fn move_aside(path: &Path, aside: &Path) -> Result<()> {
-    let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
-    let is_special = !(meta.is_file() || meta.is_dir() || meta.is_symlink());
-    if !is_special && !holds(aside, path) {
+    if !files::exists(path) {
+        return Ok(());
+    }
+    if !is_special(path) && !holds(aside, path) {
         let free = free_name(aside);
         if move_within(path, &free)? {
             return Ok(());
@@ -57,6 +58,11 @@ fn free_name(aside: &Path) -> PathBuf {
     (1..).map(numbered).find(|path| !files::exists(path)).unwrap_or_else(|| aside.to_owned())
 }
 
+/// A socket, a FIFO, a device: nothing of it can be kept.
+fn is_special(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|m| !(m.is_file() || m.is_dir() || m.is_symlink()))
+}
+
 /// Whether a copy has all that is in a file or folder, of which a part may be removed already.
 fn holds(copy: &Path, path: &Path) -> bool {
     if !is_folder(path) || !is_folder(copy) {
@@ -64,8 +70,7 @@ fn holds(copy: &Path, path: &Path) -> bool {
     }
     let is_kept = |name: &String| {
         let (copy, path) = (copy.join(name), path.join(name));
-        let is_special = fs::symlink_metadata(&path).is_ok_and(|m| !(m.is_file() || m.is_dir() || m.is_symlink()));
-        is_special || holds(&copy, &path)
+        is_special(&path) || holds(&copy, &path)
     };
     files::list(path).is_ok_and(|names| names.iter().all(is_kept))
 }

@@ -311,7 +311,6 @@ fn image_client(channel: Channel) -> ImageServiceClient<Channel> {
     ImageServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT)
 }
 
-/// What kubelet was told: on its command line, or since 1.27 in its configuration file.
 /// One runtime of several: another than kubelet's answers as well, knows of no pod, and would make each living one look gone.
 fn choose(named: Option<&str>, is_there: impl Fn(&str) -> bool, listening: &[&str]) -> Result<String> {
     if let Some(named) = named {
@@ -336,6 +335,7 @@ fn listens(socket: &Path) -> bool {
     std::os::unix::net::UnixStream::connect(socket).is_ok()
 }
 
+/// What kubelet was told: on its command line, or since 1.27 in its configuration file.
 fn endpoint_of_kubelet(host: &Host) -> Result<Option<String>> {
     let Some(kubelet) = process::scan()?.into_iter().find(|p| p.name == "kubelet") else { return Ok(None) };
     let from_file = || {

@@ -111,8 +111,7 @@ pub fn cni_files(host: &Host, dirs: &CniDirectories) -> Result<Files> {
     let mut confs = BTreeMap::new();
     for name in &conf_names {
         let path = conf_dir.join(name);
-        // What is no file (a FIFO, a device) may never end; no runtime makes a network of it either.
-        let text = if path.is_file() { files::read_found(&path)?.unwrap_or_default() } else { Vec::new() };
+        let text = files::read_found(&path)?.unwrap_or_default();
         confs.insert(name.clone(), serde_json::from_slice(&text).unwrap_or(Value::Null));
     }
     Ok(Files {

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::facts::{Backend, Facts, Family, Mention, NftTable, Note, Traces};
 use crate::host::{Host, files, ipset, kmod, mount, netlink, netns, nft_rules, sysctl, xfrm};
 use crate::ownership::files::{LEASES, RESULTS, SNIPPETS, plugin_types};
+use crate::ownership::known::owner_of_plugin;
 use crate::ownership::links::TUNL0;
 use crate::ownership::{files as owned_files, kernel, stays};
 
@@ -253,7 +254,7 @@ fn packaged(host: &Host, facts: &Facts, listings: &BTreeMap<String, Vec<String>>
     let mut wanted: Vec<String> = Vec::new();
     for dir in owned_files::bin_dirs(&facts.files.bin_dir) {
         let names = listings.get(dir).into_iter().flatten();
-        let plugins = names.filter(|name| ["flannel", "calico", "calico-ipam"].contains(&name.as_str()));
+        let plugins = names.filter(|name| owner_of_plugin(name).is_some());
         wanted.extend(plugins.map(|name| format!("{dir}/{name}")));
     }
     let mut found = Vec::new();

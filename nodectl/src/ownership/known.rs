@@ -181,6 +181,15 @@ pub fn plugin(cni: Cni) -> &'static str {
     }
 }
 
+/// The CNI whose own plugin this is, by its file's name.
+pub fn owner_of_plugin(name: &str) -> Option<Cni> {
+    match name {
+        "flannel" => Some(Cni::Flannel),
+        "calico" | "calico-ipam" => Some(Cni::Calico),
+        _ => None,
+    }
+}
+
 /// Type of a configuration's first plugin; a `.conf` holds one plugin without a list.
 pub fn main_plugin(conf: &Value) -> Option<&str> {
     conf["plugins"][0]["type"].as_str().or_else(|| conf["type"].as_str())

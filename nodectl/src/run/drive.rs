@@ -289,6 +289,7 @@ impl<'a> Run<'a> {
         self.note(RunState::TakingBack);
         let log = self.log()?;
         motd::update(self.cx.host);
+        // From here on a signal is answered, and nothing stops the way back.
         self.cx.stop.mute();
         let held = execute::hold_again(self.plan, &log, &mut self.cx, &mut self.progress);
         let undone =

@@ -50,7 +50,7 @@ impl Ground {
         argv.extend(args);
         let running = self.node().spawn(&argv).unwrap();
         // It enters the node's namespaces first.
-        self.build(&format!("until grep -qa '^/run/{name}' /proc/[0-9]*/cmdline 2>/dev/null; do sleep 0.02; done"));
+        self.build(&comes(name));
         running
     }
 
@@ -117,4 +117,9 @@ impl Ground {
         let done = self.node().exec_with_input(&["sh", "-e", "-s"], checklist).unwrap();
         assert!(done.ok() && done.stdout.trim().is_empty(), "exit {}: {}{}", done.code, done.stdout, done.stderr);
     }
+}
+
+/// A script that waits until the process that was copied to /run under this name is there.
+pub fn comes(name: &str) -> String {
+    format!("until grep -qa '^/run/{name}' /proc/[0-9]*/cmdline 2>/dev/null; do sleep 0.02; done")
 }
