@@ -1,12 +1,15 @@
-//! The way around an interface that must go down to be renamed (before Linux 6.2): a veth pair of our own into the same pod
-//! carries its traffic meanwhile. Pure.
+//! The way around an interface that changes hands: a veth pair of our own into the same pod carries its traffic meanwhile. Pure.
+//!
+//! A port that joins or leaves its bridge drops what the pod sends for an instant: its state is "disabled" before the bridge's
+//! handler is gone, and after it has come (`br_stp_disable_port` in `del_nbp`, `br_add_if`). That takes some 50 microseconds,
+//! and where the kernel filters VLANs an RCU grace period. Before Linux 6.2, to be renamed, it must even go down.
 
 use ipnet::IpNet;
 
 use super::CALICO_MAC;
 use super::host_side::{calico_sysctls, lead, neighbour, set_sysctls};
 use super::operation::{At, Operation, in_pod, on_host};
-use super::pod::{PodNetwork, alone, short_name};
+use super::pod::{PodNetwork, Way, alone, short_name};
 use super::to_calico::{default_route, gateway, to_gateway};
 use crate::facts::{Address, Route};
 use crate::host::netlink::LinkChange;
@@ -22,16 +25,20 @@ const OUTSIDE: [u8; 4] = [169, 254, 1, 3];
 
 /// Everything goes over our pair, the pod's interface changes while it is idle, everything goes back, our pair goes.
 /// The pod has been turned: its traffic goes to Calico's gateway.
-pub(super) fn around(pod: &PodNetwork, name: &str, change: LinkChange) -> Vec<At> {
+pub(super) fn around(pod: &PodNetwork, name: &str, change: LinkChange, way: Way) -> Vec<At> {
     let outside = format!("nod{}", short_name(&pod.pod));
     let mut operations = open(pod, &outside);
     operations.extend(onto(pod, INSIDE));
     operations.extend(lead(pod.ips(), &outside, INSIDE_MAC));
-    let down = LinkChange { down: true, ..LinkChange::default() };
-    operations.push(set_link(&pod.host, down));
-    operations.push(set_link(&pod.host, change));
-    operations.push(set_link(name, up()));
-    // Down has dropped the neighbour entries. The host's traffic comes back first: the pod's may still take our pair.
+    operations.extend(match way {
+        Way::Live => vec![set_link(&pod.host, change)],
+        Way::Down => vec![
+            set_link(&pod.host, LinkChange { down: true, ..LinkChange::default() }),
+            set_link(&pod.host, change),
+            set_link(name, up()),
+        ],
+    });
+    // The host's traffic comes back first: the pod's may still take our pair. Down has dropped the neighbour entries.
     operations.extend(lead(pod.ips(), name, &pod.mac));
     operations.extend(onto(pod, &pod.ifname));
     operations.push(on_host(Operation::DeleteLink { name: outside }));

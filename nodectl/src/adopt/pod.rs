@@ -20,8 +20,9 @@ pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0x
 pub enum Way {
     /// While it is up (Linux 6.2 and later).
     Live,
-    /// Only while it is down: until then, traffic takes a veth pair of our own.
-    Detour,
+    /// Only while it is down.
+    #[serde(alias = "detour")]
+    Down,
 }
 
 /// A pod's network as it stands.

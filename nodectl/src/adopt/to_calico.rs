@@ -73,10 +73,7 @@ pub fn detach(pod: &PodNetwork, name: &str, metric: Option<u32>, way: Way) -> Ve
     let leave = LinkChange { rename: Some(name.to_owned()), nomaster: true, ..LinkChange::default() };
     // Before it leaves the bridge: from then on it must forward by itself.
     let mut operations = set_sysctls(calico_sysctls(&pod.host, pod.has_ipv6()));
-    match way {
-        Way::Live => operations.push(on_host(Operation::SetLink { name: pod.host.clone(), change: leave })),
-        Way::Detour => operations.extend(detour::around(pod, name, leave)),
-    }
+    operations.extend(detour::around(pod, name, leave, way));
     if pod.has_ipv6() {
         operations.push(on_host(Operation::AddAddress(link_local(name))));
     }

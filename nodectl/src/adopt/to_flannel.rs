@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::CALICO_MAC;
 use super::detour;
-use super::host_side::{self, lead, neighbour, route, set_sysctls};
+use super::host_side::{self, neighbour, route, set_sysctls};
 use super::operation::{At, Operation, in_pod, on_host};
 use super::pod::{PodNetwork, Way, alone, port_mac, port_name};
 use super::to_calico::{gateway, link_local, to_gateway};
@@ -58,27 +58,15 @@ pub fn attach(now: &PodNetwork, was: &PodNetwork, way: Way) -> Vec<At> {
         hairpin: Some(was.hairpin),
         ..LinkChange::default()
     };
-    let mut operations = match way {
-        Way::Live => lead_without_metric(now),
-        // The detour sets all that afterwards; and after a crash in one, the interface may be down now.
-        Way::Detour => Vec::new(),
-    };
+    let mut operations = Vec::new();
     if now.has_ipv6() {
         operations.push(on_host(Operation::DeleteAddress(link_local(&now.host))));
     }
-    match way {
-        Way::Live => operations.push(on_host(Operation::SetLink { name: now.host.clone(), change: join })),
-        Way::Detour => operations.extend(detour::around(now, &was.host, join)),
-    }
-    operations.extend(set_sysctls(was.sysctls.clone()));
-    operations
-}
-
-/// The host's route to the pod, with the pod's MAC. The metric that later versions of felix want goes: the bridge's has none.
-fn lead_without_metric(now: &PodNetwork) -> Vec<At> {
-    let mut operations = lead(now.ips(), &now.host, &now.mac);
-    let later = now.ips().filter(IpAddr::is_ipv4).map(|ip| route(ip, &now.host, host_side::IPV6_METRIC));
+    operations.extend(detour::around(now, &was.host, join, way));
+    // The metric that later versions of felix want: the bridge's route has none.
+    let later = now.ips().filter(IpAddr::is_ipv4).map(|ip| route(ip, &was.host, host_side::IPV6_METRIC));
     operations.extend(later.map(|route| on_host(Operation::DeleteRoute(route))));
+    operations.extend(set_sysctls(was.sysctls.clone()));
     operations
 }
 

@@ -63,7 +63,7 @@ fn gap(facts: &Facts, steps: &[Step]) -> Option<String> {
 /// Which pods can be re-plumbed for the network of `to`.
 pub fn adoption(facts: &Facts, prepared: &Prepared, to: Cni) -> Adoption {
     let mut adoption = Adoption::default();
-    let way = if facts.machine.rename_live == Some(true) { Way::Live } else { Way::Detour };
+    let way = if facts.machine.rename_live == Some(true) { Way::Live } else { Way::Down };
     let sandboxes = facts.runtime.iter().flat_map(|r| &r.sandboxes);
     let mut sandboxes: Vec<&Sandbox> = sandboxes.filter(|s| s.ready && !s.host_network).collect();
     sandboxes.sort_by_key(|s| (s.full_name(), s.id.clone()));
@@ -167,9 +167,9 @@ fn sweep(adoption: &Adoption, step: impl Fn(AdoptedPod) -> Step) -> impl Iterato
 fn notes(adoption: &Adoption, cluster: &ClusterView) -> Vec<String> {
     let replumbed = |p: &AdoptedPod| match p.way {
         Way::Live => format!("{}: re-plumbed while it runs; address and connections stay", p.pod),
-        Way::Detour => format!(
+        Way::Down => format!(
             "{}: re-plumbed while it runs; address and connections stay. This kernel renames a device only while it is \
-             down, so its traffic takes a veth pair of ours meanwhile",
+             down: the pod's interface loses its carrier for an instant, its traffic takes a veth pair of ours meanwhile",
             p.pod
         ),
     };
