@@ -20,6 +20,7 @@ pub use log::Log;
 pub use position::{Course, Position};
 
 use crate::fault;
+use crate::host::files;
 use crate::plan::Plan;
 use crate::step::Before;
 
@@ -170,17 +171,17 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Creates a new journal with its first record, on disk when this returns.
+    /// Creates a new journal, on disk when this returns. It is there with its first record whole or not at all: one without
+    /// could not be told from one that was damaged.
     pub fn create(path: &Path, open: &Record) -> Result<Journal> {
-        let file = OpenOptions::new()
-            .create_new(true)
-            .append(true)
-            .open(path)
-            .with_context(|| format!("could not create the journal {}", path.display()))?;
-        let mut journal = Journal { path: path.to_owned(), file };
-        journal.append(open)?;
-        sync_parent(path)?;
-        Ok(journal)
+        let context = || format!("could not create the journal {}", path.display());
+        if files::exists(path) {
+            bail!("{}: it is there already", context());
+        }
+        files::write_atomic(path, &line(open)?, 0o600).with_context(context)?;
+        let file = OpenOptions::new().append(true).open(path).with_context(context)?;
+        fault::point("journal.appended");
+        Ok(Journal { path: path.to_owned(), file })
     }
 
     /// Opens an existing journal to append; a torn last line is cut off first.
@@ -207,8 +208,7 @@ impl Journal {
     /// the middle would make the journal unreadable.
     pub fn append(&mut self, record: &Record) -> Result<()> {
         fault::point("journal.append");
-        let mut line = serde_json::to_vec(record).context("could not encode a journal record")?;
-        line.push(b'\n');
+        let line = line(record)?;
         let whole = self.file.metadata().context("could not look at the journal")?.len();
         let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
         if written.is_err() {
@@ -251,7 +251,8 @@ fn parse(bytes: &[u8], path: &Path) -> Result<(Log, usize)> {
     }
 }
 
-fn sync_parent(path: &Path) -> Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    File::open(dir).and_then(|d| d.sync_all()).with_context(|| format!("could not sync {}", dir.display()))
+fn line(record: &Record) -> Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(record).context("could not encode a journal record")?;
+    line.push(b'\n');
+    Ok(line)
 }

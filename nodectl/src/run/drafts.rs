@@ -4,18 +4,16 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::Folders;
-use crate::act::RunFolder;
 use crate::host::{Host, files};
 use crate::plan::Plan;
 
-/// Removes them from every folder that a run of this plan writes to.
-pub(super) fn sweep(host: &Host, folders: &Folders, run: &RunFolder, plan: &Plan) -> Result<()> {
-    for dir in [&plan.conf_dir, &plan.bin_dir] {
-        files::remove_temporaries(&host.path(dir))?;
-    }
-    folders.all().iter().try_for_each(|folder| files::remove_temporaries(folder).map(drop))?;
-    below(&run.backup)?;
+/// Where nodectl writes whatever the plan is, folders in them included: its own state, what pods have in writing, the message of
+/// the day (pam_motd shows every file that is there).
+const FOLDERS: [&str; 3] = ["/var/lib/nodectl", "/var/lib/cni", "/run/motd.d"];
+
+/// Removes them from these folders and the shim's; where a run was killed before it was open, no other one of it will.
+pub(super) fn sweep(host: &Host) -> Result<()> {
+    FOLDERS.iter().try_for_each(|folder| below(&host.path(folder)))?;
     // Listing is what sweeps there.
     for dir in cni_shim::Paths::under(host.root()).written() {
         cni_shim::file::list(&dir).context("could not look for drafts of the shim")?;
@@ -23,7 +21,11 @@ pub(super) fn sweep(host: &Host, folders: &Folders, run: &RunFolder, plan: &Plan
     Ok(())
 }
 
-/// Backups keep the paths of what they hold.
+/// Removes them from the folders that a run of this plan writes to besides.
+pub(super) fn sweep_of(host: &Host, plan: &Plan) -> Result<()> {
+    [&plan.conf_dir, &plan.bin_dir].into_iter().try_for_each(|dir| files::remove_temporaries(&host.path(dir)).map(drop))
+}
+
 fn below(folder: &Path) -> Result<()> {
     files::remove_temporaries(folder)?;
     for name in files::list(folder)? {

@@ -177,7 +177,7 @@ impl<'a> Run<'a> {
         let api = Api::new(kube, plan.node.clone());
         let progress = Progress::new(id, options.progress, plan.steps.len());
         let path = folders.journal(id);
-        super::drafts::sweep(host, &folders, &folders.of_run(id), plan)?;
+        super::drafts::sweep_of(host, plan)?;
         let cx = Context::new(host, folders.of_run(id), api, stop, plan, journal);
         Ok(Run { path, cx, folders, plan, progress, options })
     }

@@ -35,7 +35,7 @@ impl Folders {
     }
 
     /// Every folder that all runs share.
-    pub(super) fn all(&self) -> Vec<PathBuf> {
+    fn all(&self) -> Vec<PathBuf> {
         ["", "journal", "snapshots", "receipts", "reports", "backup"].map(|name| self.base.join(name)).to_vec()
     }
 

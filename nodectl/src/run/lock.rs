@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Folders;
+use super::{Folders, drafts};
 use crate::failure::Failure;
 use crate::host::{Host, files, locks, process};
 
@@ -21,7 +21,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock; busy where another nodectl has it.
+    /// Takes the lock, and removes what a killed nodectl had begun to write; busy where another nodectl has it.
     pub fn take(host: &Host) -> Result<Lock> {
         let path = host.path("/run/nodectl/lock");
         let (mut file, holder) = open(&path)?;
@@ -31,6 +31,10 @@ impl Lock {
                 file.set_len(0)
                     .and_then(|()| write!(file, "{}", std::process::id()))
                     .context("could not write the lock")?;
+                // They are in nobody's way: neither a way back nor a boot fails for them.
+                if let Err(error) = drafts::sweep(host) {
+                    tracing::warn!("what a killed nodectl had begun to write is left: {error:#}");
+                }
                 Ok(Lock { _file: file })
             }
             Err(TryLockError::WouldBlock) => {
@@ -115,5 +119,37 @@ mod tests {
         assert_eq!(locks::holders(&path).expect("locks"), [std::process::id()]);
         drop(lock);
         assert_eq!(locks::holders(&path).expect("locks"), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn whoever_takes_the_lock_removes_drafts_and_nothing_else() {
+        let root = tempfile::tempdir().expect("a directory");
+        // No process has this id: the kernel's highest is 2^22.
+        let drafts = [
+            "var/lib/nodectl/.nodectl-open-1-846",
+            "var/lib/nodectl/journal/.nodectl-1.jsonl-0-846",
+            "var/lib/nodectl/cleanups/.nodectl-1.open.json-0-846",
+            "var/lib/nodectl/backup/1/opt/cni/bin/.nodectl-bridge",
+            "var/lib/cni/networks/cbr0/.nodectl-10.244.1.2-0-846",
+            "var/lib/cni-shim/state.json.99999999.tmp",
+            "run/motd.d/.nodectl-85-nodectl.motd-0-846",
+        ];
+        let others = [
+            "var/lib/nodectl/open",
+            "var/lib/nodectl/journal/1.jsonl",
+            "var/lib/nodectl/backup/1/opt/cni/bin/bridge",
+            "var/lib/cni/networks/cbr0/10.244.1.2",
+            "var/lib/cni-shim/state.json",
+            "run/motd.d/.hidden",
+        ];
+        let is_there = |name: &&str| root.path().join(name).exists();
+        for name in drafts.iter().chain(&others) {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, "x").expect("a file");
+        }
+        let _lock = Lock::take(&Host::new(root.path())).expect("the lock");
+        assert_eq!(drafts.iter().filter(|name| is_there(name)).collect::<Vec<_>>(), Vec::<&&str>::new());
+        assert_eq!(others.iter().filter(|name| !is_there(name)).collect::<Vec<_>>(), Vec::<&&str>::new());
     }
 }

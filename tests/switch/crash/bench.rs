@@ -32,6 +32,14 @@ pub fn revert() -> Vec<&'static str> {
     vec!["revert", "--yes"]
 }
 
+/// How many of a switch's fault points it passes before its run is open: up to the renaming of the file that names it, which
+/// is the first after the journal's first record.
+pub fn before_open(points: &[String]) -> Result<usize> {
+    let appended = points.iter().position(|point| point == "journal.appended").context("there is no journal")?;
+    let renamed = points[appended..].iter().position(|point| point == "files.write.rename");
+    Ok(appended + renamed.context("no run was opened")? + 1)
+}
+
 impl Bench {
     /// The bench, and the fault points of a switch from this start.
     pub fn start() -> Result<(Bench, Vec<String>)> {
@@ -67,13 +75,21 @@ impl Bench {
         let outcome = disturb(self);
         println!("{what}: {:.1} s", started.elapsed().as_secs_f32());
         if let Err(error) = outcome {
-            println!("FAILED at {what}: {error:#}");
-            self.failures.push(format!("killed at {what}: {error:#}"));
+            let troubles = self.troubles().unwrap_or_else(|error| format!("{error:#}"));
+            let failure = format!("{what}: {error:#}\nwhat failed or turned back, of the last run: {troubles}");
+            println!("FAILED at {failure}");
+            self.failures.push(failure);
             let failures = std::mem::take(&mut self.failures);
             (*self, _) = Bench::start()?;
             self.failures = failures;
         }
         Ok(())
+    }
+
+    /// What the last journal says of trouble: of a process that was killed nothing else is left to be read.
+    fn troubles(&self) -> Result<String> {
+        let last = "cat \"$(ls -t /var/lib/nodectl/journal/*.jsonl | head -n 1)\"";
+        self.s.node(1)?.sh(&format!(r#"{last} | grep -E '^."record":"(failed|reverting|owed|attach)"' || true"#))
     }
 
     /// An error with all that went wrong.
@@ -97,10 +113,19 @@ impl Bench {
         Ok(journal.contains(r#""record":"close""#))
     }
 
-    /// `resume` finishes the killed run. One that was killed before it was open has changed nothing.
+    /// A run that was killed before it was open has changed nothing, and the next nodectl removes what it had begun to write.
+    pub fn nothing_is_open(&self) -> Result<()> {
+        let done = self.s.nodectl(1, &["resume", "--yes"])?.expect(0)?;
+        if !done.stdout.contains("Nothing to resume") {
+            bail!("it is said to be open: {}", done.all());
+        }
+        self.must_be_as_before()
+    }
+
+    /// `resume` finishes the killed run.
     pub fn resume_to_calico(&self) -> Result<()> {
         if !self.is_open()? {
-            return self.must_be_as_before();
+            return self.nothing_is_open();
         }
         self.s.nodectl(1, &["resume", "--yes"])?.expect(0)?;
         self.must_be(Cni::Calico)?;
@@ -115,7 +140,7 @@ impl Bench {
     /// and the shim stays then.
     pub fn revert_to_flannel(&self) -> Result<()> {
         if !self.is_open()? {
-            return self.must_be_as_before();
+            return self.nothing_is_open();
         }
         let last = self.s.node(1)?.sh("tail -n 1 /var/lib/nodectl/journal/$(cat /var/lib/nodectl/open).jsonl")?;
         self.s.nodectl(1, &revert())?.expect(0)?;
