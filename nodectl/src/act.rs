@@ -18,7 +18,7 @@ mod debts;
 mod evict;
 mod idle_files;
 mod in_place;
-mod overlay;
+pub mod overlay;
 mod peer_routes;
 mod records;
 mod retire;

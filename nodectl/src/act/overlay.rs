@@ -10,7 +10,7 @@ use crate::host::netlink::{self, LinkChange};
 use crate::step::{Before, OverlayImage};
 
 /// The device with all that hangs on it.
-pub(super) fn before(name: &str) -> Result<Before> {
+pub fn before(name: &str) -> Result<Before> {
     Ok(Before::Overlay(Box::new(image(&netlink::observe()?, name))))
 }
 
@@ -31,7 +31,8 @@ fn link_local(address: &crate::facts::Address) -> bool {
     matches!(address.address, ipnet::IpNet::V6(v6) if v6.addr().is_unicast_link_local())
 }
 
-pub(super) fn rename(from: &str, to: &str, before: &Before) -> Result<Value> {
+/// Renames the device, whether it must go down for that or not; `before` holds what a device that goes down forgets.
+pub fn rename(from: &str, to: &str, before: &Before) -> Result<Value> {
     let network = netlink::observe()?;
     if network.link(from).is_none() {
         // Renamed before a crash, or gone with a reboot: the agent that comes makes its own.
