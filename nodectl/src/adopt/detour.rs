@@ -30,6 +30,7 @@ pub(super) fn around(pod: &PodNetwork, name: &str, change: LinkChange, way: Way)
     let mut operations = open(pod, &outside);
     operations.extend(onto(pod, INSIDE));
     operations.extend(lead(pod.ips(), &outside, INSIDE_MAC));
+    operations.push(on_host(Operation::Settle));
     operations.extend(match way {
         Way::Live => vec![set_link(&pod.host, change)],
         Way::Down => vec![
@@ -41,6 +42,7 @@ pub(super) fn around(pod: &PodNetwork, name: &str, change: LinkChange, way: Way)
     // The host's traffic comes back first: the pod's may still take our pair. Down has dropped the neighbour entries.
     operations.extend(lead(pod.ips(), name, &pod.mac));
     operations.extend(onto(pod, &pod.ifname));
+    operations.push(on_host(Operation::Settle));
     operations.push(on_host(Operation::DeleteLink { name: outside }));
     operations.push(rp_filter(&pod.rp_filter));
     operations

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -76,7 +77,12 @@ pub enum Operation {
         /// Value.
         value: String,
     },
+    /// Lets packets that are underway the old way arrive.
+    Settle,
 }
+
+/// How long a packet may be underway: its sender has looked up the way, and then had to wait for a processor.
+const UNDERWAY: Duration = Duration::from_millis(10);
 
 /// An operation and its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +168,7 @@ impl Operation {
             }
             Operation::SetRoute(route) | Operation::DeleteRoute(route) => route.dev.iter_mut().for_each(new),
             Operation::SetNeighbour(n) | Operation::DeleteNeighbour(n) => new(&mut n.link),
+            Operation::Settle => {}
             // An interface's parameters have its name as a part of theirs.
             Operation::Sysctl { name, .. } => *name = name.replace(&format!(".{from}."), &format!(".{to}.")),
         }
@@ -190,6 +197,10 @@ fn apply(operation: &Operation, netns: &Path) -> Result<()> {
         Operation::DeleteRoute(route) => netlink::delete_route(route),
         Operation::SetNeighbour(neighbour) => netlink::replace_neighbour(neighbour),
         Operation::DeleteNeighbour(neighbour) => netlink::delete_neighbour(neighbour),
+        Operation::Settle => {
+            std::thread::sleep(UNDERWAY);
+            Ok(())
+        }
         Operation::Sysctl { name, value } => match sysctl::read(name)? {
             None => Ok(()),
             Some(now) if now == *value => Ok(()),

@@ -21,13 +21,24 @@ pub struct Flow {
     pub longest_gap: Duration,
     /// The addresses that the target saw as the sender's.
     pub seen: BTreeSet<String>,
+    /// When some of those without an answer were sent, in ns since 1970, and what the kernel said, if it refused.
+    pub unanswered: Vec<(u64, Option<String>)>,
     last_answer: u64,
 }
 
 impl Flow {
     /// A pair of which nothing is known yet.
     pub fn new(source: Endpoint, target: Endpoint) -> Flow {
-        Flow { source, target, sent: 0, lost: 0, longest_gap: Duration::ZERO, seen: BTreeSet::new(), last_answer: 0 }
+        Flow {
+            source,
+            target,
+            sent: 0,
+            lost: 0,
+            longest_gap: Duration::ZERO,
+            seen: BTreeSet::new(),
+            unanswered: Vec::new(),
+            last_answer: 0,
+        }
     }
 
     /// The same with one more process's numbers; the time between two processes' answers is a gap too.
@@ -44,6 +55,7 @@ impl Flow {
             self.last_answer = report.first_sent;
         }
         self.seen.extend(report.seen.iter().cloned());
+        self.unanswered.extend(report.unanswered.iter().cloned());
         self
     }
 
@@ -71,7 +83,12 @@ impl std::fmt::Display for Flow {
             self.sent,
             self.lost,
             self.longest_gap.as_millis()
-        )
+        )?;
+        for (at, refused) in &self.unanswered {
+            write!(out, "; lost at {} ms", at / 1_000_000)?;
+            refused.iter().try_for_each(|said| write!(out, " ({said})"))?;
+        }
+        Ok(())
     }
 }
 

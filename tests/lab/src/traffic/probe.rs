@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 
 /// How often reports are written.
 const PERIOD: Duration = Duration::from_millis(200);
-/// How long answers are waited for after the last datagram.
-const LINGER: Duration = Duration::from_millis(400);
+/// How long answers are waited for after the last datagram: a machine with much to do takes its time.
+const LINGER: Duration = Duration::from_secs(3);
+/// How many of the datagrams without an answer are told.
+const TOLD: usize = 8;
 
 /// What is known of one target so far.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct Report {
     pub longest_gap: u64,
     /// The addresses that the target saw as the sender's.
     pub seen: Vec<String>,
+    /// When the first of those without an answer were sent, and what the kernel said to it, if it refused.
+    pub unanswered: Vec<(u64, Option<String>)>,
 }
 
 /// A target and its numbers.
@@ -45,6 +49,8 @@ struct Target {
     /// Distinguishes the answers of an earlier target of the same name.
     generation: u64,
     report: Report,
+    /// Those without an answer, by number, as in the report.
+    waiting: BTreeMap<u64, (u64, Option<String>)>,
 }
 
 /// What all threads share.
@@ -72,7 +78,10 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
         command(&shared, &line);
     }
     shared.stopping.store(true, Ordering::Relaxed);
-    std::thread::sleep(LINGER);
+    let until = Instant::now() + LINGER;
+    while Instant::now() < until && lock(&shared).values().any(|target| !target.waiting.is_empty()) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     print_reports(&shared)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -89,7 +98,8 @@ fn command(shared: &Shared, line: &str) {
         ["set", key, address] => {
             if let Ok(address) = address.parse() {
                 let report = Report { key: (*key).to_owned(), ..Report::default() };
-                lock(shared).insert((*key).to_owned(), Target { address, generation: now(), report });
+                lock(shared)
+                    .insert((*key).to_owned(), Target { address, generation: now(), report, waiting: BTreeMap::new() });
             }
         }
         ["drop", key] => drop(lock(shared).remove(*key)),
@@ -109,7 +119,8 @@ fn send(shared: &Shared, rate: u32) {
             target.report.sent += 1;
             let text = format!("{key} {} {}", target.generation, target.report.sent);
             // Refused by the kernel, for want of a route: lost.
-            let _ = shared.socket.send_to(text.as_bytes(), target.address);
+            let refused = shared.socket.send_to(text.as_bytes(), target.address).err().map(|e| e.to_string());
+            target.waiting.insert(target.report.sent, (now(), refused));
         }
         next = (next + period).max(Instant::now());
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -124,12 +135,13 @@ fn receive(shared: &Shared) {
             continue;
         };
         let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
-        let [seen, key, generation, _] = text.split(' ').collect::<Vec<_>>()[..] else {
+        let [seen, key, generation, number] = text.split(' ').collect::<Vec<_>>()[..] else {
             continue;
         };
         let mut targets = lock(shared);
         if let Some(target) = targets.get_mut(key).filter(|target| target.generation.to_string() == generation) {
             target.report.count(seen, now());
+            number.parse().ok().and_then(|number| target.waiting.remove(&number));
         }
     }
 }
@@ -162,7 +174,8 @@ fn write_reports(shared: &Shared) {
 /// Writes one report per target.
 fn print_reports(shared: &Shared) -> Result<()> {
     let mut text = String::new();
-    for target in lock(shared).values() {
+    for target in lock(shared).values_mut() {
+        target.report.unanswered = target.waiting.values().take(TOLD).cloned().collect();
         text.push_str(&serde_json::to_string(&target.report).context("a report cannot be written")?);
         text.push('\n');
     }
