@@ -142,7 +142,7 @@ fn attach(request: &Request, mut record: Record, lock: Lock) -> Result<Value, Er
             record.result = Some(result);
             scratch::save(&request.paths, &mut record);
             // The intent is enough for a DEL: a full disk is no reason to fail a pod that is attached.
-            if let Err(cause) = record.store(&request.paths, false) {
+            if let Err(cause) = record.complete(&request.paths) {
                 file::log(&cause.to_string());
             }
             match Pending::load(&request.paths, &record.container_id, &record.ifname) {

@@ -174,6 +174,11 @@ impl Record {
         file::write_json(&paths.record(&self.container_id, &self.ifname), self, durable)
     }
 
+    /// Writes down how its ADD has ended, behind the intent. The caller holds the attachment's lock.
+    pub fn complete(&self, paths: &Paths) -> Result<(), Error> {
+        file::append_json(&paths.record(&self.container_id, &self.ifname), self)
+    }
+
     /// Removes the record. The caller holds the attachment's lock.
     pub fn remove(&self, paths: &Paths) -> Result<(), Error> {
         file::remove(&paths.record(&self.container_id, &self.ifname))

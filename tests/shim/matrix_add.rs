@@ -349,7 +349,7 @@ fn row_28_upgrades() {
     world.install("bin", "portmap");
     world.add("c3").succeeded();
     let path = world.paths().record("c3", "eth0");
-    let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut record = serde_json::to_value(world.record("c3").unwrap()).unwrap();
     record["format"] = json!(2);
     let later = record.to_string();
     record["format"] = json!(1);

@@ -3,7 +3,7 @@
 use crate::common::{ARGS, World, cache_file, calico_list, flannel_list};
 use cni_shim::conflist::Backends;
 use cni_shim::pending::{Outcome, Pending};
-use cni_shim::record::DelList;
+use cni_shim::record::{DelList, Phase, Record};
 use cni_shim::state::{Backend, State};
 use serde_json::json;
 use std::fs;
@@ -254,6 +254,31 @@ fn torn_records_fall_back_to_evidence_and_then_to_both() {
         world.route(Backend::Flannel);
         world.assert_clean();
     }
+}
+
+#[test]
+fn a_record_that_is_torn_behind_its_intent_is_the_intent() {
+    let world = World::new();
+    world.add("c1").succeeded();
+    let path = world.paths().record("c1", "eth0");
+    let (whole, added) = (fs::read(&path).unwrap(), world.record("c1").unwrap());
+    let intent = whole.iter().position(|byte| *byte == b'\n').expect("the intent has a line of its own");
+    assert_eq!(added.phase, Phase::Added);
+    for end in (intent..whole.len()).chain([whole.len()]) {
+        fs::write(&path, &whole[..end]).unwrap();
+        let record = world.record("c1").unwrap();
+        if end == whole.len() {
+            assert_eq!(record, added);
+        } else {
+            assert_eq!(record, Record { phase: Phase::Intent, result: None, flannel_scratch: None, ..added.clone() });
+        }
+    }
+    // Zeros in its place, as a power cut leaves them.
+    fs::write(&path, [&whole[..intent], &vec![0; whole.len() - intent]].concat()).unwrap();
+    world.take_log();
+    world.del("c1").succeeded();
+    assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL"]);
+    world.assert_clean();
 }
 
 #[test]

@@ -39,7 +39,8 @@ fn row_09_disk_full_at_the_intent() {
 fn row_10_and_11_disk_full_after_the_intent() {
     on_a_small_disk(|world| {
         world.tell("portmap.ADD", &format!("head -c 1M /dev/zero > {}/filler", world.paths().state_dir().display()));
-        let mappings = json!({"portMappings": [{"HostPort": 8080}]});
+        // So many that what comes behind the intent needs another page.
+        let mappings = json!({"portMappings": (0..200).map(|n| json!({"HostPort": 8080 + n})).collect::<Vec<_>>()});
         world.call("ADD", "c1").with("runtimeConfig", mappings.clone()).go().succeeded();
         let record = world.record("c1").unwrap();
         assert_eq!(record.phase, Phase::Intent, "there was no room for more");
