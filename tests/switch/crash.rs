@@ -180,12 +180,7 @@ fn what_is_owed_is_paid_by_itself() -> Result<()> {
         bench.s.node(1)?.sh("mv /opt/cni/bin/calico /run/kept-calico")?;
         bench.s.cluster.api()?.control("ok")?;
         bench.only_the_run_is_open()?;
-        let mut done = bench.s.nodectl(1, &["resume", "--yes"])?;
-        while done.code == bench::BUSY {
-            std::thread::sleep(Duration::from_millis(100));
-            done = bench.s.nodectl(1, &["resume", "--yes"])?;
-        }
-        let done = done.expect(5)?;
+        let done = bench.resume_once_free()?.expect(5)?;
         assert!(
             done.stderr.contains("the node is on flannel again, but still it owes: finish the DELs"),
             "{}",

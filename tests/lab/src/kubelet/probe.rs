@@ -92,11 +92,9 @@ fn http(address: SocketAddr, path: &str, limit: Duration) -> bool {
     let ask = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&address, limit)?;
         stream.set_read_timeout(Some(limit))?;
-        write!(
-            stream,
-            "GET {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n",
-            if path.is_empty() { "/" } else { path }
-        )?;
+        let path = if path.is_empty() { "/" } else { path };
+        // write! would send each of its parts for itself.
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
         let mut head = [0u8; 12];
         stream.read_exact(&mut head)?;
         let status = String::from_utf8_lossy(&head).split(' ').nth(1).and_then(|code| code.parse::<u16>().ok());
