@@ -215,7 +215,11 @@ fn the_timer_finishes_what_is_pending() {
             .unwrap()
             .contains("nodectl-reap.service")
     );
+    bench.node().sh("mkdir -p /etc/nodectl /var/lib/textfile").unwrap();
+    bench.write("/etc/nodectl/config.toml", "metrics_file = \"/var/lib/textfile/nodectl.prom\"\n");
     bench.node().start_unit("nodectl-reap.service").unwrap();
+    let figures = bench.node().sh("cat /var/lib/textfile/nodectl.prom").unwrap();
+    assert!(figures.lines().any(|line| line.starts_with("nodectl_") && line.ends_with(" 0")), "{figures}");
     assert!(Pending::list(&bench.paths()).unwrap().0.is_empty() && bench.records().is_empty());
     bench.stop(&id);
 }

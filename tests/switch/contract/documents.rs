@@ -56,6 +56,13 @@ fn every_command_answers_with_one_document() {
     assert_eq!(ask(&["migrate", "--yes"], 0, false)["outcome"], "nothing-to-do");
     assert_eq!(before.diff(&nodectl_lab::snapshot::Snapshot::take(node).unwrap()), Vec::<String>::new());
     scenario.must_be_settled(1, Cni::Calico).unwrap();
+    // A way back that is only shown is the plan of a switch, and changes as little.
+    let shown = ask(&["revert", "--dry-run"], 0, false);
+    let plan = &shown["plan"];
+    assert_eq!((&plan["from"], &plan["request"]["to"]), (&"calico".into(), &"flannel".into()), "{shown:#}");
+    let text = scenario.nodectl(1, &["revert", "--dry-run"]).unwrap().expect(0).unwrap();
+    assert!(text.stdout.contains("flannel"), "{}", text.stdout);
+    assert_eq!(before.diff(&nodectl_lab::snapshot::Snapshot::take(node).unwrap()), Vec::<String>::new());
     // After preflight's three questions the first write to the Node is the word about the run; a server that refuses it,
     // repetitions included, stops nothing.
     let refusal = "500 /api/v1/nodes/node1 method=PATCH agent=nodectl/ skip=3 times=3";
