@@ -272,7 +272,7 @@ fn what_is_killed_before_its_run_is_open_was_no_run() -> Result<()> {
     bench.verdict()
 }
 
-/// The journal's own edges: a torn last line, closed but still named as open.
+/// The journal's own edges: a torn last line, closed but still named as open, or not named any more.
 #[test]
 fn the_edges_of_the_journal_are_no_trap() -> Result<()> {
     let (mut bench, points) = Bench::start()?;
@@ -287,6 +287,11 @@ fn the_edges_of_the_journal_are_no_trap() -> Result<()> {
             bench.back_to_the_start()
         })?;
     }
+    bench.round("its very last change: nothing is open any more", |bench| {
+        let removals = points.iter().filter(|point| *point == "files.remove").count();
+        bench.s.dies_at(1, &MIGRATE, &format!("files.remove:{removals}"))?;
+        bench.resume_to_calico()
+    })?;
     for (i, torn) in ["{\"record\":\"done\",\"n\"", "{", "\u{fffd}\u{0}\u{0}"].into_iter().enumerate() {
         bench.round(&format!("the last line is torn: {torn:?}"), |bench| {
             let n = points.iter().position(|p| p == "cri.stop_sandbox").context("no sandbox was stopped")? + i;

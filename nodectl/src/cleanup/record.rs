@@ -46,7 +46,6 @@ pub fn begin(host: &Host, record: &Record) -> Result<()> {
     // They hold what Calico's tokens open.
     let all = [host.path("/var/lib/nodectl"), host.path("/var/lib/nodectl/backup"), folder.clone()];
     all.iter().try_for_each(|folder| files::create_directory(folder, 0o700))?;
-    files::remove_temporaries(&folder)?;
     let bytes = serde_json::to_vec(record).context("could not encode the record of the cleanup")?;
     files::write_atomic(&folder.join(format!("{}{OPEN}", record.id)), &bytes, 0o600)
 }

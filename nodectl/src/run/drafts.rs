@@ -11,7 +11,8 @@ use crate::plan::Plan;
 /// the day (pam_motd shows every file that is there).
 const FOLDERS: [&str; 3] = ["/var/lib/nodectl", "/var/lib/cni", "/run/motd.d"];
 
-/// Removes them from these folders and the shim's; where a run was killed before it was open, no other one of it will.
+/// Removes them from these folders and the shim's, for everyone who takes the lock: a run that was killed before it was open is
+/// never taken up.
 pub(super) fn sweep(host: &Host) -> Result<()> {
     FOLDERS.iter().try_for_each(|folder| below(&host.path(folder)))?;
     // Listing is what sweeps there.
