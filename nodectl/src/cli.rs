@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 use crate::cni::Cni;
 use crate::report::{OutputFormat, ProgressFormat};
-use crate::request::{LONGEST_S, Strategy, Unadoptable};
+use crate::request::{Strategy, Unadoptable};
 
 /// Switches a running Kubernetes node between flannel and Calico, from the node itself.
 #[derive(Debug, Parser)]
@@ -113,14 +113,17 @@ pub struct Switch {
     /// Evict pods that use emptyDir; their data is lost.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub delete_emptydir_data: Option<bool>,
-    /// How long eviction may take, disruption budgets included, in seconds; 300 by default.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=LONGEST_S))]
+    /// How long eviction may take, disruption budgets included, in seconds or as 90s, 15m; 300 by default.
+    #[arg(long, visible_alias = "timeout", value_name = "SECONDS", value_parser = crate::clock::seconds)]
     pub drain_timeout: Option<u64>,
     /// Grace period of evicted pods in seconds; their own by default.
     #[arg(long, value_name = "SECONDS")]
     pub grace_period: Option<u32>,
-    /// How long an agent may take to leave or to come, in seconds; 300 by default.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=LONGEST_S))]
+    /// As `kubectl drain` has it; here DaemonSets' pods are never evicted, with or without it.
+    #[arg(long, hide = true)]
+    pub ignore_daemonsets: bool,
+    /// How long an agent may take to leave or to come, in seconds or as 90s, 15m; 300 by default.
+    #[arg(long, value_name = "SECONDS", value_parser = crate::clock::seconds)]
     pub agent_timeout: Option<u64>,
     /// What happens to pods that cannot be re-plumbed while they run (strategy in-place); refuse by default.
     #[arg(long, value_enum)]

@@ -50,6 +50,14 @@ pub fn duration(text: &str) -> Result<Duration> {
     }
 }
 
+/// A time limit in seconds, as a number or as `90s`, `15m`, `2h`; a week at most.
+pub fn seconds(text: &str) -> Result<u64> {
+    match text.parse().ok().or_else(|| span(text).map(|span| span.as_secs())) {
+        Some(seconds) if seconds <= LONGEST_S => Ok(seconds),
+        _ => bail!("{text:?} is no time limit of up to a week. To fix it: give one like 300, 90s, 15m or 2h"),
+    }
+}
+
 fn span(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let factor = match unit {
@@ -105,6 +113,14 @@ mod tests {
         let left = until(&from_now(Duration::from_secs(600)));
         assert!(left > Duration::from_secs(590) && left <= Duration::from_secs(600), "{left:?}");
         assert_eq!(until("2020-01-01T00:00:00Z"), Duration::ZERO);
+    }
+
+    #[test]
+    fn time_limits_are_seconds_or_durations() {
+        assert_eq!(["0", "300", "90s", "5m"].map(|text| seconds(text).unwrap()), [0, 300, 90, 300]);
+        for bad in ["", "soon", "-3", "604801", "1d"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -160,7 +160,17 @@ mod tests {
             ..Request::default()
         };
         assert_eq!(request(text, &["plan"]), filed);
-        let words = ["plan", "--strategy", "drain", "--ignore", "b", "--force=false", "--drain-timeout", "10"];
+        let words = [
+            "plan",
+            "--strategy",
+            "drain",
+            "--ignore",
+            "b",
+            "--force=false",
+            "--timeout",
+            "10s",
+            "--ignore-daemonsets",
+        ];
         let asked =
             Request { strategy: Strategy::Drain, ignore: vec!["b".into()], force: false, drain_timeout_s: 10, ..filed };
         assert_eq!(request(text, &words), asked);
