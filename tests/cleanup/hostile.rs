@@ -149,6 +149,17 @@ fn a_bridge_that_somebody_else_uses_stays() {
 }
 
 #[test]
+fn the_bridge_goes_though_flannels_device_has_gone_before() {
+    let ground = Ground::with("");
+    flannel(
+        &ground,
+        "subnet_env; ip link add cni0 type bridge; ip address add 10.244.1.1/24 dev cni0; ip link set cni0 up",
+    );
+    ground.must(&["--flannel", "--yes"], 0);
+    assert_eq!(ground.node().sh("ip -o link show cni0 2>/dev/null || true").unwrap(), "");
+}
+
+#[test]
 fn looking_loads_no_legacy_tables() {
     let ground = Ground::with("");
     flannel(&ground, "subnet_env; chains iptables-nft $NET $POD 224.0.0.0/4");
