@@ -1,4 +1,5 @@
-//! Calico's installer and CNI plugins: what they overwrite, what they wait for, what they refuse.
+//! Calico's installer and CNI plugins: what they overwrite, what they wait for, what they refuse. The same for the stand-in and
+//! for the real plugin, where LAB_CNI_BIN_DIR has it.
 
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ fn an_add_needs_the_node_the_cluster_and_the_pod() {
     ready(false);
     assert!(add().unwrap_err().contains("not ready to process requests"));
     ready(true);
-    assert!(add().unwrap_err().contains("could not be read"), "there is no such Pod");
+    assert!(add().unwrap_err().contains(r#"pods \"pod\" not found"#), "there is no such Pod");
     world.pod("pod", "node1");
     let without = host.cni("calico", "ADD", "", "c1", "/run/netns/pod", &conf).unwrap_err();
     assert!(without.contains("unable to determine Pod name"), "{without}");

@@ -47,9 +47,8 @@ fn install_binaries() -> Result<()> {
     let skip = env("SKIP_CNI_BINARIES").unwrap_or_default();
     let wanted =
         |name: &str| !skip.split(',').any(|skipped| skipped == name) && (update || !target.join(name).exists());
-    let own = std::env::current_exe().context("the lab's own binary could not be found")?;
     if wanted("calico") {
-        install(&own, &target, "calico", b"")?;
+        install(&calico()?, &target, "calico", b"")?;
     }
     if wanted("calico-ipam") {
         link(&target)?;
@@ -62,6 +61,12 @@ fn install_binaries() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The program that is `calico` and `calico-ipam`, by its name: the one of LAB_CNI_BIN_DIR, else the stand-in.
+fn calico() -> Result<PathBuf> {
+    let given = env("LAB_CNI_BIN_DIR").map(|folder| Path::new(&folder).join("calico")).filter(|path| path.is_file());
+    given.map_or_else(|| std::env::current_exe().context("the lab's own binary could not be found"), Ok)
 }
 
 /// Where the image's binaries stand: LAB_FLANNEL_PLUGIN for flannel, LAB_CNI_BIN_DIR, the distribution's directory; where they are nowhere,

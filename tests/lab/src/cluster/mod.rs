@@ -28,6 +28,9 @@ pub use workspace::{guard, scratch};
 /// The plugins that every node's /opt/cni/bin has from the start; flannel's comes with flannel.
 const PLUGINS: [&str; 6] = ["bridge", "host-local", "portmap", "bandwidth", "loopback", "tuning"];
 
+/// The plugins that flannel's and Calico's images bring along; `calico` where the environment names a real one.
+const BROUGHT: [&str; 2] = ["flannel", "calico"];
+
 /// A running cluster. Dropping it removes all it made.
 pub struct Cluster {
     // Dropped in this order: the nodes first, then what they stand on.
@@ -172,7 +175,9 @@ impl Cluster {
         binds.extend(options.shim.clone().map(|path| (path, PathBuf::from("/usr/libexec/nodectl/cni-shim"))));
         let given = Path::new("/usr/local/lib/nodectl-lab");
         binds.extend(options.programs.iter().map(|(name, path)| (path.clone(), given.join(name))));
-        binds.extend(options.plugin("flannel").map(|path| (path, given.join("plugins/flannel"))));
+        for plugin in BROUGHT {
+            binds.extend(options.plugin(plugin).map(|path| (path, given.join("plugins").join(plugin))));
+        }
         binds
     }
 }

@@ -171,7 +171,7 @@ impl<'a> Ipam<'a> {
 
     /// The host's confirmed blocks inside the pools, in a stable order.
     fn own_blocks(&self, pools: &[Pool]) -> Result<Vec<Ipv4Net>> {
-        let mut blocks: Vec<Ipv4Net> = store::affinities(self.api)?
+        let mut blocks: Vec<Ipv4Net> = store::affinities(self.api, &self.host)?
             .into_iter()
             .filter(|affinity| {
                 affinity.host == self.host

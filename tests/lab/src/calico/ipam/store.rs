@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
+use sha3::{Digest, Sha3_256};
 
 use crate::agent::api::{Answer, Api, ApiError, text};
 
@@ -161,8 +162,8 @@ pub fn delete_block(api: &dyn Api, cidr: Ipv4Net) -> Answer<()> {
     api.delete(&block_path(cidr))
 }
 
-/// All IPv4 affinities to hosts.
-pub fn affinities(api: &dyn Api) -> Answer<Vec<Affinity>> {
+/// A host's IPv4 affinities, looked up by their labels: like Calico, which does not see one that has none.
+pub fn affinities(api: &dyn Api, host: &str) -> Answer<Vec<Affinity>> {
     let list = api.list(&format!("{GROUP}/blockaffinities"))?;
     let read = |object: &Value| {
         // v1 says "false" as text, v3 as a boolean.
@@ -173,7 +174,29 @@ pub fn affinities(api: &dyn Api) -> Answer<Vec<Affinity>> {
             confirmed: text(object, "/spec/state") == "confirmed" && !deleted,
         })
     };
-    Ok(list.iter().filter_map(read).collect())
+    let labels = affinity_labels(host);
+    let wanted = |object: &&Value| {
+        let has = &object["metadata"]["labels"];
+        labels.as_object().into_iter().flatten().all(|(key, value)| has[key] == *value)
+    };
+    Ok(list.iter().filter(wanted).filter_map(read).collect())
+}
+
+/// What Calico looks a host's affinities up by.
+fn affinity_labels(host: &str) -> Value {
+    json!({
+        "projectcalico.org/affinity-type": "host",
+        "projectcalico.org/hostname-hash": hostname_hash(host),
+        "projectcalico.org/ip-version": "4",
+    })
+}
+
+/// SHA3-256 of a host's name in base32 without padding: names may be longer than the value of a label.
+fn hostname_hash(host: &str) -> String {
+    let bits: String = Sha3_256::digest(host.as_bytes()).iter().map(|byte| format!("{byte:08b}")).collect();
+    let groups = bits.as_bytes().chunks(5).map(|group| format!("{:0<5}", String::from_utf8_lossy(group)));
+    let values = groups.filter_map(|group| u8::from_str_radix(&group, 2).ok());
+    values.map(|value| char::from(if value < 26 { b'A' + value } else { b'2' + value - 26 })).collect()
 }
 
 /// Creates or updates the affinity of a block to a host.
@@ -181,14 +204,17 @@ pub fn write_affinity(api: &dyn Api, host: &str, cidr: Ipv4Net, state: &str) -> 
     let name = format!("{host}-{}", cidr_name(cidr));
     let path = format!("{GROUP}/blockaffinities/{name}");
     let spec = json!({"state": state, "node": host, "type": "host", "cidr": cidr.to_string(), "deleted": "false"});
+    let labels = affinity_labels(host);
     match api.find(&path)? {
-        Some(object) if object["spec"] == spec => Ok(()),
+        Some(object) if object["spec"] == spec && object["metadata"]["labels"] == labels => Ok(()),
         Some(mut object) => {
+            object["metadata"]["labels"] = labels;
             object["spec"] = spec;
             api.replace(&path, &object).map(|_| ())
         }
         None => {
-            let object = json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "BlockAffinity", "metadata": {"name": name}, "spec": spec});
+            let object = json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "BlockAffinity",
+                "metadata": {"name": name, "labels": labels}, "spec": spec});
             api.create(&format!("{GROUP}/blockaffinities"), &object).map(|_| ())
         }
     }
@@ -262,4 +288,14 @@ fn change_handle(api: &dyn Api, handle: &str, mut object: Value, cidr: Ipv4Net, 
 
 fn unwritable(error: serde_json::Error) -> ApiError {
     ApiError { code: 0, message: format!("a block could not be put into JSON: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hostname_hash;
+
+    #[test]
+    fn a_hosts_label_is_the_one_that_calico_writes() {
+        assert_eq!(hostname_hash("node1"), "7DS2CCNJGGLTHBDQLLFO6SX24SY2YDDEG3W2VN556FA2W4DLLV5A");
+    }
 }
