@@ -73,14 +73,13 @@ fn an_add_needs_the_node_the_cluster_and_the_pod() {
     world.pod("pod", "node1");
     let without = host.cni("calico", "ADD", "", "c1", "/run/netns/pod", &conf).unwrap_err();
     assert!(without.contains("unable to determine Pod name"), "{without}");
-    let unknown = host
-        .cni("calico", "ADD", "K8S_POD_NAME=pod;K8S_POD_NAMESPACE=default;K8S_POD_UID=u", "c1", "/run/netns/pod", &conf)
-        .unwrap_err();
+    let newer = "K8S_POD_NAME=pod;K8S_POD_NAMESPACE=default;K8S_POD_UID=u";
+    let unknown = host.cni("calico-ipam", "ADD", newer, "c1", "/run/netns/pod", &conf).unwrap_err();
     assert!(unknown.contains("unknown args"), "{unknown}");
     host.sh("echo twelve > /var/lib/calico/mtu");
     assert!(add().unwrap_err().contains("MTU file"));
     host.sh("echo 1400 > /var/lib/calico/mtu");
-    let result = add().unwrap();
+    let result = host.cni("calico", "ADD", newer, "c1", "/run/netns/pod", &conf).unwrap();
     assert_eq!(result["ips"][0]["address"], "10.244.1.2/32", "{result}");
     assert_eq!(host.cni("calico", "CHECK", &args("pod"), "c1", "/run/netns/pod", &conf), Ok(json!("OK\n")));
     assert!(host.sh("ip -n pod link show eth0").contains("mtu 1400"));

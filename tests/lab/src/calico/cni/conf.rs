@@ -50,8 +50,8 @@ impl PodRef {
 }
 
 impl Invocation {
-    /// Reads environment and configuration; what is missing is named as libcni's skeleton names it.
-    pub fn read(command: &str, stdin: &str) -> std::result::Result<Invocation, Failure> {
+    /// Reads environment, configuration and CNI_ARGS; what is missing is named as libcni's skeleton names it.
+    pub fn read(command: &str, stdin: &str, args: &str) -> std::result::Result<Invocation, Failure> {
         let needed: &[&str] = match command {
             "ADD" | "CHECK" => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"],
             _ => &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"],
@@ -75,7 +75,7 @@ impl Invocation {
                 format!("incompatible CNI versions; config is {version:?}, plugin supports [{known}]"),
             ));
         }
-        let args = parse_args(&env("CNI_ARGS").unwrap_or_default())?;
+        let args = parse_args(args)?;
         let value = |name: &str| env(name).unwrap_or_default();
         Ok(Invocation {
             container_id: value("CNI_CONTAINERID"),
@@ -171,6 +171,12 @@ pub fn require_ready(api: &dyn Api) -> Result<()> {
             "Calico CNI panicked: runtime error: invalid memory address or nil pointer dereference (ClusterInformation has no datastoreReady)"
         ),
     }
+}
+
+/// CNI_ARGS as `calico` takes and hands them on: it ignores what it does not know, and tells calico-ipam to, which does not by itself.
+pub fn lenient_args() -> String {
+    let given = env("CNI_ARGS").unwrap_or_default();
+    if given.is_empty() { "IgnoreUnknown=1".to_owned() } else { format!("{given};IgnoreUnknown=1") }
 }
 
 /// Takes `K=V;K=V` apart. Keys that the plugin does not know are an error, unless IgnoreUnknown says otherwise.

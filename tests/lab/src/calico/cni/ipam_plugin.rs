@@ -15,7 +15,7 @@ use crate::agent::env;
 use crate::calico::ipam::{Ipam, Request, Use};
 use crate::command;
 
-use super::conf::Invocation;
+use super::conf::{self, Invocation};
 use super::{Failure, result};
 
 /// ADD: one address, requested with `IP=` or the next free one.
@@ -99,8 +99,7 @@ fn mark_upgraded() {
 pub fn delegate_add(call: &Invocation, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr> {
     let mut command = delegate(call, "ADD")?;
     if let Some(wanted) = wanted {
-        let args = env("CNI_ARGS").unwrap_or_default();
-        command.env("CNI_ARGS", format!("{args};IP={wanted}"));
+        command.env("CNI_ARGS", format!("{};IP={wanted}", conf::lenient_args()));
     }
     let output = command::output(&mut command, &call.stdin)?;
     let answer: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
@@ -135,6 +134,6 @@ fn delegate(call: &Invocation, verb: &str) -> Result<Command> {
         .find(|path| !kind.is_empty() && path.is_file());
     let Some(path) = found else { bail!("failed to find plugin {kind:?} in path [{paths}]") };
     let mut command = Command::new(path);
-    command.env("CNI_COMMAND", verb);
+    command.env("CNI_COMMAND", verb).env("CNI_ARGS", conf::lenient_args());
     Ok(command)
 }

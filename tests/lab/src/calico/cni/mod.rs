@@ -8,6 +8,7 @@
 //! - CHECK says OK and looks at nothing. Not a chained plugin: no prevResult is read. Versions above 1.0.0 are refused.
 //! - Without Pod arguments the orchestrator is "cni"; in this datastore an endpoint is a Pod, so that such an ADD is refused ("unable to determine Pod name").
 //!   LAB_CALICO_WITHOUT_POD=1 lets it through, with `cali` and the container id's first eleven characters as interface.
+//! - Arguments that it does not know are ignored by `calico`, whether the runtime says so or not; calico-ipam wants IgnoreUnknown=1.
 //! - calico-ipam finds addresses by handle, `<network>.<container id>`; a requested address that is taken is an error even for its holder.
 
 pub mod add;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::agent::env;
 use conf::{Invocation, SUPPORTED};
 
 /// An error as CNI reports it.
@@ -51,7 +53,7 @@ type Reply = std::result::Result<Option<Value>, Failure>;
 
 /// The `calico` plugin.
 pub fn calico(_args: &[String]) -> Result<ExitCode> {
-    plugin(|command, call| match command {
+    plugin(&conf::lenient_args(), |command, call| match command {
         "ADD" => add::add(call).map(Some),
         "DEL" => del::del(call).map(|()| None),
         // A dummy, as upstream: libcni ignores what a successful CHECK prints.
@@ -65,7 +67,7 @@ pub fn calico(_args: &[String]) -> Result<ExitCode> {
 
 /// The `calico-ipam` plugin.
 pub fn calico_ipam(_args: &[String]) -> Result<ExitCode> {
-    plugin(|command, call| match command {
+    plugin(&env("CNI_ARGS").unwrap_or_default(), |command, call| match command {
         "ADD" => ipam_plugin::add(call).map(Some),
         "DEL" => ipam_plugin::del(call).map(|()| None),
         "CHECK" => Ok(None),
@@ -74,7 +76,7 @@ pub fn calico_ipam(_args: &[String]) -> Result<ExitCode> {
 }
 
 /// What libcni's skeleton does around a plugin: version, environment, configuration, output.
-fn plugin(run: impl Fn(&str, &Invocation) -> Reply) -> Result<ExitCode> {
+fn plugin(args: &str, run: impl Fn(&str, &Invocation) -> Reply) -> Result<ExitCode> {
     let command = std::env::var("CNI_COMMAND").unwrap_or_default();
     let mut stdin = String::new();
     std::io::stdin().read_to_string(&mut stdin)?;
@@ -83,7 +85,7 @@ fn plugin(run: impl Fn(&str, &Invocation) -> Reply) -> Result<ExitCode> {
     let reply = if command == "VERSION" {
         Ok(Some(json!({"cniVersion": "1.0.0", "supportedVersions": SUPPORTED})))
     } else {
-        Invocation::read(&command, &stdin).and_then(|call| run(&command, &call))
+        Invocation::read(&command, &stdin, args).and_then(|call| run(&command, &call))
     };
     match reply {
         Ok(answer) => {
