@@ -81,7 +81,10 @@ fn an_add_needs_the_node_the_cluster_and_the_pod() {
     host.sh("echo 1400 > /var/lib/calico/mtu");
     let result = host.cni("calico", "ADD", newer, "c1", "/run/netns/pod", &conf).unwrap();
     assert_eq!(result["ips"][0]["address"], "10.244.1.2/32", "{result}");
-    assert_eq!(host.cni("calico", "CHECK", &args("pod"), "c1", "/run/netns/pod", &conf), Ok(json!("OK\n")));
+    let check = |conf: &Value| host.cni("calico", "CHECK", &args("pod"), "c1", "/run/netns/pod", conf);
+    assert!(check(&conf).unwrap_err().contains("config version does not allow CHECK"));
+    let newer = json!({"cniVersion": "0.4.0", "name": "k8s-pod-network", "type": "calico"});
+    assert_eq!(check(&newer), Ok(json!("OK\n")));
     assert!(host.sh("ip -n pod link show eth0").contains("mtu 1400"));
 }
 

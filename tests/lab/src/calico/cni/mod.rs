@@ -5,7 +5,7 @@
 //! - A link that bears the target name is deleted, whosever it is. A /32 route of the pod's address over another interface makes ADD fail.
 //! - DEL needs the nodename file, a live token and a ready ClusterInformation too: without them the sandbox cannot be torn down. It blanks the pod's
 //!   annotations unless they name another sandbox, deletes the interface in the namespace whatever made it, and tolerates a namespace that is gone.
-//! - CHECK says OK and looks at nothing. Not a chained plugin: no prevResult is read. Versions above 1.0.0 are refused.
+//! - CHECK, from version 0.4.0 on, says OK and looks at nothing. Not a chained plugin: no prevResult is read. Versions above 1.0.0 are refused.
 //! - Without Pod arguments the orchestrator is "cni"; in this datastore an endpoint is a Pod, so that such an ADD is refused ("unable to determine Pod name").
 //!   LAB_CALICO_WITHOUT_POD=1 lets it through, with `cali` and the container id's first eleven characters as interface.
 //! - Arguments that it does not know are ignored by `calico`, whether the runtime says so or not; calico-ipam wants IgnoreUnknown=1.
@@ -85,7 +85,12 @@ fn plugin(args: &str, run: impl Fn(&str, &Invocation) -> Reply) -> Result<ExitCo
     let reply = if command == "VERSION" {
         Ok(Some(json!({"cniVersion": "1.0.0", "supportedVersions": SUPPORTED})))
     } else {
-        Invocation::read(&command, &stdin, args).and_then(|call| run(&command, &call))
+        Invocation::read(&command, &stdin, args).and_then(|call| match (command.as_str(), call.version()) {
+            ("CHECK", "0.1.0" | "0.2.0" | "0.3.0" | "0.3.1") => {
+                Err(Failure::new(1, "config version does not allow CHECK"))
+            }
+            _ => run(&command, &call),
+        })
     };
     match reply {
         Ok(answer) => {
