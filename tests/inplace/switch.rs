@@ -145,17 +145,17 @@ fn killed_anywhere_it_comes_back_or_goes_on_and_no_pod_notices() {
         let rules = scenario.node(1).unwrap().sh("ip rule").unwrap();
         assert!(!rules.contains("28271"), "{what}: {rules}");
     };
-    // Killed before its run is open, it was no run, and is asked for again.
-    let is_open = || scenario.node(1).unwrap().path("/var/lib/nodectl/open").unwrap().exists();
+    // Killed before its run is open, it was no run, and is asked for again; killed after its last record, it has ended.
+    let is_at_work = || scenario.is_open(1).unwrap() && !scenario.has_ended(1).unwrap();
     let finish = |args: &[&str]| {
         let resume = ["resume", "--yes"];
-        scenario.nodectl(1, if is_open() { &resume } else { args }).unwrap().expect(0).unwrap();
+        scenario.nodectl(1, if scenario.is_open(1).unwrap() { &resume } else { args }).unwrap().expect(0).unwrap();
     };
     let rounds = if is_full() { 100 } else { 4 };
     for (round, (at, then)) in sample.spread(forth, rounds).into_iter().zip(sample.spread(back, rounds)).enumerate() {
         let died = scenario.dies_at(1, &there, &at.to_string()).unwrap();
         println!("round {round}: killed {died} at {at} of {forth}");
-        if died && round % 2 == 0 && is_open() {
+        if died && round % 2 == 0 && is_at_work() {
             scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
             ended(Cni::Flannel, &format!("taken back after {at}"));
             scenario.nodectl(1, &there).unwrap().expect(0).unwrap();
@@ -165,7 +165,7 @@ fn killed_anywhere_it_comes_back_or_goes_on_and_no_pod_notices() {
         ended(Cni::Calico, &format!("there after {at}"));
         let died = scenario.dies_at(1, &BACK, &then.to_string()).unwrap();
         println!("round {round}: killed {died} at {then} of {back} on the way back");
-        if died && round % 2 == 1 && is_open() {
+        if died && round % 2 == 1 && is_at_work() {
             scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
             ended(Cni::Calico, &format!("back there after {then}"));
             scenario.nodectl(1, &BACK_AGAIN).unwrap().expect(0).unwrap();

@@ -102,15 +102,12 @@ impl Bench {
 
     /// True while a run is open on the node.
     pub fn is_open(&self) -> Result<bool> {
-        Ok(self.s.node(1)?.path("/var/lib/nodectl/open")?.exists())
+        self.s.is_open(1)
     }
 
     /// The open run has written its last record: only its open file is left.
     pub fn has_ended(&self) -> Result<bool> {
-        let base = self.s.node(1)?.path("/var/lib/nodectl")?;
-        let run = std::fs::read_to_string(base.join("open"))?;
-        let journal = std::fs::read_to_string(base.join("journal").join(format!("{}.jsonl", run.trim())))?;
-        Ok(journal.contains(r#""record":"close""#))
+        self.s.has_ended(1)
     }
 
     /// A run that was killed before it was open has changed nothing, and the next nodectl removes what it had begun to write. One

@@ -96,6 +96,19 @@ impl Scenario {
         }
     }
 
+    /// True while a run is open on the node.
+    pub fn is_open(&self, index: usize) -> Result<bool> {
+        Ok(self.node(index)?.path("/var/lib/nodectl/open")?.exists())
+    }
+
+    /// The open run has written its last record: only its open file is left.
+    pub fn has_ended(&self, index: usize) -> Result<bool> {
+        let base = self.node(index)?.path("/var/lib/nodectl")?;
+        let run = std::fs::read_to_string(base.join("open"))?;
+        let journal = std::fs::read_to_string(base.join("journal").join(format!("{}.jsonl", run.trim())))?;
+        Ok(journal.contains(r#""record":"close""#))
+    }
+
     /// Runs nodectl and kills it after so long; true when it was still running then.
     pub fn dies_after(&self, index: usize, args: &[&str], delay: Duration) -> Result<bool> {
         let mut argv = vec!["nodectl"];
