@@ -80,6 +80,9 @@ pub struct FlowReport {
     pub retransmitted: Option<u64>,
     /// The longest time without an answer, in microseconds. At best it is the time between two questions.
     pub longest_gap_us: u64,
+    /// The longest time without an answer in which a question was lost, in microseconds; what arrives in the end (`tcp`) was away
+    /// while it was not answered.
+    pub outage_us: u64,
     /// When the first of the lost questions were asked, in milliseconds since 1970; at most sixteen.
     pub lost_at_ms: Vec<u64>,
     /// Times without an answer that stand out, in the order in which they came; at most sixteen.
@@ -182,6 +185,7 @@ impl Session {
             breaks: ledger.breaks,
             retransmitted: *lock(&counted.retransmitted),
             longest_gap_us: us(ledger.longest()),
+            outage_us: us(if flow.kind == Kind::Tcp { ledger.longest() } else { ledger.outage() }),
             lost_at_ms: ledger.lost_at(self.clock.began_ms),
             gaps: ledger.gaps(stands_out, self.clock.began_ms),
             least_us: us(ledger.least),

@@ -144,12 +144,27 @@ fn killed_anywhere_renamed_while_down_it_can_be_taken_back() {
     taken_back(Way::Down);
 }
 
+/// As flannel's plugin leaves it with `isDefaultGateway: false`.
+#[test]
+fn a_pod_without_a_default_route_has_none_afterwards() {
+    let world = World::new(2, true);
+    world.pods[1].sh("ip route del default; ip -6 route del default");
+    let before = without_bridge(&world);
+    let adopted = there(&world, Some(0), Way::Live, whole);
+    assert!(world.pods[1].sh("ip route").contains("default via 169.254.1.1"), "Calico's plugin makes one");
+    back(&world, &adopted, Way::Live, whole);
+    same(&without_bridge(&world), &before, "back again");
+}
+
 #[test]
 fn a_pod_that_cannot_be_re_plumbed_is_told_why() {
     let world = World::new(1, false);
     let (pod, path) = (&world.pods[0], world.pods[0].path());
     let why = || read::read("default/pod0", &path, "eth0").unwrap().unwrap_err();
     assert!(read::read("default/pod0", &path, "eth0").unwrap().is_ok());
+    pod.sh("ip rule add from 10.244.1.2 lookup 100");
+    assert_eq!(why(), "it has a routing rule of its own, of priority 32765");
+    pod.sh("ip rule del from 10.244.1.2 lookup 100");
     pod.sh("ip addr add 10.244.1.77/24 dev eth0");
     assert!(why().contains("several addresses"), "{}", why());
     pod.sh("ip addr del 10.244.1.77/24 dev eth0; ip link add net1 type bridge");

@@ -171,7 +171,8 @@ fn probe(targets: &Targets) -> Result<Value> {
 }
 
 /// What answered in a measurement.
-fn answered(found: &Value) -> Targets {
+/// What answered in a measurement.
+pub(super) fn answered(found: &Value) -> Targets {
     let peers = found["peers"].as_object().cloned().unwrap_or_default();
     let up = peers.iter().filter(|(_, r)| r["received"].as_u64().unwrap_or(0) > 0);
     let yes = |key: &str| if found[key] == json!(true) { "yes".to_owned() } else { String::new() };

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::{Context, in_place};
+use super::{Context, baseline, in_place};
 use crate::host::line::Kind;
 use crate::plan::Plan;
 use crate::probe::{Expect, Flow, FlowReport, Session};
@@ -47,8 +47,10 @@ fn flows(cx: &Context) -> Vec<Flow> {
     for pod in &pods {
         flows.extend(pod.ips.iter().map(|ip| flow(None, pod.pod.clone(), *ip)));
     }
+    // One that answered before, where that is known: of a dead one nothing can be seen.
+    let answered = baseline::answered(&cx.baseline["host"]).peers;
     let peer = cx.plan.steps.iter().find_map(|step| match step {
-        Step::Baseline { targets } => targets.peers.first(),
+        Step::Baseline { targets } => targets.peers.iter().find(|p| answered.contains(p)).or(targets.peers.first()),
         _ => None,
     });
     for (n, pod) in pods.iter().take(SOURCES).enumerate() {
@@ -71,14 +73,14 @@ pub(super) fn judge(cx: &mut Context, max_ms: Option<u64>) -> Result<Value> {
         cx.plan.adopted().filter(|pod| !in_place::is_there(cx, pod)).map(|pod| pod.pod.as_str()).collect();
     reports.retain(|report| !gone.contains(&report.from.as_str()) && !gone.contains(&report.to.as_str()));
     let limit = max_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1000));
-    let worst = reports.iter().filter(|r| r.answered > 0).max_by_key(|r| r.longest_gap_us);
-    match worst.filter(|report| report.longest_gap_us > limit) {
+    let worst = reports.iter().filter(|r| r.answered > 0).max_by_key(|r| r.outage_us);
+    match worst.filter(|report| report.outage_us > limit) {
         Some(worst) => bail!(
             "{} -> {} was silent for {} ms, more than the {} ms of --max-outage, {}. To fix it: see what this node was busy with \
              then, or allow more with --max-outage",
             worst.from,
             worst.to,
-            worst.longest_gap_us / 1000,
+            worst.outage_us / 1000,
             limit / 1000,
             when(worst, &cx.begun, cx.plan)
         ),

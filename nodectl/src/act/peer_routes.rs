@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, baseline};
 use crate::facts::{Network, Route, RouteKind, Rule};
 use crate::host::netlink;
 use crate::step::PeerRoutes;
@@ -40,11 +40,16 @@ pub(super) fn remove(held: &PeerRoutes) -> Result<()> {
     netlink::change_routes(&[], &ours)
 }
 
-/// Removes them once the new agent has its own.
+/// Removes them once the new agent has its own to every node that answered before the switch. flannel leaves routes to nodes that
+/// are gone, and nobody replaces those.
 pub(super) fn drop_when_replaced(cx: &Context, held: &PeerRoutes) -> Result<Value> {
+    let before = (!cx.baseline["host"].is_null()).then(|| baseline::answered(&cx.baseline["host"]).peers);
+    let answered =
+        |route: &&Route| before.as_ref().is_none_or(|peers| route.via.is_some_and(|via| peers.contains(&via)));
+    let wanted: Vec<&Route> = held.routes.iter().filter(answered).collect();
     let mut lacking = Vec::new();
     let replaced = cx.stop.wait_for(SETTLE, || {
-        lacking = without_route(&netlink::observe()?, held);
+        lacking = without_route(&netlink::observe()?, &wanted);
         Ok(lacking.is_empty().then_some(()))
     })?;
     if replaced.is_none() {
@@ -54,15 +59,19 @@ pub(super) fn drop_when_replaced(cx: &Context, held: &PeerRoutes) -> Result<Valu
             SETTLE.as_secs()
         );
     }
-    remove(held).map(|()| Value::Null)
+    let gone = without_route(&netlink::observe()?, &held.routes.iter().collect::<Vec<_>>());
+    if !gone.is_empty() {
+        tracing::warn!("nobody leads to {} any more; those nodes did not answer before either", gone.join(", "));
+    }
+    remove(held).map(|()| json!({ "not_replaced": gone }))
 }
 
 /// Those networks that the main table leads to no other node, whole or in part.
-fn without_route(network: &Network, held: &PeerRoutes) -> Vec<String> {
+fn without_route(network: &Network, wanted: &[&Route]) -> Vec<String> {
     let leads = |route: &Route| {
         let mut main =
             network.routes.iter().filter(|r| r.table == MAIN && r.kind == RouteKind::Unicast && r.via.is_some());
         main.any(|r| r.dst.prefix_len() > 0 && (r.dst.contains(&route.dst) || route.dst.contains(&r.dst)))
     };
-    held.routes.iter().filter(|route| !leads(route)).map(|route| route.dst.to_string()).collect()
+    wanted.iter().filter(|route| !leads(route)).map(|route| route.dst.to_string()).collect()
 }

@@ -56,6 +56,12 @@ pub struct PodNetwork {
     pub rp_filter: String,
 }
 
+/// Whether a route leads to everything, as the one does that re-plumbing puts another in the place of.
+pub fn is_default(route: &Route) -> bool {
+    let usual = if route.dst.addr().is_ipv4() { 0 } else { super::host_side::IPV6_METRIC };
+    route.dst.prefix_len() == 0 && route.metric == usual && route.table == 254
+}
+
 impl PodNetwork {
     /// Its addresses without their prefix lengths.
     pub fn ips(&self) -> impl Iterator<Item = IpAddr> + '_ {

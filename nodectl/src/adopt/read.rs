@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::host_side::calico_sysctls;
 use super::pod::PodNetwork;
-use crate::facts::{Link, Network};
+use crate::facts::{Link, Network, Rule};
 use crate::host::{netlink, netns, sysctl};
 
 /// rtm_protocol of routes that the kernel makes with an address.
@@ -94,6 +94,10 @@ pub fn judge(pod: &str, ifname: &str, seen: &Seen) -> Result<PodNetwork, String>
     if !addresses.iter().any(|a| a.addr().is_ipv4()) {
         return Err(format!("it has no IPv4 address on {ifname}"));
     }
+    // Whatever they choose another table by, re-plumbing changes the main one alone.
+    if let Some(rule) = seen.inside.rules.iter().find(|rule| !is_usual(rule)) {
+        return Err(format!("it has a routing rule of its own, of priority {}", rule.priority));
+    }
     let over = |route: &&crate::facts::Route| route.dev.as_deref() == Some(ifname) && route.proto != KERNEL;
     Ok(PodNetwork {
         pod: pod.to_owned(),
@@ -109,6 +113,11 @@ pub fn judge(pod: &str, ifname: &str, seen: &Seen) -> Result<PodNetwork, String>
         sysctls: BTreeMap::new(),
         rp_filter: seen.rp_filter.clone(),
     })
+}
+
+/// The rules that each namespace begins with: local, main and default.
+fn is_usual(rule: &Rule) -> bool {
+    matches!((rule.priority, rule.table), (0, 255) | (32766, 254) | (32767, 253)) && !rule.selective && !rule.invert
 }
 
 fn is_link_local(address: &IpNet) -> bool {

@@ -10,7 +10,7 @@ use super::CALICO_MAC;
 use super::detour;
 use super::host_side::{self, neighbour, route, set_sysctls};
 use super::operation::{At, Operation, in_pod, on_host};
-use super::pod::{PodNetwork, Way, alone, port_mac, port_name};
+use super::pod::{PodNetwork, Way, alone, is_default, port_mac, port_name};
 use super::to_calico::{gateway, link_local, to_gateway};
 use crate::facts::{Address, Route};
 use crate::host::netlink::LinkChange;
@@ -89,6 +89,10 @@ pub fn unturn(was: &PodNetwork) -> Vec<At> {
         if ip.is_ipv4() && address.prefix_len() != alone(ip).prefix_len() {
             operations.push(in_pod(Operation::DeleteAddress(Address { link: dev.to_owned(), address: alone(ip) })));
             operations.push(in_pod(Operation::DeleteRoute(to_gateway(dev))));
+        }
+        // Where the pod had none of its own, which would have taken its place.
+        if !family().any(is_default) {
+            operations.push(in_pod(Operation::DeleteRoute(super::to_calico::default_route(ip, dev))));
         }
         operations.push(in_pod(Operation::DeleteNeighbour(neighbour(dev, gateway(ip), CALICO_MAC))));
     }

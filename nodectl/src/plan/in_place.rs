@@ -12,7 +12,7 @@ use crate::adopt::{PodNetwork, Way};
 use crate::cni::Cni;
 use crate::facts::{ClusterView, Facts, Route, Sandbox};
 use crate::prepared::Prepared;
-use crate::request::Request;
+use crate::request::{Request, Unadoptable};
 use crate::step::{AdoptedPod, PeerRoutes, Step};
 
 /// Where a table that nobody uses is looked for.
@@ -41,7 +41,7 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
         Cni::Calico => to_calico::steps(facts, prepared, request, &adoption),
         Cni::Flannel => to_flannel::steps(facts, prepared, request, &adoption),
     };
-    let mut notes = notes(&adoption, cluster);
+    let mut notes = notes(&adoption, cluster, request);
     notes.extend(gap(facts, &steps));
     (steps, notes)
 }
@@ -164,7 +164,7 @@ fn sweep(adoption: &Adoption, step: impl Fn(AdoptedPod) -> Step) -> impl Iterato
     adoption.pods.iter().cloned().map(step)
 }
 
-fn notes(adoption: &Adoption, cluster: &ClusterView) -> Vec<String> {
+fn notes(adoption: &Adoption, cluster: &ClusterView, request: &Request) -> Vec<String> {
     let replumbed = |p: &AdoptedPod| match p.way {
         Way::Live => format!("{}: re-plumbed while it runs; address and connections stay", p.pod),
         Way::Down => format!(
@@ -174,7 +174,11 @@ fn notes(adoption: &Adoption, cluster: &ClusterView) -> Vec<String> {
         ),
     };
     let mut notes: Vec<String> = adoption.pods.iter().map(replumbed).collect();
-    let rebuilt = |(pod, why): &(String, String)| format!("{pod}: its sandbox is rebuilt, with a new address: {why}");
+    let fate = match request.unadoptable {
+        Unadoptable::Restart => "its sandbox is rebuilt, with a new address",
+        Unadoptable::Refuse => "cannot be re-plumbed, so the node is not switched (--unadoptable)",
+    };
+    let rebuilt = |(pod, why): &(String, String)| format!("{pod}: {fate}: {why}");
     notes.extend(adoption.others.iter().map(rebuilt));
     let known = names(adoption);
     let waiting = cluster.pods.iter().filter(|p| !p.host_network && !p.has_ended() && !known.contains(&p.full_name()));

@@ -112,6 +112,22 @@ impl Ledger {
         self.gaps.iter().map(|(_, length)| *length).max().unwrap_or_default()
     }
 
+    /// The longest time without an answer in which a question was lost: that nothing was answered because the machine was busy
+    /// is no outage.
+    pub fn outage(&self) -> Duration {
+        let lost = self.sent - self.answered;
+        let is_outage = |(begin, length): &&(Duration, Duration)| {
+            // Of the lost ones only the first are remembered.
+            lost > REMEMBERED as u64 || self.lost.iter().any(|at| (*begin..=*begin + *length).contains(at))
+        };
+        if lost == 0 {
+            return Duration::ZERO;
+        }
+        let longest = self.gaps.iter().filter(is_outage).map(|(_, length)| *length).max();
+        // One that is not among the longest gaps was no longer than the shortest of them.
+        longest.or_else(|| self.gaps.iter().map(|(_, length)| *length).min()).unwrap_or_default()
+    }
+
     /// The longest gaps that are longer than `least`, in the order in which they came.
     pub fn gaps(&self, least: Duration, began_ms: u64) -> Vec<Gap> {
         let mut gaps: Vec<_> = self.gaps.iter().filter(|(_, length)| *length > least).collect();
@@ -158,6 +174,7 @@ mod tests {
         assert_eq!((ledger.sent, ledger.answered), (10, 7), "a second answer to one question is none");
         assert_eq!((ledger.least, ledger.most), (ms(1), ms(10)));
         assert_eq!(ledger.longest(), ms(200 - 100), "the silence at the end counts");
+        assert_eq!(ledger.outage(), ms(67 - 23), "nothing was asked any more at the end");
         let gaps = ledger.gaps(ms(20), 1_000_000);
         assert_eq!(ledger.lost_at(1_000_000), [1_000_030, 1_000_040, 1_000_050]);
         assert_eq!(gaps, [Gap { at_ms: 1_000_023, us: 44_000 }, Gap { at_ms: 1_000_100, us: 100_000 }]);
@@ -170,7 +187,18 @@ mod tests {
             ledger.asked(n, ms(n * 100));
         }
         ledger.ended(ms(500));
-        assert_eq!((ledger.answered, ledger.longest()), (0, ms(500)));
+        assert_eq!((ledger.answered, ledger.longest(), ledger.outage()), (0, ms(500), ms(500)));
+    }
+
+    #[test]
+    fn a_machine_that_was_busy_had_no_outage() {
+        let mut ledger = Ledger::default();
+        for n in 0..4 {
+            ledger.asked(n, ms(n * 50));
+            ledger.answered(n, ms(n * 50 + 300 * u64::from(n == 2)));
+        }
+        ledger.ended(ms(450));
+        assert!(ledger.longest() >= ms(250) && ledger.outage() == ms(0));
     }
 
     #[test]

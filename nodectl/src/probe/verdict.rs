@@ -17,9 +17,8 @@ pub fn surprise(report: &FlowReport, max_outage: Option<Duration>) -> Option<Str
         Expect::Pass if report.breaks > 0 => Some(format!("lost its connection {} times{said}", report.breaks)),
         Expect::Pass => {
             let limit = u64::try_from(max_outage?.as_micros()).unwrap_or(u64::MAX);
-            (report.longest_gap_us > limit).then(|| {
-                format!("was silent for {} ms, more than {} ms{said}", report.longest_gap_us / 1000, limit / 1000)
-            })
+            (report.outage_us > limit)
+                .then(|| format!("was silent for {} ms, more than {} ms{said}", report.outage_us / 1000, limit / 1000))
         }
     }
 }
@@ -29,7 +28,7 @@ mod tests {
     use super::*;
     use crate::host::line::Kind;
 
-    fn report(expect: Expect, answered: u64, breaks: u64, longest_gap_us: u64) -> FlowReport {
+    fn report(expect: Expect, answered: u64, breaks: u64, outage_us: u64) -> FlowReport {
         FlowReport {
             from: "host".into(),
             kind: Kind::Udp,
@@ -42,7 +41,8 @@ mod tests {
             refused: 0,
             breaks,
             retransmitted: None,
-            longest_gap_us,
+            longest_gap_us: outage_us,
+            outage_us,
             lost_at_ms: Vec::new(),
             gaps: Vec::new(),
             least_us: 0,

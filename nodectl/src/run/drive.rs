@@ -17,6 +17,7 @@ use crate::journal::{self, Journal, Log, Outcome, Record};
 use crate::plan::Plan;
 use crate::remedy::Told;
 use crate::report::{Progress, ProgressFormat, RunSummary};
+use crate::request::Strategy;
 use crate::run_note::{RUN_NOTE_VERSION, RunNote, RunState};
 use crate::step::UndoDue;
 use crate::stop::{Stop, Stopped};
@@ -234,6 +235,7 @@ impl<'a> Run<'a> {
         let (cni, report) = (self.plan.from, summary.report);
         let state = match self.plan.is_retirement() {
             true => "The shim serves as before".to_owned(),
+            false if self.plan.request.strategy == Strategy::InPlace => format!("The node is on {cni} as before"),
             false => format!("The node is on {cni} as before; pods that were evicted stay where they went"),
         };
         Err(Failure::PutBack(told.and(&state).and(&format!("Report: {report}")).to_string()).into())

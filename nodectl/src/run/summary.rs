@@ -76,8 +76,11 @@ fn watched(log: &Log, plan: &Plan) -> Option<String> {
     let found = log.result(n)?;
     let (asked, lost, gap) = (found["asked"].as_u64()?, found["lost"].as_u64()?, found["longest_gap_ms"].as_u64()?);
     let first = found["gaps"][0]["step"].as_str().map(|step| format!(", the first of them during {step}"));
+    let silent: Vec<&str> =
+        found["never_answered"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let silent = if silent.is_empty() { String::new() } else { format!("; never an answer: {}", silent.join(", ")) };
     Some(format!(
-        "; of {asked} questions to and from the pods that were re-plumbed {lost} were lost{}, the longest silence was {gap} ms",
+        "; of {asked} questions to and from the pods that were re-plumbed {lost} were lost{}, the longest silence was {gap} ms{silent}",
         first.unwrap_or_default()
     ))
 }

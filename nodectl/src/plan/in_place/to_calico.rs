@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use super::{Adoption, BRIDGE, judge_outage, names, peer_routes, stop_others, sweep, watch};
 use crate::adopt::PodNetwork;
+use crate::adopt::pod::is_default;
 use crate::cni::Cni;
-use crate::facts::Facts;
+use crate::facts::{Facts, Route};
 use crate::plan::{parts, to_calico};
 use crate::prepared::Prepared;
 use crate::request::Request;
@@ -48,6 +49,15 @@ pub(super) fn steps(facts: &Facts, prepared: &Prepared, request: &Request, adopt
     steps
 }
 
+/// What tells it from the routes that flannel's plugin makes.
+fn unusual(route: &Route) -> String {
+    match (route.table, route.metric) {
+        (254, 0) => String::new(),
+        (254, metric) => format!(" with metric {metric}"),
+        (table, _) => format!(" in table {table}"),
+    }
+}
+
 /// Why a pod of flannel's cannot be re-plumbed.
 pub(super) fn judge(facts: &Facts, network: &PodNetwork) -> Result<(), String> {
     if network.bridge.as_deref() != Some(BRIDGE) {
@@ -55,8 +65,10 @@ pub(super) fn judge(facts: &Facts, network: &PodNetwork) -> Result<(), String> {
     }
     let own = facts.network.addresses.iter().filter(|a| a.link == BRIDGE);
     let gateways: Vec<IpAddr> = own.map(|a| a.address.addr()).collect();
-    match network.routes.iter().find(|r| r.via.is_none_or(|via| !gateways.contains(&via))) {
-        Some(route) => Err(format!("it has a route of its own: {}", route.dst)),
+    let by_gateway = |route: &Route| route.via.is_some_and(|via| gateways.contains(&via)) && route.table == 254;
+    let replaceable = |route: &Route| route.dst.prefix_len() > 0 || is_default(route);
+    match network.routes.iter().find(|r| !by_gateway(r) || !replaceable(r)) {
+        Some(route) => Err(format!("it has a route of its own: {}{}", route.dst, unusual(route))),
         None => Ok(()),
     }
 }
