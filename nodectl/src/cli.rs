@@ -128,7 +128,8 @@ pub struct Switch {
     /// What happens to pods that cannot be re-plumbed while they run (strategy in-place); refuse by default.
     #[arg(long, value_enum)]
     pub unadoptable: Option<Unadoptable>,
-    /// Take the node back if a pod that is re-plumbed is silent for longer, in milliseconds (strategy in-place).
+    /// Take the node back if a pod that is re-plumbed is cut off for longer, in milliseconds: a silence in which a question was
+    /// lost (strategy in-place).
     #[arg(long, value_name = "MS")]
     pub max_outage: Option<u64>,
 }
@@ -277,7 +278,7 @@ pub struct ProbeArgs {
     /// How long, in seconds; Ctrl-C ends it earlier.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub duration: u64,
-    /// A flow that is to pass may be silent for so many milliseconds.
+    /// A flow that is to pass may be cut off for so many milliseconds: a silence in which a question was lost, with tcp any.
     #[arg(long, value_name = "MS")]
     pub max_outage: Option<u64>,
     /// Meanwhile, answer UDP and TCP on this port in every source's network, for probes from elsewhere.

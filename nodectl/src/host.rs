@@ -26,6 +26,7 @@ pub mod nft_rules;
 pub mod ping;
 pub mod process;
 pub mod run;
+pub mod sockets;
 pub mod sysctl;
 pub mod systemd;
 pub mod xfrm;

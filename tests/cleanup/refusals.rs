@@ -40,6 +40,24 @@ fn living_pods_are_not_cut_off_unless_told_to() {
 }
 
 #[test]
+fn connections_of_the_host_are_not_cut_unless_told_to() {
+    let ground =
+        ground("subnet_env; ip link add cni0 type bridge; ip address add 10.244.1.1/24 dev cni0; ip link set cni0 up");
+    assert!(refusals(&ground, &["--flannel"]).is_empty());
+    // To a pod that was re-plumbed; here both ends are the host's.
+    let perl = "$l = IO::Socket::INET->new(Listen => 1, LocalAddr => '10.244.1.1:7070') or die; \
+        $c = IO::Socket::INET->new(PeerAddr => '10.244.1.1:7070', LocalAddr => '10.244.1.1') or die; \
+        open($f, '>', '/run/connected'); sleep 1000";
+    let running = ground.node().spawn(&["perl", "-MIO::Socket::INET", "-e", perl]).unwrap();
+    ground.build("until [ -e /run/connected ]; do sleep 0.02; done");
+    assert_eq!(refusals(&ground, &["--flannel"]), ["connections-depend"]);
+    let done = ground.must(&["--flannel", "--yes"], 3);
+    assert!(done.stderr.contains("2 TCP connections of this host would end: 2 of 10.244.1.1"), "{}", done.stderr);
+    ground.must(&["--flannel", "--yes", "--force", "connections-depend"], 0);
+    drop(running);
+}
+
+#[test]
 fn an_agent_that_runs_and_the_active_cni_are_refused_each_by_its_name() {
     let ground = ground("subnet_env; vxlan 1 8472");
     let running = [ground.process("flanneld", &[]), ground.process("kubelet", &[])];

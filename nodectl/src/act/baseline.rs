@@ -171,7 +171,6 @@ fn probe(targets: &Targets) -> Result<Value> {
 }
 
 /// What answered in a measurement.
-/// What answered in a measurement.
 pub(super) fn answered(found: &Value) -> Targets {
     let peers = found["peers"].as_object().cloned().unwrap_or_default();
     let up = peers.iter().filter(|(_, r)| r["received"].as_u64().unwrap_or(0) > 0);

@@ -21,7 +21,6 @@ pub enum Way {
     /// While it is up (Linux 6.2 and later).
     Live,
     /// Only while it is down.
-    #[serde(alias = "detour")]
     Down,
 }
 

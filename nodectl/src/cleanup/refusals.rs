@@ -1,5 +1,8 @@
 //! Why a CNI may not be taken off a node now. Each reason has a name, for `--force NAME`.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::Request;
@@ -14,7 +17,8 @@ use crate::step::words::{count, some};
 pub const UNOBSERVED: &str = "unobserved";
 
 /// Names of the refusals that `--force` waives.
-pub const NAMES: [&str; 6] = ["agent-runs", "pods-depend", "dels-owed", "cni-active", UNOBSERVED, "kube-proxy-missing"];
+pub const NAMES: [&str; 7] =
+    ["agent-runs", "pods-depend", "connections-depend", "dels-owed", "cni-active", UNOBSERVED, "kube-proxy-missing"];
 
 /// A reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +40,7 @@ pub fn refusals(facts: &Facts, request: &Request, known: &Known, inventory: &Inv
         open_run(facts),
         agent(facts, request.cni),
         pods(facts, request.cni),
+        connections(facts, inventory),
         owed(facts, request.cni),
         active(facts, request.cni),
         unobserved(facts),
@@ -130,6 +135,24 @@ fn pods(facts: &Facts, cni: Cni) -> Option<Refusal> {
         format!(
             "move them to the other CNI (`nodectl migrate`), or drain the node first; `--force pods-depend` cuts them off from {cni}"
         ),
+    )
+}
+
+/// Pods that were re-plumbed keep the connections that the host began to them, and those have the address of flannel's bridge:
+/// the kernel ends them with it.
+fn connections(facts: &Facts, inventory: &Inventory) -> Option<Refusal> {
+    let connections = &facts.traces.as_ref()?.connections;
+    let open = |ip: IpAddr| Some((ip, *connections.get(&ip)?));
+    let goes: BTreeMap<IpAddr, usize> =
+        inventory.image.addresses.iter().filter_map(|address| open(address.address.addr())).collect();
+    if goes.is_empty() {
+        return None;
+    }
+    let named: Vec<String> = goes.iter().map(|(ip, n)| format!("{n} of {ip}")).collect();
+    refusal(
+        "connections-depend",
+        format!("{} of this host would end: {}", count(goes.values().sum(), "TCP connection"), some(&named)),
+        "wait until they have ended (`ss -t` shows them), or end what has them; `--force connections-depend` cuts them",
     )
 }
 

@@ -22,6 +22,9 @@ pub struct Traces {
     pub xfrm_policies: Vec<XfrmPolicy>,
     /// IPsec states.
     pub xfrm_states: Vec<XfrmState>,
+    /// Established TCP connections of this host, by their own address.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub connections: BTreeMap<IpAddr, usize>,
     /// Mount points.
     pub mounts: Vec<String>,
     /// Modules that can be unloaded, among those that the CNIs load.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::facts::{Backend, Facts, Family, Mention, NftTable, Note, Traces};
-use crate::host::{Host, files, ipset, kmod, mount, netlink, netns, nft_rules, sysctl, xfrm};
+use crate::host::{Host, files, ipset, kmod, mount, netlink, netns, nft_rules, sockets, sysctl, xfrm};
 use crate::ownership::files::{LEASES, RESULTS, SNIPPETS, plugin_types};
 use crate::ownership::known::owner_of_plugin;
 use crate::ownership::links::TUNL0;
@@ -41,6 +41,7 @@ pub(super) fn observe(host: &Host, facts: &Facts) -> (Traces, Failed) {
         clsact: traffic.clsact,
         xfrm_policies: part(&mut failed, "IPsec policies", xfrm::policies()),
         xfrm_states: part(&mut failed, "IPsec states", xfrm::states()),
+        connections: part(&mut failed, "connections", sockets::established()),
         mounts: part(&mut failed, "mounts", mount::points()),
         ipip_users: if modules.is_empty() { Vec::new() } else { part(&mut failed, "tunnels", ipip_users(facts)) },
         modules,

@@ -17,7 +17,8 @@ pub(super) fn checks(view: &ClusterView, request: &Request) -> Vec<Check> {
 /// Pods that strategy in-place cannot re-plumb, each with the reason.
 pub(super) fn adoptable(facts: &Facts, prepared: &Prepared, request: &Request) -> Option<Check> {
     const NAME: &str = "adoptable-pods";
-    if request.strategy != Strategy::InPlace {
+    // While a run is open, pods stand half way, and what to do is to end it.
+    if request.strategy != Strategy::InPlace || facts.runs.open.is_some() {
         return None;
     }
     let adoption = adoption(facts, prepared, request.to);
