@@ -163,6 +163,8 @@ fn a_reboot_in_the_middle_ends_on_the_cni_that_is_asked_for() {
         for step in back {
             round(step, &BACK_AGAIN, "resume", Cni::Flannel);
             scenario.nodectl(1, &there).unwrap().expect(0).unwrap();
+            // The dead sandboxes of before the reboot go when kubelet comes to it.
+            scenario.must_be_settled(1, Cni::Calico).unwrap();
         }
         scenario.nodectl(1, &BACK).unwrap().expect(0).unwrap();
     }

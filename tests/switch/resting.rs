@@ -6,7 +6,7 @@ use std::time::Duration;
 use nodectl_lab::client::Patch;
 use nodectl_lab::cluster::until;
 use nodectl_lab::objects::workloads;
-use nodectl_lab::scenario::{Cni, Off, Scenario};
+use nodectl_lab::scenario::{Cni, Off, PATIENCE, Scenario};
 use nodectl_lab::traffic::Traffic;
 use serde_json::json;
 
@@ -66,7 +66,14 @@ fn nodes_reboot() {
         at_rest(&scenario, &format!("the {word} node's power was cut"));
         assert_eq!(scenario.blocks().unwrap(), blocks);
     }
-    // What was switched can be taken back after all that.
+    // What was switched can be taken back after all that, once the control plane has heard of its kubelet again.
+    until(PATIENCE, || {
+        let node = scenario.node_object(1)?;
+        let ready =
+            node["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready").cloned();
+        Ok(ready.filter(|c| c["status"] != "True").map(|c| format!("node1 is not ready: {c}")))
+    })
+    .unwrap();
     scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
     scenario.must_be_on(1, Cni::Flannel).unwrap();
     scenario.settled().unwrap();
