@@ -97,7 +97,7 @@ fn an_open_run_cannot_be_waived() {
     let ground = ground("subnet_env; mkdir -p /var/lib/nodectl; echo 20261121T020000-1a2b > /var/lib/nodectl/open");
     assert_eq!(refusals(&ground, &["--flannel"]), ["open-run"]);
     let done = ground.must(&["--flannel", "--yes", "--force", "open-run"], 64);
-    assert!(done.stderr.contains("use one of agent-runs, pods-depend, dels-owed"), "{}", done.stderr);
+    assert!(done.stderr.contains("use one of agent-runs, pods-depend, connections-depend"), "{}", done.stderr);
 }
 
 #[test]
