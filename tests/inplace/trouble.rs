@@ -154,6 +154,19 @@ fn a_reboot_in_the_middle_ends_on_the_cni_that_is_asked_for() {
         scenario.must_leave_nothing().unwrap();
         scenario.must_be_whole().unwrap();
     };
+    // kubelet asks again for the DEL of sandboxes that a reboot has ended. One of Calico's that fails while Calico leaves is kept,
+    // and the run stays open until it is done.
+    let whole = |args: &[&str]| {
+        let done = scenario.nodectl(1, args).unwrap();
+        if done.code != 0 {
+            assert!(done.code == 5 && done.stderr.contains("attachments made by"), "{}", done.all());
+            until(PATIENCE, || {
+                let again = scenario.nodectl(1, &["resume", "--yes"])?;
+                Ok((again.code != 0).then(|| again.all()))
+            })
+            .unwrap();
+        }
+    };
     for step in start {
         round(step, &there, "revert", Cni::Flannel);
     }
@@ -162,10 +175,8 @@ fn a_reboot_in_the_middle_ends_on_the_cni_that_is_asked_for() {
         round("lease-pod", &BACK_AGAIN, "revert", Cni::Calico);
         for step in back {
             round(step, &BACK_AGAIN, "resume", Cni::Flannel);
-            scenario.nodectl(1, &there).unwrap().expect(0).unwrap();
-            // The dead sandboxes of before the reboot go when kubelet comes to it.
-            scenario.must_be_settled(1, Cni::Calico).unwrap();
+            whole(&there);
         }
-        scenario.nodectl(1, &BACK).unwrap().expect(0).unwrap();
+        whole(&BACK);
     }
 }
