@@ -12,15 +12,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Reads a JSON file; `None` if it does not exist, code 6 if it is torn or not what it should be.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let Some(bytes) = read(path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(torn(path))
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     match fs::read(path) {
-        Ok(bytes) => parse(&bytes).map(Some).map_err(torn(path)),
+        Ok(bytes) => Ok(Some(bytes)),
         Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(Error::io("read", path)(cause)),
     }
 }
 
-/// The last whole line counts ([`append_json`]); a file of one document may have any shape.
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+/// The fields of a file that has grown by [`append_json`]: the last whole line counts. A file of one document may have any shape.
+fn last_whole(bytes: &[u8]) -> serde_json::Result<Map<String, Value>> {
     let whole = serde_json::from_slice(bytes);
     let lines = || bytes.split(|byte| *byte == b'\n').rev();
     whole.or_else(|cause| lines().find_map(|line| serde_json::from_slice(line).ok()).ok_or(cause))
@@ -29,7 +34,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
 /// Reads one of our own files; `None` if it does not exist, code 6 if it is torn, code 7 if it says a later format than this
 /// one: whatever else it holds then, it must stay as it is.
 pub fn read_format<T: DeserializeOwned>(path: &Path, known: u32) -> Result<Option<T>, Error> {
-    let Some(fields) = read_json::<Map<String, Value>>(path)? else { return Ok(None) };
+    let Some(bytes) = read(path)? else { return Ok(None) };
+    let fields = last_whole(&bytes).map_err(torn(path))?;
     if let Some(format) = fields.get("format").and_then(Value::as_u64).filter(|format| *format > known.into()) {
         let fix = format!("this cni-shim reads up to {known}. To fix it: install the later cni-shim again");
         return Err(Error::new(error::CONFIG, format!("{} has format {format}", path.display()), fix));

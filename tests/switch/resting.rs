@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use nodectl_lab::apiserver::value::is_true;
 use nodectl_lab::client::Patch;
 use nodectl_lab::cluster::until;
 use nodectl_lab::objects::workloads;
@@ -69,9 +70,7 @@ fn nodes_reboot() {
     // What was switched can be taken back after all that, once the control plane has heard of its kubelet again.
     until(PATIENCE, || {
         let node = scenario.node_object(1)?;
-        let ready =
-            node["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready").cloned();
-        Ok(ready.filter(|c| c["status"] != "True").map(|c| format!("node1 is not ready: {c}")))
+        Ok((!is_true(&node, "Ready")).then(|| format!("node1 is not ready: {}", node["status"]["conditions"])))
     })
     .unwrap();
     scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();

@@ -47,7 +47,7 @@ pub(super) fn measure(cx: &mut Context, targets: &Targets) -> Result<Value> {
 
 /// Everything that answered before must answer now.
 pub(super) fn verify(cx: &mut Context, via: Cni, targets: &Targets) -> Result<Value> {
-    let before = answered(&cx.baseline["host"]);
+    let before = answered_before(cx).unwrap_or_default();
     let wanted = expected(targets, &before);
     let stop = cx.stop;
     let mut last = json!({});
@@ -170,8 +170,14 @@ fn probe(targets: &Targets) -> Result<Value> {
     Ok(json!({ "peers": peers, "service": tcp(&targets.service), "dns": dns }))
 }
 
+/// What answered before the switch; `None` where that was not measured.
+pub(super) fn answered_before(cx: &Context) -> Option<Targets> {
+    let found = &cx.baseline["host"];
+    (!found.is_null()).then(|| answered(found))
+}
+
 /// What answered in a measurement.
-pub(super) fn answered(found: &Value) -> Targets {
+fn answered(found: &Value) -> Targets {
     let peers = found["peers"].as_object().cloned().unwrap_or_default();
     let up = peers.iter().filter(|(_, r)| r["received"].as_u64().unwrap_or(0) > 0);
     let yes = |key: &str| if found[key] == json!(true) { "yes".to_owned() } else { String::new() };

@@ -48,7 +48,7 @@ fn flows(cx: &Context) -> Vec<Flow> {
         flows.extend(pod.ips.iter().map(|ip| flow(None, pod.pod.clone(), *ip)));
     }
     // One that answered before, where that is known: of a dead one nothing can be seen.
-    let answered = baseline::answered(&cx.baseline["host"]).peers;
+    let answered = baseline::answered_before(cx).unwrap_or_default().peers;
     let peer = cx.plan.steps.iter().find_map(|step| match step {
         Step::Baseline { targets } => targets.peers.iter().find(|p| answered.contains(p)).or(targets.peers.first()),
         _ => None,

@@ -43,35 +43,38 @@ pub(super) fn remove(held: &PeerRoutes) -> Result<()> {
 /// Removes them once the new agent has its own to every node that answered before the switch. flannel leaves routes to nodes that
 /// are gone, and nobody replaces those.
 pub(super) fn drop_when_replaced(cx: &Context, held: &PeerRoutes) -> Result<Value> {
-    let before = (!cx.baseline["host"].is_null()).then(|| baseline::answered(&cx.baseline["host"]).peers);
+    let before = baseline::answered_before(cx);
     let answered =
-        |route: &&Route| before.as_ref().is_none_or(|peers| route.via.is_some_and(|via| peers.contains(&via)));
-    let wanted: Vec<&Route> = held.routes.iter().filter(answered).collect();
+        |route: &&Route| before.as_ref().is_none_or(|before| route.via.is_some_and(|via| before.peers.contains(&via)));
     let mut lacking = Vec::new();
     let replaced = cx.stop.wait_for(SETTLE, || {
-        lacking = without_route(&netlink::observe()?, &wanted);
-        Ok(lacking.is_empty().then_some(()))
+        lacking = without_route(&netlink::observe()?, held);
+        Ok((!lacking.iter().any(answered)).then_some(()))
     })?;
     if replaced.is_none() {
         bail!(
             "the new agent has no route to {} after {} s. To fix it: see its log on this node",
-            lacking.join(", "),
+            networks(lacking.into_iter().filter(answered)).join(", "),
             SETTLE.as_secs()
         );
     }
-    let gone = without_route(&netlink::observe()?, &held.routes.iter().collect::<Vec<_>>());
+    let gone = networks(lacking.into_iter());
     if !gone.is_empty() {
         tracing::warn!("nobody leads to {} any more; those nodes did not answer before either", gone.join(", "));
     }
     remove(held).map(|()| json!({ "not_replaced": gone }))
 }
 
-/// Those networks that the main table leads to no other node, whole or in part.
-fn without_route(network: &Network, wanted: &[&Route]) -> Vec<String> {
+fn networks<'a>(routes: impl Iterator<Item = &'a Route>) -> Vec<String> {
+    routes.map(|route| route.dst.to_string()).collect()
+}
+
+/// Those to networks that the main table leads to no other node, whole or in part.
+fn without_route<'a>(network: &Network, held: &'a PeerRoutes) -> Vec<&'a Route> {
     let leads = |route: &Route| {
         let mut main =
             network.routes.iter().filter(|r| r.table == MAIN && r.kind == RouteKind::Unicast && r.via.is_some());
         main.any(|r| r.dst.prefix_len() > 0 && (r.dst.contains(&route.dst) || route.dst.contains(&r.dst)))
     };
-    wanted.iter().filter(|route| !leads(route)).map(|route| route.dst.to_string()).collect()
+    held.routes.iter().filter(|route| !leads(route)).collect()
 }

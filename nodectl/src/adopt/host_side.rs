@@ -9,6 +9,11 @@ use crate::facts::{Neighbour, Route, RouteKind};
 /// The metric of IPv6 routes that are added without one, and of felix's.
 pub(super) const IPV6_METRIC: u32 = 1024;
 
+/// The metric of a route that is added without one.
+pub(super) fn usual_metric(ip: IpAddr) -> u32 {
+    if ip.is_ipv4() { 0 } else { IPV6_METRIC }
+}
+
 /// The parameters that Calico's plugin and felix set on a pod's host interface, as (family, table, name, value).
 const CALICO: [(&str, &str, &str, &str); 9] = [
     ("ipv4", "conf", "route_localnet", "1"),

@@ -7,6 +7,7 @@ use cni_shim::evidence::calico_interface;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::host_side::usual_metric;
 use crate::facts::Route;
 
 /// Calico's gateway address in every pod; nothing has it, the MAC behind it is the host's.
@@ -57,8 +58,7 @@ pub struct PodNetwork {
 
 /// Whether a route leads to everything, as the one does that re-plumbing puts another in the place of.
 pub fn is_default(route: &Route) -> bool {
-    let usual = if route.dst.addr().is_ipv4() { 0 } else { super::host_side::IPV6_METRIC };
-    route.dst.prefix_len() == 0 && route.metric == usual && route.table == 254
+    route.dst.prefix_len() == 0 && route.metric == usual_metric(route.dst.addr()) && route.table == 254
 }
 
 impl PodNetwork {

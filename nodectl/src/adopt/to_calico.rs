@@ -127,7 +127,7 @@ pub(super) fn default_route(ip: IpAddr, dev: &str) -> Route {
         proto: 3,
         scope: 0,
         kind: RouteKind::Unicast,
-        metric: if ip.is_ipv4() { 0 } else { host_side::IPV6_METRIC },
+        metric: host_side::usual_metric(ip),
         onlink: false,
         mtu: None,
     }

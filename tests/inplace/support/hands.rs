@@ -21,32 +21,33 @@ const HELD_IN_FLOOD: Duration = Duration::from_millis(3);
 
 thread_local! {
     /// What was done when, to find the operation at which something was lost.
-    static DONE: RefCell<Vec<(u128, String)>> = const { RefCell::new(Vec::new()) };
+    static DONE: RefCell<Vec<(u64, String)>> = const { RefCell::new(Vec::new()) };
     static HOLD: Cell<Duration> = const { Cell::new(HELD) };
 }
 
 pub fn pause(at: &At) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+    let now = u64::try_from(now).unwrap();
     DONE.with_borrow_mut(|done| done.push((now, format!("{at:?}"))));
     std::thread::sleep(HOLD.get());
 }
 
 #[track_caller]
 pub fn passed(reports: &[FlowReport]) {
-    let lost: Vec<u128> = reports.iter().flat_map(|r| &r.lost_at_ms).map(|at| u128::from(*at)).collect();
+    let lost: Vec<u64> = reports.iter().flat_map(|r| &r.lost_at_ms).copied().collect();
     print_near(&lost, 60);
     nothing_lost(reports);
 }
 
 /// What was done within so many milliseconds of a loss.
-pub fn print_near(lost: &[u128], within: u128) {
+fn print_near(lost: &[u64], within: u64) {
     DONE.with_borrow(|done| {
         let near = done.iter().filter(|(at, _)| lost.iter().any(|lost| lost.abs_diff(*at) <= within));
         near.for_each(|(at, what)| println!("done at {at}: {what}"));
     });
 }
 
-pub fn look(world: &World, n: usize) -> PodNetwork {
+fn look(world: &World, n: usize) -> PodNetwork {
     read::read(&format!("default/pod{n}"), &world.pods[n].path(), "eth0").unwrap().unwrap()
 }
 
@@ -181,7 +182,7 @@ pub fn flooded(ipv6: bool, way: Way) {
 }
 
 /// From a pod to another, out and in, and from the host.
-pub fn lines(world: &World) -> Vec<Line> {
+fn lines(world: &World) -> Vec<Line> {
     const AT: u16 = 7778;
     let address = |n: usize| {
         let ip = if world.ipv6 { format!("fd00:244:1::{}", n + 2) } else { format!("10.244.1.{}", n + 2) };
@@ -199,13 +200,13 @@ pub fn lines(world: &World) -> Vec<Line> {
 }
 
 /// How many datagrams it cost.
-pub fn there_and_back_under(world: &World, line: &Line, rate: u32, way: Way) -> usize {
+fn there_and_back_under(world: &World, line: &Line, rate: u32, way: Way) -> usize {
     DONE.with_borrow_mut(Vec::clear);
     let flood = Flood::start(line, rate);
     let adopted = there(world, Some(1024), way, whole);
     back(world, &adopted, way, whole);
     let lost = flood.finish();
     println!("{way:?}: {rate} a second to {}: {} lost", line.address, lost.len());
-    print_near(&lost.iter().map(|at| u128::from(*at)).collect::<Vec<_>>(), 5);
+    print_near(&lost, 5);
     lost.len()
 }
