@@ -80,15 +80,14 @@ pub fn find(paths: &Paths, sought: &Sought<'_>) -> Evidence {
     }
 }
 
-/// Calico names a pod's host interface after the pod, not the sandbox: while the pod has a newer sandbox on Calico, the
-/// interface is that one's.
+/// Calico names a pod's host interface after the pod, not the sandbox: while the pod has another sandbox with a record, the
+/// interface is that one's. Whichever backend the record names: while a pod is re-plumbed, its record says flannel already and
+/// its interface still has Calico's name.
 fn has_calico_interface(paths: &Paths, sought: &Sought<'_>, pod: &Pod) -> bool {
     let name = calico_interface("cali", &pod.namespace, &pod.name);
     let of_another = |record: &Record| {
         let same = |other: &Pod| (&other.namespace, &other.name) == (&pod.namespace, &pod.name);
-        record.backend == Backend::Calico
-            && record.container_id != sought.container_id
-            && record.pod.as_ref().is_some_and(same)
+        record.container_id != sought.container_id && record.pod.as_ref().is_some_and(same)
     };
     paths.interfaces().join(name).exists() && !Record::list(paths).is_ok_and(|(all, _)| all.iter().any(of_another))
 }

@@ -113,7 +113,11 @@ pub fn apply(step: &Step, before: &Before, cx: &mut Context) -> Result<Value> {
         Step::Cordon => cordon::set(cx, true),
         Step::Uncordon => cordon::release(cx),
         Step::Evict { timeout_s, grace_s, .. } => evict::apply(cx, *timeout_s, *grace_s),
-        Step::Hold { next } => shim::hold(cx, *next),
+        Step::Hold { next } => {
+            let held = shim::hold(cx, *next)?;
+            sandboxes::as_planned(cx)?;
+            Ok(held)
+        }
         Step::Release { to } => shim::route(cx, *to),
         Step::StopAgent(agent) => agent::stop(cx, agent),
         Step::StartAgent(agent) => agent::start(cx, agent),

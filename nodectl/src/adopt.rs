@@ -12,6 +12,7 @@
 //!
 //! Back, the same in reverse: *attach*, *unturn*, *unguide*.
 
+pub mod chained;
 pub mod claim;
 pub mod lease;
 pub mod operation;

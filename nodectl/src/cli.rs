@@ -223,6 +223,9 @@ pub struct RevertArgs {
     /// What happens to pods that cannot be re-plumbed while they run (strategy in-place); refuse by default.
     #[arg(long, value_enum)]
     pub unadoptable: Option<Unadoptable>,
+    /// Give the way back of a closed run up if a pod is cut off for longer, in milliseconds; as with migrate.
+    #[arg(long, value_name = "MS")]
+    pub max_outage: Option<u64>,
     /// Evict pods that no controller will re-create.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub force: Option<bool>,

@@ -31,6 +31,8 @@ pub enum Failure {
     Refused(String),
     /// The run failed and the node is as it was.
     PutBack(String),
+    /// The same, for want of a plan that has every pod: [`Overtaken`].
+    Overtaken(String),
     /// The run failed and could not be put back whole, or owes something to the API server.
     NeedsHands(String),
     /// The command line makes no sense.
@@ -43,7 +45,7 @@ impl Failure {
         match self {
             Failure::Busy(_) => code::BUSY,
             Failure::Refused(_) => code::REFUSED,
-            Failure::PutBack(_) => code::PUT_BACK,
+            Failure::PutBack(_) | Failure::Overtaken(_) => code::PUT_BACK,
             Failure::NeedsHands(_) => code::NEEDS_HANDS,
             Failure::Usage(_) => code::USAGE,
         }
@@ -56,6 +58,7 @@ impl fmt::Display for Failure {
             Failure::Busy(text)
             | Failure::Refused(text)
             | Failure::PutBack(text)
+            | Failure::Overtaken(text)
             | Failure::NeedsHands(text)
             | Failure::Usage(text) => f.write_str(text),
         }
@@ -63,6 +66,23 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// Pods have come since the plan was made, `namespace/name` each: it has no steps for them.
+#[derive(Debug)]
+pub struct Overtaken(pub Vec<String>);
+
+impl fmt::Display for Overtaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} came after the plan was made; without a step of its own its sandbox would be rebuilt, which --unadoptable refuse \
+             forbids. To fix it: run it again",
+            self.0.join(", ")
+        )
+    }
+}
+
+impl std::error::Error for Overtaken {}
 
 /// The exit code that an error stands for.
 pub fn exit_code(error: &anyhow::Error) -> u8 {

@@ -4,12 +4,17 @@
 use std::time::Duration;
 
 use nodectl_lab::cluster::until;
+use nodectl_lab::objects::{self, Manifest, workloads};
 use nodectl_lab::scenario::in_place::{BACK, BACK_AGAIN, in_place, nothing_lost};
 use nodectl_lab::scenario::{Cni, Done, PATIENCE, Scenario, full};
 use nodectl_lab::traffic::Traffic;
 
 fn lab(replicas: u32) -> Scenario {
-    let scenario = Scenario::start(2, &Scenario::workloads(replicas), |_| {}).unwrap();
+    lab_with(&Scenario::workloads(replicas))
+}
+
+fn lab_with(workloads: &[Manifest]) -> Scenario {
+    let scenario = Scenario::start(2, workloads, |_| {}).unwrap();
     scenario.prepare().unwrap();
     scenario
 }
@@ -154,19 +159,7 @@ fn a_reboot_in_the_middle_ends_on_the_cni_that_is_asked_for() {
         scenario.must_leave_nothing().unwrap();
         scenario.must_be_whole().unwrap();
     };
-    // kubelet asks again for the DEL of sandboxes that a reboot has ended. One of Calico's that fails while Calico leaves is kept,
-    // and the run stays open until it is done.
-    let whole = |args: &[&str]| {
-        let done = scenario.nodectl(1, args).unwrap();
-        if done.code != 0 {
-            assert!(done.code == 5 && done.stderr.contains("attachments made by"), "{}", done.all());
-            until(PATIENCE, || {
-                let again = scenario.nodectl(1, &["resume", "--yes"])?;
-                Ok((again.code != 0).then(|| again.all()))
-            })
-            .unwrap();
-        }
-    };
+    let whole = |args: &[&str]| drop(scenario.nodectl(1, args).unwrap().expect(0).unwrap());
     for step in start {
         round(step, &there, "revert", Cni::Flannel);
     }
@@ -179,4 +172,44 @@ fn a_reboot_in_the_middle_ends_on_the_cni_that_is_asked_for() {
         }
         whole(&BACK);
     }
+}
+
+/// Held while the plan has been made and new pods are not held yet, a pod comes.
+#[test]
+fn a_pod_that_comes_after_the_plan_is_re_plumbed_by_the_next_one() {
+    let scenario = lab_with(&[workloads::web(2), vec![workloads::daemon_with_port("edge", 8081)]].concat());
+    let comes = |name: &str, args: &[&str]| {
+        let mut run = scenario.drive(1, args).unwrap();
+        assert!(run.until("step", "baseline").unwrap());
+        run.pause().unwrap();
+        objects::install(&scenario.client, &[workloads::bare(name, Some("node1"))]).unwrap();
+        scenario.settled().unwrap();
+        run.go_on().unwrap();
+        run.finish().unwrap()
+    };
+    let identity = |name: &str| scenario.identities().unwrap().into_values().find(|[own, ..]| own == name).unwrap();
+    let plan = "/var/lib/plan.json";
+    scenario.nodectl(1, &["plan", "--strategy", "in-place", "--out", plan]).unwrap().expect(0).unwrap();
+    let told = comes("first", &["migrate", "--yes", "--plan", plan]).expect(4).unwrap();
+    assert!(told.stderr.contains("default/first came after the plan was made"), "{}", told.all());
+    scenario.must_be_on(1, Cni::Flannel).unwrap();
+    let before = identity("first");
+    // Without a saved plan a new one is made.
+    let done = comes("second", &in_place("calico")).expect(0).unwrap();
+    assert!(done.stderr.contains("default/second came after the plan was made") && done.stderr.contains("planned again"));
+    scenario.must_be_settled(1, Cni::Calico).unwrap();
+    assert_eq!(identity("first"), before, "its container and its address stay");
+    // Of the others nothing is left under flannel's name, so that Calico's own list deletes them as well.
+    let refused = scenario.nodectl(1, &["shim", "retire", "--yes"]).unwrap().expect(3).unwrap().all();
+    assert!(refused.contains("default/edge-") && !refused.contains("default/web-"), "{refused}");
+    scenario.client.delete("/apis/apps/v1/namespaces/default/daemonsets/edge").unwrap();
+    until(PATIENCE, || {
+        let pods = scenario.pods()?;
+        let left = pods.iter().find(|pod| pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("edge")));
+        Ok(left.map(ToString::to_string))
+    })
+    .unwrap();
+    scenario.nodectl(1, &["shim", "retire", "--yes"]).unwrap().expect(0).unwrap();
+    scenario.must_leave_nothing().unwrap();
+    scenario.must_be_whole().unwrap();
 }

@@ -45,6 +45,23 @@ fn row_15_del_again_when_the_pod_has_another_sandbox() {
     world.assert_clean();
 }
 
+/// While a pod is re-plumbed for flannel, its record is flannel's already and its interface has Calico's name still.
+#[test]
+fn row_15_del_again_while_the_pods_other_sandbox_is_re_plumbed() {
+    let world = World::new();
+    world.route(Backend::Calico);
+    world.write("root/sys/class/net/cali0d7763386da/ifindex", "7");
+    world.add("c1").succeeded();
+    world.del("c1").succeeded();
+    world.route(Backend::Flannel);
+    world.add("c2").succeeded();
+    world.take_log();
+    world.tell("calico.DEL", "fail 999 'the API server is unreachable' ''");
+    world.del("c1").succeeded();
+    assert!(world.take_log().is_empty() && world.record("c2").is_some());
+    assert!(Pending::load(&world.paths(), "c1", "eth0").unwrap().is_none());
+}
+
 #[test]
 fn row_16_and_17_netns_empty_or_gone_is_forwarded_as_it_is() {
     let world = World::new();

@@ -3,22 +3,60 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use cni_shim::record::Record;
+use cni_shim::record::{Phase, Record};
 use cni_shim::state::State;
 use serde_json::{Value, json};
 
 use super::{Context, attachment, shim};
 use crate::cni::Cni;
 use crate::facts::Sandbox;
+use crate::failure::Overtaken;
 use crate::host::cri::{Container, Ending};
+use crate::host::files;
 use crate::plan::shim_backend;
 use crate::remedy::Told;
+use crate::request::{Strategy, Unadoptable};
+use crate::step::Step;
 
 /// A DEL has 45 s in the shim; a few may have to be tried again.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Kubernetes' own default, in seconds. A pod that asks for more than that stays here because nothing else can run it
 /// (a DaemonSet's, a static one), and the node is waiting.
 const LONGEST_GRACE: u32 = 30;
+
+/// New pods are held from now on. Where none is to be rebuilt (`--unadoptable refuse`), those that have come since the plan was
+/// made need a plan that has them: an error of the kind [`Overtaken`]. Nothing else was done so far; in a run that goes on after
+/// its end, nodectl's or the node's, they have come to a node between two CNIs, and are rebuilt.
+pub(super) fn as_planned(cx: &mut Context) -> Result<()> {
+    let request = &cx.plan.request;
+    let after_hold = |n: &usize| *n > cx.at;
+    if request.strategy != Strategy::InPlace
+        || request.unadoptable != Unadoptable::Refuse
+        || cx.journal.log()?.standing().iter().any(after_hold)
+    {
+        return Ok(());
+    }
+    let others = cx.plan.steps.iter().find_map(|step| match step {
+        Step::StopSandboxes { made_by, pods, spare } => Some((*made_by, pods, spare)),
+        _ => None,
+    });
+    let Some((made_by, pods, spare)) = others else { return Ok(()) };
+    let born = born_since(cx, made_by, pods, spare)?;
+    if born.is_empty() { Ok(()) } else { Err(Overtaken(born).into()) }
+}
+
+/// Living pods whose network this CNI made, and of which the plan says nothing.
+fn born_since(cx: &mut Context, made_by: Cni, pods: &[String], spare: &[String]) -> Result<Vec<String>> {
+    let (found, orphans) = targets(cx, made_by)?;
+    let ready = found.iter().filter(|s| s.ready && !spare.contains(&s.id)).map(Sandbox::full_name);
+    // One whose ADD has not ended yet is not known to the runtime so far.
+    let is_coming = |r: &&Record| r.phase != Phase::Deleting && files::exists(&cx.host.path(&r.netns));
+    let coming = orphans.iter().filter(is_coming).filter_map(|r| Some(r.pod.as_ref()?.full_name()));
+    let mut born: Vec<String> = ready.chain(coming).filter(|pod| !pods.contains(pod)).collect();
+    born.sort_unstable();
+    born.dedup();
+    Ok(born)
+}
 
 /// Stops every sandbox whose network this CNI made, but for those in `spare`, until no record of them is left.
 pub(super) fn stop_all(cx: &mut Context, made_by: Cni, spare: &[String]) -> Result<Value> {

@@ -12,6 +12,7 @@ use cni_shim::state::Backend;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::chained;
 use crate::fault;
 use crate::host::kube::{Kube, Patch, Write};
 use crate::host::run::Run;
@@ -191,7 +192,7 @@ fn annotations(pod: &Attachment, ips: &[IpAddr]) -> Value {
 }
 
 /// The shim's record of an adopted pod: its DEL goes to Calico, and then to those of flannel's chain that have left something
-/// under flannel's name (portmap's rules, bandwidth's device). Its address in host-local and flannel's own note are not
+/// under flannel's name (portmap's rules, bandwidth's device: [`chained`]). Its address in host-local and flannel's own note are not
 /// Calico's to free; they are kept for the way back, and cleaned with the rest of flannel. Pure.
 pub fn adopted(record: &Record, installed: &Installed, bin_dir: &Path, host_interface: &str) -> Record {
     let first = record.del.first();
@@ -208,10 +209,7 @@ pub fn adopted(record: &Record, installed: &Installed, bin_dir: &Path, host_inte
         args: first.map(|list| list.args.clone()).unwrap_or_default(),
         disable_check: first.is_some_and(|list| list.disable_check),
     };
-    let rest = record.del.iter().cloned().filter_map(|mut list| {
-        list.plugins.retain(|plugin| plugin.kind != "flannel");
-        (!list.plugins.is_empty()).then_some(list)
-    });
+    let rest = chained::rest(&record.del, &["flannel"]);
     Record {
         backend: Backend::Calico,
         del: std::iter::once(calico).chain(rest).collect(),
@@ -340,7 +338,8 @@ mod tests {
             path: format!("/opt/cni/bin/{kind}").into(),
             config: Map::new(),
         };
-        let ports = json!({"portMappings": [{"hostPort": 8080}]}).as_object().unwrap().clone();
+        let ports = json!({"portMappings": [{"hostPort": 8080}], "bandwidth": {"ingressRate": 1}});
+        let ports = ports.as_object().unwrap().clone();
         let list = DelList {
             network: "cbr0".into(),
             cni_version: "0.3.1".into(),

@@ -11,7 +11,7 @@ use cni_shim::state::Backend;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
-use super::PodNetwork;
+use super::{PodNetwork, chained};
 
 /// Where host-local keeps its leases, by network.
 const LEASES: &str = "/var/lib/cni/networks";
@@ -117,10 +117,7 @@ pub fn taken_back(record: &Record, installed: &Installed, bin_dir: &Path, to: &P
         args: first.map(|list| list.args.clone()).unwrap_or_default(),
         disable_check: installed.disable_check,
     };
-    let rest = record.del.iter().cloned().filter_map(|mut list| {
-        list.plugins.retain(|plugin| plugin.kind != "calico" && plugin.kind != "flannel");
-        (!list.plugins.is_empty()).then_some(list)
-    });
+    let rest = chained::rest(&record.del, &["calico", "flannel"]);
     Record {
         backend: Backend::Flannel,
         del: std::iter::once(flannel).chain(rest).collect(),
@@ -199,7 +196,7 @@ mod tests {
             network: network.into(),
             cni_version: "0.3.1".into(),
             plugins: kinds.iter().map(|kind| call(kind)).collect(),
-            runtime_config: Map::new(),
+            runtime_config: json!({"portMappings": [{"hostPort": 8080}]}).as_object().unwrap().clone(),
             args: "K8S_POD_NAME=web-0".into(),
             disable_check: false,
         };

@@ -17,11 +17,15 @@ use crate::fault;
 use crate::host::{Host, machine};
 use crate::plan::{self, Arrival, PLAN_FORMAT, Plan};
 use crate::preflight::{self, Check};
+use crate::remedy::Told;
 use crate::report;
 use crate::request::Request;
 use crate::run::{self, Folders, Lock, Options};
 use crate::stop::Stop;
 use crate::window;
+
+/// How often a plan that pods have overtaken is made anew.
+const OVERTAKEN: u32 = 3;
 
 pub(super) fn run(host: &Host, args: &MigrateArgs, settings: &Settings) -> Result<u8> {
     let saved = args.plan.as_deref().map(read_plan).transpose()?;
@@ -76,32 +80,63 @@ pub(super) fn switch(
     settings: &Settings,
     options: Options,
 ) -> Result<u8> {
-    let mut go = match decide(host, request, saved.as_ref())? {
-        Decision::There => return there(request, settings),
-        Decision::Refused(facts, checks) => return refused(&facts, &checks, settings),
-        Decision::Go(go) => go,
+    let now = || decided(host, request, saved.as_ref(), settings);
+    let mut go = match now()? {
+        Ok(go) => go,
+        Err(code) => return Ok(code),
     };
     if !args.yes {
         ask(&format!("{}{}", report::plan_text(&go.plan), report::warnings_text(&go.checks)), "Switch this node?")?;
         // Whoever is asked may think for an hour: a pod came, an admin cordoned the node. What was shown is what is done.
-        go = match decide(host, request, saved.as_ref())? {
-            Decision::Go(now) => {
+        go = match now()? {
+            Ok(now) => {
                 unchanged(&go.plan, &now.plan)?;
                 now
             }
-            Decision::Refused(facts, checks) => return refused(&facts, &checks, settings),
-            Decision::There => return there(request, settings),
+            Err(code) => return Ok(code),
         };
     }
     // A switch that begins in a window ends in it, or is taken back.
     let window = window::ends(&request.windows, crate::clock::unix_seconds());
     let end = deadline(args)?.into_iter().chain(window).min();
-    let stop = Stop::listen(end)?;
-    not_stopped_yet(&stop)?;
-    can_end_by(end, run::shortest(&Folders::at(host).runs()?, request))?;
-    let summary = run::start(host, &go.plan, &go.facts, &stop, options)?;
+    let mut tries = OVERTAKEN;
+    let summary = loop {
+        let stop = Stop::listen(end)?;
+        not_stopped_yet(&stop)?;
+        can_end_by(end, run::shortest(&Folders::at(host).runs()?, request))?;
+        match run::start(host, &go.plan, &go.facts, &stop, options.clone()) {
+            Err(error) if tries > 0 && saved.is_none() && is_overtaken(&error) => {
+                tracing::warn!("{}; it is planned again", Told::of(&error.to_string()).what);
+                tries -= 1;
+                go = match now()? {
+                    Ok(go) => go,
+                    Err(code) => return Ok(code),
+                };
+            }
+            ended => break ended?,
+        }
+    };
     report::result(settings.output, &report::run_text(&summary), &summary, true)?;
     Ok(code::DONE)
+}
+
+/// A plan, or the exit code where there is nothing to do or preflight says no, and that was said.
+fn decided(
+    host: &Host,
+    request: &Request,
+    saved: Option<&Plan>,
+    settings: &Settings,
+) -> Result<std::result::Result<Box<Go>, u8>> {
+    match decide(host, request, saved)? {
+        Decision::There => there(request, settings).map(Err),
+        Decision::Refused(facts, checks) => refused(&facts, &checks, settings).map(Err),
+        Decision::Go(go) => Ok(Ok(go)),
+    }
+}
+
+/// Whether the run was put back since pods came that its plan did not have.
+fn is_overtaken(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<Failure>(), Some(Failure::Overtaken(_)))
 }
 
 /// What comes of a request on this node.

@@ -87,7 +87,8 @@ impl Settings {
     pub(super) fn request_back(&self, args: &RevertArgs, then: &Request) -> Request {
         let unadoptable = args.unadoptable.or(self.config.unadoptable).unwrap_or(then.unadoptable);
         // A way back waits for no window.
-        let then = Request { unadoptable, windows: Vec::new(), ..then.clone() };
+        let max_outage_ms = args.max_outage.or(self.config.max_outage).or(then.max_outage_ms);
+        let then = Request { unadoptable, max_outage_ms, windows: Vec::new(), ..then.clone() };
         self.consents(args.strategy, &args.ignore, args.force, args.delete_emptydir_data, then)
     }
 

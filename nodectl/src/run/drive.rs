@@ -10,7 +10,7 @@ use crate::act::{self, Api, Context};
 use crate::events::{self, Event};
 use crate::execute::{self, StepFailed, Unpaid};
 use crate::facts::Facts;
-use crate::failure::Failure;
+use crate::failure::{Failure, Overtaken};
 use crate::host::kube::Kube;
 use crate::host::{Host, machine};
 use crate::journal::{self, Journal, Log, Outcome, Record};
@@ -107,6 +107,15 @@ fn begun<T>(result: Result<T>) -> Result<T> {
         )
         .into(),
     })
+}
+
+/// That the run was put back for this reason alone.
+fn overtaken(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Failure>() {
+        Ok(Failure::PutBack(told)) => Failure::Overtaken(told).into(),
+        Ok(other) => other.into(),
+        Err(other) => other,
+    }
 }
 
 /// Goes on with the open run: to its target, or, where it had turned back, to its start; then pays what it owes.
@@ -218,7 +227,8 @@ impl<'a> Run<'a> {
     fn ended_early(&mut self, failed: &StepFailed) -> Result<RunSummary> {
         let stopped = failed.error.downcast_ref::<Stopped>().is_some();
         let stay = if stopped { self.options.stay_open_on_stop } else { !self.options.auto_revert };
-        self.ended(stay, &failed.to_string())
+        let ended = self.ended(stay, &failed.to_string());
+        if failed.error.downcast_ref::<Overtaken>().is_some() { ended.map_err(overtaken) } else { ended }
     }
 
     /// Takes the run back, unless it is to stay open. A node that serves pods again is not taken from them by itself, whether
