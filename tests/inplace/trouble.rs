@@ -196,7 +196,9 @@ fn a_pod_that_comes_after_the_plan_is_re_plumbed_by_the_next_one() {
     let before = identity("first");
     // Without a saved plan a new one is made.
     let done = comes("second", &in_place("calico")).expect(0).unwrap();
-    assert!(done.stderr.contains("default/second came after the plan was made") && done.stderr.contains("planned again"));
+    assert!(
+        done.stderr.contains("default/second came after the plan was made") && done.stderr.contains("planned again")
+    );
     scenario.must_be_settled(1, Cni::Calico).unwrap();
     assert_eq!(identity("first"), before, "its container and its address stay");
     // Of the others nothing is left under flannel's name, so that Calico's own list deletes them as well.
@@ -205,7 +207,8 @@ fn a_pod_that_comes_after_the_plan_is_re_plumbed_by_the_next_one() {
     scenario.client.delete("/apis/apps/v1/namespaces/default/daemonsets/edge").unwrap();
     until(PATIENCE, || {
         let pods = scenario.pods()?;
-        let left = pods.iter().find(|pod| pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("edge")));
+        let left =
+            pods.iter().find(|pod| pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("edge")));
         Ok(left.map(ToString::to_string))
     })
     .unwrap();

@@ -380,7 +380,7 @@ impl<'a> Run<'a> {
         let event = if outcome == Outcome::PutBack { Event::PutBack } else { Event::Switched };
         events::tell(event, &self.cx.run.id, &sentence, &[]);
         deadman::disarm(&self.log()?);
-        let summary = self.summarise(word, &sentence, Vec::new())?;
+        let summary = self.summarise(word, &sentence, owing::kept_dels(&self.cx.shim()))?;
         self.folders.keep("receipts", &self.cx.run.id, &self.log()?.records)?;
         self.folders.end()?;
         motd::update(self.cx.host);

@@ -1,10 +1,13 @@
 //! A run that ends owing: what is said of it, and who pays.
 
+use cni_shim::pending::Pending;
+
 use crate::cni::Cni;
 use crate::execute::Unpaid;
 use crate::host::systemd;
 use crate::plan::SETTLE_UNIT;
 use crate::remedy::Told;
+use crate::step::words::count;
 
 /// All that is owed, with what keeps each.
 pub(super) fn sentence(cni: Cni, left: &[Unpaid], api_is_dead: bool) -> String {
@@ -22,6 +25,18 @@ pub(super) fn told(sentence: &str, left: &[Unpaid], remedy: &str) -> Told {
     let causes = left.iter().filter_map(|unpaid| unpaid.why.as_ref());
     let remedies = causes.flat_map(|why| &why.remedies).fold(Told::of(sentence), |told, remedy| told.mended_by(remedy));
     remedies.mended_by(remedy)
+}
+
+/// DELs that failed while the run went on, in a line; the node is well without them.
+pub(super) fn kept_dels(paths: &cni_shim::Paths) -> Vec<String> {
+    let kept = Pending::list(paths).map_or(0, |(kept, torn)| kept.len() + torn.len());
+    let line = || {
+        format!(
+            "{}: `nodectl shim reap` finishes what can be, `nodectl shim status` says why not",
+            count(kept, "kept DEL")
+        )
+    };
+    if kept == 0 { Vec::new() } else { vec![line()] }
 }
 
 /// Has the unit pay by itself, as soon as it can be, and says who will.
