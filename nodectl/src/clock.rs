@@ -12,6 +12,28 @@ pub fn now() -> String {
     format!("{:.0}", Timestamp::now())
 }
 
+/// Now, RFC 3339 in UTC, to the millisecond.
+pub fn now_precisely() -> String {
+    format!("{:.3}", Timestamp::now())
+}
+
+/// A time of RFC 3339 without the fraction of its second.
+pub fn to_the_second(at: &str) -> String {
+    at.split_once('.').map_or_else(|| at.to_owned(), |(whole, _)| format!("{whole}Z"))
+}
+
+/// A time of RFC 3339 in milliseconds since 1970; `None` where it is no time.
+pub fn milliseconds_at(at: &str) -> Option<u64> {
+    u64::try_from(at.parse::<Timestamp>().ok()?.as_millisecond()).ok()
+}
+
+/// The time of day in UTC of a time in milliseconds since 1970: `04:10:00.123Z`.
+pub fn time_of_day(unix_ms: u64) -> String {
+    let at = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
+    let whole = format!("{at:.3}");
+    whole.split_once('T').map_or_else(|| whole.clone(), |(_, time)| time.to_owned())
+}
+
 /// Now, in seconds since 1970.
 pub fn unix_seconds() -> i64 {
     Timestamp::now().as_second()
@@ -121,6 +143,17 @@ mod tests {
         for bad in ["", "soon", "-3", "604801", "1d"] {
             assert!(seconds(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn times_are_precise_where_that_is_wanted() {
+        let now = now_precisely();
+        assert_eq!(now.len(), "2026-11-21T04:10:00.123Z".len(), "{now}");
+        assert_eq!(to_the_second("2026-11-21T04:10:00.123Z"), "2026-11-21T04:10:00Z");
+        assert_eq!(to_the_second("2026-11-21T04:10:00Z"), "2026-11-21T04:10:00Z");
+        assert_eq!(milliseconds_at("1970-01-01T00:00:01.5Z"), Some(1500));
+        assert_eq!(milliseconds_at("yesterday"), None);
+        assert_eq!(time_of_day(86_400_000 + 3_600_500), "01:00:00.500Z");
     }
 
     #[test]

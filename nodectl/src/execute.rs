@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::act::{self, Context};
+use crate::clock;
 use crate::journal::{Debt, Log, Record};
 use crate::plan::Plan;
 use crate::remedy::Told;
@@ -73,13 +74,12 @@ fn one_step(n: usize, step: &Step, known: Option<Before>, cx: &mut Context, prog
     cx.stop.check()?;
     cx.at = n;
     progress.begin(n, step);
-    cx.begun.push((crate::clock::unix_milliseconds(), n));
     let started = Instant::now();
     let before = match known {
         Some(before) => before,
         None => {
             let before = act::before(step, cx).context("could not read what is there now")?;
-            cx.journal.append(&Record::Begin { n, before: before.clone(), at: crate::clock::now() })?;
+            cx.journal.append(&Record::Begin { n, before: before.clone(), at: clock::now_precisely() })?;
             before
         }
     };
@@ -87,13 +87,14 @@ fn one_step(n: usize, step: &Step, known: Option<Before>, cx: &mut Context, prog
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     match outcome {
         Ok(result) => {
-            cx.journal.append(&Record::Done { n, ms, result })?;
+            cx.journal.append(&Record::Done { n, ms, at: Some(clock::now_precisely()), result })?;
             progress.end(n, step, ms);
             Ok(())
         }
         Err(error) => {
             progress.failed(n, step, ms);
-            match cx.journal.append(&Record::Failed { n, error: Told::of_error(&error).to_string() }) {
+            let (told, result) = (Told::of_error(&error).to_string(), std::mem::take(&mut cx.found));
+            match cx.journal.append(&Record::Failed { n, error: told, at: Some(clock::now_precisely()), result }) {
                 Ok(()) => Err(error),
                 // Both count: what failed, and why the journal does not say so.
                 Err(unwritten) => Err(error.context(format!("{unwritten:#}"))),
@@ -135,7 +136,8 @@ fn undo_one(
     let started = Instant::now();
     let undone = act::undo(step, before, cx);
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let undone = undone.and_then(|()| if is_news { cx.journal.append(&Record::Undone { n, ms }) } else { Ok(()) });
+    let news = Record::Undone { n, ms, at: Some(clock::now_precisely()) };
+    let undone = undone.and_then(|()| if is_news { cx.journal.append(&news) } else { Ok(()) });
     match undone {
         Ok(()) => {
             progress.end_undo(n, step, ms);
@@ -169,7 +171,7 @@ pub fn look_after_boots(plan: &Plan, log: &Log, cx: &mut Context) -> Result<()> 
             && let Some(before) = log.before(n)
         {
             act::undo(step, before, cx)?;
-            cx.journal.append(&Record::Undone { n, ms: 0 })?;
+            cx.journal.append(&Record::Undone { n, ms: 0, at: Some(clock::now_precisely()) })?;
         }
     }
     Ok(())

@@ -6,6 +6,7 @@
 mod debt;
 mod log;
 mod position;
+mod timeline;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -18,6 +19,7 @@ use serde_json::Value;
 pub use debt::Debt;
 pub use log::Log;
 pub use position::{Course, Position};
+pub use timeline::Timeline;
 
 use crate::fault;
 use crate::host::files;
@@ -84,7 +86,7 @@ pub enum Record {
         n: usize,
         /// Pre-image.
         before: Before,
-        /// RFC 3339.
+        /// RFC 3339, to the millisecond.
         at: String,
     },
     /// Step `n` is done.
@@ -93,6 +95,9 @@ pub enum Record {
         n: usize,
         /// Milliseconds it took.
         ms: u64,
+        /// When it was done: RFC 3339, to the millisecond.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<String>,
         /// What it found or measured.
         #[serde(default, skip_serializing_if = "Value::is_null")]
         result: Value,
@@ -103,6 +108,12 @@ pub enum Record {
         n: usize,
         /// Why.
         error: String,
+        /// When: RFC 3339, to the millisecond.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<String>,
+        /// What it had found or measured.
+        #[serde(default, skip_serializing_if = "Value::is_null")]
+        result: Value,
     },
     /// The run turns back.
     Reverting {
@@ -117,6 +128,9 @@ pub enum Record {
         n: usize,
         /// Milliseconds it took.
         ms: u64,
+        /// When it was undone: RFC 3339, to the millisecond.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<String>,
     },
     /// Something that needs the API server, or has to wait for it.
     Owed {
@@ -148,7 +162,8 @@ impl Record {
             | Record::Begin { at, .. }
             | Record::Reverting { at, .. }
             | Record::Close { at, .. } => Some(at),
-            _ => None,
+            Record::Done { at, .. } | Record::Failed { at, .. } | Record::Undone { at, .. } => at.as_deref(),
+            Record::Owed { .. } | Record::Paid { .. } => None,
         }
     }
 }

@@ -6,6 +6,7 @@
 mod flow;
 mod ledger;
 pub mod target;
+mod trace;
 mod verdict;
 
 use std::net::SocketAddr;
@@ -16,16 +17,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::host::line::Kind;
 use crate::host::netns;
-pub use ledger::Gap;
 use ledger::Ledger;
-pub use verdict::surprise;
+pub use trace::{Answers, During, Gap, trace};
+pub use verdict::{is_cut_off, surprise};
 
 /// What a flow is to do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Expect {
     /// It is answered.
@@ -53,7 +54,7 @@ pub struct Flow {
 }
 
 /// What became of a flow.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FlowReport {
     /// Its source.
     pub from: String,
@@ -71,12 +72,16 @@ pub struct FlowReport {
     pub answered: u64,
     /// The others.
     pub lost: u64,
-    /// Of those, the ones that the kernel or the far end refused.
+    /// Of those, the ones that the network or the far end refused.
     pub refused: u64,
+    /// Of those, the ones that could not be asked, for want of a route or of a socket.
+    pub failed: u64,
+    /// Connections that stood (`tcp`).
+    pub connections: u64,
     /// Connections that broke (`tcp`).
     pub breaks: u64,
     /// TCP segments sent again meanwhile from the network namespace of the source, other connections' included (`tcp`).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retransmitted: Option<u64>,
     /// The longest time without an answer, in microseconds. At best it is the time between two questions.
     pub longest_gap_us: u64,
@@ -85,17 +90,27 @@ pub struct FlowReport {
     pub outage_us: u64,
     /// When the first of the lost questions were asked, in milliseconds since 1970; at most sixteen.
     pub lost_at_ms: Vec<u64>,
-    /// Times without an answer that stand out, in the order in which they came; at most sixteen.
+    /// Times without an answer that stand out or in which a question was lost, in the order in which they came; at most sixteen.
     pub gaps: Vec<Gap>,
+    /// When it was answered, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Answers>,
     /// Shortest, mean and longest round trip, in microseconds.
     pub least_us: u64,
     /// See `least_us`.
     pub mean_us: u64,
     /// See `least_us`.
     pub most_us: u64,
-    /// The last refusal or break, in its own words.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The last refusal, failure or break, in its own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub said: Option<String>,
+}
+
+impl FlowReport {
+    /// As people name it: `host -> icmp 10.1.0.2`.
+    pub fn name(&self) -> String {
+        format!("{} -> {} {}", self.from, self.kind.name(), self.to)
+    }
 }
 
 /// Flows that are being probed.
@@ -182,12 +197,15 @@ impl Session {
             answered: ledger.answered,
             lost: ledger.sent - ledger.answered,
             refused: ledger.refused,
+            failed: ledger.failed,
+            connections: ledger.connections,
             breaks: ledger.breaks,
             retransmitted: *lock(&counted.retransmitted),
             longest_gap_us: us(ledger.longest()),
             outage_us: us(if flow.kind == Kind::Tcp { ledger.longest() } else { ledger.outage() }),
             lost_at_ms: ledger.lost_at(self.clock.began_ms),
             gaps: ledger.gaps(stands_out, self.clock.began_ms),
+            answers: ledger.answers(self.clock.began_ms),
             least_us: us(ledger.least),
             mean_us: us(ledger.total).checked_div(ledger.answered).unwrap_or(0),
             most_us: us(ledger.most),

@@ -85,6 +85,19 @@ impl Stop {
         }
     }
 
+    /// Waits so long, to the millisecond; an error once it is told to stop.
+    pub fn pause(&self, span: Duration) -> Result<()> {
+        let end = Instant::now() + span;
+        loop {
+            self.check()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(Duration::from_millis(100)));
+        }
+    }
+
     /// Asks again and again until there is an answer, the time is up (`None`) or the run is told to stop (an error).
     pub fn wait_for<T>(&self, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
         let start = Instant::now();

@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use nodectl::host::line::Kind;
+use nodectl::host::netns;
 use nodectl::probe::{Expect, Flow, Session, surprise};
 
 #[path = "support/world.rs"]
 mod world;
-use world::{World, flow, sh, warm, warmed};
+use world::{Netns, World, flow, sh, warm, warmed};
 
 #[test]
 fn every_kind_of_question_is_answered_and_nothing_is_lost() {
@@ -27,6 +28,16 @@ fn every_kind_of_question_is_answered_and_nothing_is_lost() {
         assert!(report.longest_gap_us >= 4_000, "{report:?}");
         assert_eq!(report.retransmitted.is_some(), report.kind == Kind::Tcp);
     }
+}
+
+#[test]
+fn a_probe_that_is_over_waits_for_nothing() {
+    let world = World::new(1, false);
+    let session = warmed(world.flows(), 1);
+    let began = Instant::now();
+    let reports = session.finish();
+    assert!(began.elapsed() < Duration::from_millis(900), "all was answered: {:?}", began.elapsed());
+    assert!(reports.iter().all(|report| report.lost == 0), "{reports:?}");
 }
 
 #[test]
@@ -66,7 +77,14 @@ fn what_must_be_refused_is_told_apart() {
     let world = World::new(1, false);
     sh("iptables -w -I FORWARD -d 10.244.1.2 -p udp --dport 7777 -j DROP 2>/dev/null || nft 'add table ip t; \
         add chain ip t f { type filter hook forward priority 0; }; add rule ip t f ip daddr 10.244.1.2 udp dport 7777 drop'");
-    let refuse = |kind, to| Flow { expect: Expect::Refuse, ..flow("far", Some(world.far.path()), kind, to) };
+    let mute = netns::enter(&world.pods[0].path(), || {
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, port)
+    })
+    .unwrap();
+    let alone = Netns::new();
+    let refuse = |kind, to: &str| Flow { expect: Expect::Refuse, ..flow("far", Some(world.far.path()), kind, to) };
     let flows = vec![
         refuse(Kind::Udp, "10.244.1.2:7777"),
         refuse(Kind::Tcp, "10.244.1.2:7777"),
@@ -75,6 +93,12 @@ fn what_must_be_refused_is_told_apart() {
         flow("host", None, Kind::Udp, "10.244.1.2:9"),
         flow("host", None, Kind::Tcp, "10.244.1.2:9"),
         flow("far", Some(world.far.path()), Kind::Icmp, "203.0.113.1:0"),
+        // The asker has no route: no policy was put to the test.
+        Flow { expect: Expect::Refuse, ..flow("alone", Some(alone.path()), Kind::Udp, "203.0.113.1:7777") },
+        // What takes the connection need not be an echo.
+        refuse(Kind::Tcp, &format!("10.244.1.2:{}", mute.1)),
+        // Refused in so many words.
+        refuse(Kind::Connect, "10.244.1.2:9"),
     ];
     let session = Session::start(flows, 50).unwrap();
     std::thread::sleep(Duration::from_millis(500));
@@ -86,4 +110,8 @@ fn what_must_be_refused_is_told_apart() {
     assert!(told[3].as_ref().unwrap().contains("refused") && told[4].as_ref().unwrap().contains("refused"), "{told:?}");
     assert!(told[5].as_ref().unwrap().contains("unreachable"), "{told:?}");
     assert!(reports[4].refused > 5 && reports[4].answered == 0, "{:?}", reports[4]);
+    assert!(told[6].as_ref().unwrap().contains("could not be asked") && reports[6].failed > 5, "{:?}", reports[6]);
+    assert!(told[7].as_ref().unwrap().contains("was connected 1 times"), "{:?}", reports[7]);
+    assert_eq!(told[8], None, "{:?}", reports[8]);
+    assert!(reports[8].refused > 5, "{:?}", reports[8]);
 }

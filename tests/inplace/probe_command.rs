@@ -62,11 +62,13 @@ fn pods_and_host_are_probed_by_name() {
 #[test]
 fn what_makes_no_sense_is_said() {
     let bench = Bench::new(Kind::Light);
+    bench.run("a");
     for (args, said) in [
         (&["probe", "--to", "sctp:1.2.3.4:5"][..], "is no target"),
         (&["probe", "--to", "icmp:default/nobody"], "no pod default/nobody"),
         (&["probe", "--from", "default/nobody"], "no pod default/nobody"),
         (&["probe", "--rate", "0"], "rate"),
+        (&["probe", "--from", "default/a", "--to", "icmp:default/a"], "a pod and itself say nothing about the network"),
     ] {
         let output = bench.nodectl(args);
         assert_eq!(output.code, 64, "{output:?}");

@@ -135,17 +135,17 @@ fn an_open_run_says_where_it_stands() {
     assert_eq!(then(None), at(Course::Forward, None, false, "", "1", 0));
     // What looks after debts across a reboot stands until they are paid; it is no step of the way back before that.
     drop(then(Some(Record::Begin { n: units, before: Before::Units { enabled: Vec::new() }, at: "1".into() })));
-    drop(then(Some(Record::Done { n: units, ms: 1, result: serde_json::Value::Null })));
+    drop(then(Some(Record::Done { n: units, ms: 1, at: None, result: serde_json::Value::Null })));
     let begin = Record::Begin { n: cordon, before: Before::Unschedulable { value: false }, at: "2".into() };
     assert_eq!(then(Some(begin)), at(Course::Forward, here, false, "cordon the node", "2", 0));
-    let done = Record::Done { n: cordon, ms: 1, result: serde_json::Value::Null };
+    let done = Record::Done { n: cordon, ms: 1, at: None, result: serde_json::Value::Null };
     assert_eq!(then(Some(done)), at(Course::Forward, here, true, "cordon the node", "2", 0));
     let back = Record::Reverting { why: "asked".into(), at: "3".into() };
     let title = "make the node schedulable or not, as it was";
     assert_eq!(then(Some(back)), at(Course::Back, here, false, title, "3", 0));
     let owed = Record::Owed { debt: Debt::Unschedulable { value: false } };
     assert_eq!(then(Some(owed)), at(Course::Back, here, false, title, "3", 1));
-    assert_eq!(then(Some(Record::Undone { n: cordon, ms: 1 })), at(Course::Owing, None, false, "", "3", 1));
+    assert_eq!(then(Some(Record::Undone { n: cordon, ms: 1, at: None })), at(Course::Owing, None, false, "", "3", 1));
     assert_eq!(then(Some(Record::Close { outcome: Outcome::PutBack, at: "4".into() })), None);
 }
 
@@ -169,7 +169,7 @@ fn the_shortest_switch_is_one_that_was_finished() {
             takes_back: None,
             plan,
         };
-        let done = |n| Record::Done { n, ms: ms / 2, result: serde_json::Value::Null };
+        let done = |n| Record::Done { n, ms: ms / 2, at: None, result: serde_json::Value::Null };
         let close = outcome.map(|outcome| Record::Close { outcome, at: "2".into() });
         ("r".to_owned(), Ok(Log { records: [open, done(0), done(1)].into_iter().chain(close).collect() }))
     };

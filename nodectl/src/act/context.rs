@@ -42,8 +42,8 @@ pub struct Context<'a> {
     pub journal: Journal,
     /// The step that is being done or undone, as an index into the plan.
     pub at: usize,
-    /// When each step began, in milliseconds since 1970, with its place in the plan.
-    pub begun: Vec<(u64, usize)>,
+    /// What the step has found or measured so far, should it fail.
+    pub found: Value,
     /// What watches the pods that are re-plumbed, while they are.
     pub continuity: Option<Session>,
     cri: Option<Cri>,
@@ -61,7 +61,7 @@ impl<'a> Context<'a> {
             baseline: Value::Null,
             journal,
             at: 0,
-            begun: Vec::new(),
+            found: Value::Null,
             continuity: None,
             cri: None,
         }

@@ -9,16 +9,19 @@ use serde_json::json;
 
 use super::settings::Settings;
 use crate::cli::ProbeArgs;
+use crate::clock;
 use crate::facts::{Facts, Sandbox};
 use crate::failure::{Failure, code};
 use crate::host::Host;
 use crate::host::answerer::Answerer;
 use crate::host::line::Kind;
+use crate::journal::Timeline;
 use crate::observe;
 use crate::ownership::attachments;
 use crate::probe::target::{self, Target};
-use crate::probe::{Expect, Flow, Session, surprise};
+use crate::probe::{Expect, Flow, Session, surprise, trace};
 use crate::report;
+use crate::run::Folders;
 use crate::stop::Stop;
 
 /// Without --to: the way to every other node, and out.
@@ -29,26 +32,47 @@ pub(super) fn run(host: &Host, args: &ProbeArgs, settings: &Settings) -> Result<
     let facts = observe::node(host);
     let (flows, _answerers) = flows(host, &facts, args)?;
     if flows.is_empty() {
-        return Err(Failure::Usage(
-            "there is nothing to probe: this node has no peers and no gateway. To fix it: name a target with --to"
-                .into(),
-        )
-        .into());
+        return Err(refused(nothing_to_probe(args)).into());
     }
-    let seconds = Duration::from_secs(args.duration);
+    let began_ms = clock::unix_milliseconds();
     let session = Session::start(flows, args.rate)?;
     // Ctrl-C ends the probe early and is no failure: what was seen until then is the result.
-    let _ = stop.wait_for::<()>(seconds, || Ok(None));
-    let reports = session.finish();
+    let _ = stop.pause(Duration::from_secs(args.duration));
+    let mut reports = session.finish();
+    let (runs, timelines) = runs_since(host, began_ms)?;
+    trace(&mut reports, &timelines);
     let limit = args.max_outage.map(Duration::from_millis);
-    let surprises: Vec<String> = reports
-        .iter()
-        .filter_map(|r| Some(format!("{} -> {} {} {}", r.from, r.kind.name(), r.to, surprise(r, limit)?)))
-        .collect();
+    let surprises: Vec<String> =
+        reports.iter().filter_map(|r| Some(format!("{} {}", r.name(), surprise(r, limit)?))).collect();
     let outcome = if surprises.is_empty() { "as-expected" } else { "surprises" };
-    let document = json!({ "outcome": outcome, "rate": args.rate, "flows": reports, "surprises": surprises });
-    report::result(settings.output, &report::probe_text(&reports, &surprises), &document, false)?;
+    let document =
+        json!({ "outcome": outcome, "rate": args.rate, "flows": reports, "surprises": surprises, "runs": runs });
+    report::result(settings.output, &report::probe_text(&reports, &surprises, &runs), &document, false)?;
     Ok(if surprises.is_empty() { code::DONE } else { code::FAILED })
+}
+
+fn nothing_to_probe(args: &ProbeArgs) -> String {
+    let why = match args.to.is_empty() && args.refuse.is_empty() {
+        true => "this node has no peers and no gateway. To fix it: name a target with --to",
+        false => {
+            "what was named has no address, or is the pod that asks, and a pod and itself say nothing about the network. To fix \
+             it: name another source with --from, or another target"
+        }
+    };
+    format!("there is nothing to probe: {why}")
+}
+
+/// The runs of this node that were at work since then, and the times of their steps.
+fn runs_since(host: &Host, began_ms: u64) -> Result<(Vec<String>, Vec<Timeline>)> {
+    let mut found = Vec::new();
+    for (run, log) in Folders::at(host).runs()? {
+        match log {
+            Ok(log) => found.push((run, Timeline::of(&log))),
+            Err(error) => tracing::warn!("the steps of run {run} are not known: {error:#}"),
+        }
+    }
+    let now = clock::unix_milliseconds();
+    Ok(found.into_iter().filter(|(_, steps)| steps.is_within(began_ms, now)).unzip())
 }
 
 /// Every source to every target; and the echoes in pods that some of them need.

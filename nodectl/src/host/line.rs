@@ -64,28 +64,52 @@ enum Socket {
 /// Why a line is of no use any more, or has a question not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// This question was refused on its way (no route, port unreachable); the next may fare better.
+    /// The network or the far end refused this question (port unreachable, prohibited); the next may fare better.
     Refused(String),
+    /// This machine could not ask it (no route, no address, no socket left): of the network that says nothing.
+    Failed(String),
     /// The connection is gone.
     Broken(String),
 }
 
+impl From<std::io::Error> for Trouble {
+    /// What the kernel reports of an ICMP error, a reset, a firewall's verdict or a silence (net/ipv4/icmp.c,
+    /// `icmp_err_convert`) is a refusal. That a network is unreachable is not: mostly the asker itself has no route.
+    fn from(error: std::io::Error) -> Trouble {
+        let refusals = [
+            Errno::ECONNREFUSED,
+            Errno::ECONNRESET,
+            Errno::EHOSTUNREACH,
+            Errno::EHOSTDOWN,
+            Errno::ETIMEDOUT,
+            Errno::ENOPROTOOPT,
+            Errno::EACCES,
+            Errno::EPERM,
+        ];
+        let is_refusal = error.raw_os_error().map(Errno::from_raw).is_some_and(|errno| refusals.contains(&errno));
+        match is_refusal || error.kind() == ErrorKind::TimedOut {
+            true => Trouble::Refused(error.to_string()),
+            false => Trouble::Failed(error.to_string()),
+        }
+    }
+}
+
 impl Line {
     /// Opens a line from the calling thread's network namespace. `id` tells its answers from other lines'.
-    pub fn open(kind: Kind, target: SocketAddr, id: u64) -> std::io::Result<Line> {
+    pub fn open(kind: Kind, target: SocketAddr, id: u64) -> Result<Line, Trouble> {
+        let own = |error: std::io::Error| Trouble::Failed(error.to_string());
         let socket = match kind {
             Kind::Icmp => icmp(target)?,
             Kind::Udp => {
                 let any: IpAddr = if target.is_ipv6() { [0u8; 16].into() } else { [0u8; 4].into() };
-                let socket = UdpSocket::bind((any, 0))?;
+                let socket = UdpSocket::bind((any, 0)).map_err(own)?;
                 socket.connect(target)?;
-                socket.set_nonblocking(true)?;
+                socket.set_nonblocking(true).map_err(own)?;
                 Socket::Udp(socket)
             }
             Kind::Tcp => {
                 let stream = TcpStream::connect_timeout(&target, CONNECT_LIMIT)?;
-                stream.set_nodelay(true)?;
-                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).map_err(own)?;
                 Socket::Tcp { stream, begun: Vec::new() }
             }
             Kind::Connect => Socket::Connect { target, answered: Vec::new() },
@@ -96,22 +120,21 @@ impl Line {
     /// Asks one question.
     pub fn ask(&mut self, number: u64) -> Result<(), Trouble> {
         let text = format!("{MARK} {:016x} {number:016x}\n", self.id);
-        let refused = |e: std::io::Error| Trouble::Refused(e.to_string());
         match &mut self.socket {
             Socket::Icmp { fd, v6 } => {
                 let (kind, id) = (if *v6 { 128 } else { 8 }, short(self.id));
                 let packet = ping::echo_request(kind, id, short(number), text.as_bytes());
                 let sent = socket::send(fd.as_raw_fd(), &packet, MsgFlags::empty());
-                sent.map(drop).map_err(|e| refused(e.into()))
+                sent.map(drop).map_err(|e| std::io::Error::from(e).into())
             }
-            Socket::Udp(socket) => socket.send(text.as_bytes()).map(drop).map_err(refused),
+            Socket::Udp(socket) => Ok(socket.send(text.as_bytes()).map(drop)?),
             Socket::Tcp { stream, .. } => match stream.write_all(text.as_bytes()) {
                 // The buffer is full of questions that were not acknowledged: half a line must not stand in the stream.
                 Err(e) if e.kind() == ErrorKind::WouldBlock => Err(Trouble::Broken("it takes no more data".into())),
                 other => other.map_err(|e| Trouble::Broken(e.to_string())),
             },
             Socket::Connect { target, answered } => {
-                TcpStream::connect_timeout(target, CONNECT_LIMIT).map_err(refused)?;
+                TcpStream::connect_timeout(target, CONNECT_LIMIT)?;
                 answered.push(number);
                 Ok(())
             }
@@ -128,7 +151,7 @@ impl Line {
                     let length = match socket::recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                         Ok(length) => length,
                         Err(Errno::EAGAIN) => break,
-                        Err(e) => return some(numbers).ok_or_else(|| Trouble::Refused(e.desc().to_owned())),
+                        Err(e) => return some(numbers).ok_or_else(|| std::io::Error::from(e).into()),
                     };
                     let packet = buffer.get(..length).unwrap_or_default();
                     numbers.extend(echoed(packet, *v6, short(id)).iter().flat_map(|text| numbers_in(text, id)));
@@ -140,7 +163,7 @@ impl Line {
                     match socket.recv(&mut buffer) {
                         Ok(length) => numbers.extend(numbers_in(buffer.get(..length).unwrap_or_default(), id)),
                         Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                        Err(e) => return some(numbers).ok_or_else(|| Trouble::Refused(e.to_string())),
+                        Err(e) => return some(numbers).ok_or_else(|| e.into()),
                     }
                 }
             }
@@ -172,15 +195,17 @@ fn some(numbers: Vec<u64>) -> Option<Vec<u64>> {
     (!numbers.is_empty()).then_some(numbers)
 }
 
-fn icmp(target: SocketAddr) -> std::io::Result<Socket> {
+fn icmp(target: SocketAddr) -> Result<Socket, Trouble> {
     let v6 = target.is_ipv6();
     let (family, protocol) = match v6 {
         true => (AddressFamily::Inet6, SockProtocol::IcmpV6),
         false => (AddressFamily::Inet, SockProtocol::Icmp),
     };
-    let fd = socket::socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, protocol)?;
+    let fd = socket::socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, protocol)
+        .map_err(|e| Trouble::Failed(e.desc().to_owned()))?;
     // Connected, it sees what comes from this target alone; others that ping here cost it nothing.
-    socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(target.ip(), 0)))?;
+    let there = SockaddrStorage::from(SocketAddr::new(target.ip(), 0));
+    socket::connect(fd.as_raw_fd(), &there).map_err(std::io::Error::from)?;
     Ok(Socket::Icmp { fd, v6 })
 }
 
@@ -234,6 +259,19 @@ mod tests {
         assert!(numbers_in(text.as_bytes(), 8).is_empty(), "another line's");
         assert!(numbers_in(b"nodectl-probe 0000000000000007 00000", 7).is_empty());
         assert!(numbers_in(&[0xff, 0xfe, b'\n'], 7).is_empty());
+    }
+
+    #[test]
+    fn only_what_the_network_says_is_a_refusal() {
+        let trouble = |errno: Errno| Trouble::from(std::io::Error::from(errno));
+        for errno in [Errno::ECONNREFUSED, Errno::EHOSTUNREACH, Errno::EPERM, Errno::ECONNRESET, Errno::ETIMEDOUT] {
+            assert!(matches!(trouble(errno), Trouble::Refused(_)), "{errno}");
+        }
+        for errno in [Errno::ENETUNREACH, Errno::EADDRNOTAVAIL, Errno::EMFILE, Errno::EINVAL, Errno::EAFNOSUPPORT] {
+            assert!(matches!(trouble(errno), Trouble::Failed(_)), "{errno}");
+        }
+        let silence = std::io::Error::new(ErrorKind::TimedOut, "connection timed out");
+        assert_eq!(Trouble::from(silence), Trouble::Refused("connection timed out".into()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Log, Record};
+use crate::clock;
 use crate::cni::Cni;
 
 /// Which way a run goes.
@@ -70,7 +71,7 @@ impl Log {
             of: plan.steps.len(),
             title: title.unwrap_or_default(),
             done: course == Course::Forward && at.is_some_and(|n| self.is_done(n)),
-            since: self.records.iter().rev().find_map(Record::at).unwrap_or_default().to_owned(),
+            since: self.records.iter().rev().find_map(Record::at).map(clock::to_the_second).unwrap_or_default(),
             failed: self.records.iter().rev().find_map(|r| match r {
                 Record::Failed { error, .. } => Some(error.clone()),
                 _ => None,

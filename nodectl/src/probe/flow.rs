@@ -10,6 +10,9 @@ use super::{Counted, lock};
 use crate::host::line::{Kind, Line, Trouble};
 use crate::host::netns;
 
+/// How long a flow may take to notice that it is to end.
+const GLANCE: Duration = Duration::from_millis(50);
+
 /// What asks; it runs in the network namespace that its thread is in.
 pub(super) struct Asker {
     pub kind: Kind,
@@ -32,9 +35,9 @@ impl Asker {
             self.ask(&mut line, number);
             // A late question is not made up for by a burst.
             next = (next + self.period).max(Instant::now());
-            self.listen(&mut line, next, false);
+            self.listen(&mut line, next, || self.stopping.load(Ordering::Relaxed));
         }
-        self.listen(&mut line, Instant::now() + LATE, true);
+        self.listen(&mut line, Instant::now() + LATE, || lock(&self.counted.ledger).is_settled());
         let sent_again = self.retransmitted().zip(before).map(|(now, before)| now.saturating_sub(before));
         *lock(&self.counted.retransmitted) = sent_again;
     }
@@ -43,8 +46,11 @@ impl Asker {
         lock(&self.counted.ledger).asked(number, self.began.elapsed());
         if line.is_none() {
             match Line::open(self.kind, self.target, self.id) {
-                Ok(opened) => *line = Some(opened),
-                Err(error) => return lock(&self.counted.ledger).refused(error.to_string()),
+                Ok(opened) => {
+                    *line = Some(opened);
+                    lock(&self.counted.ledger).connections += u64::from(self.kind == Kind::Tcp);
+                }
+                Err(trouble) => return self.note(line, trouble),
             }
         }
         if let Some(open) = line
@@ -54,23 +60,22 @@ impl Asker {
         }
     }
 
-    /// Counts answers until a time; or, at the end, until nothing is under way any more.
-    fn listen(&self, line: &mut Option<Line>, until: Instant, at_the_end: bool) {
+    /// Counts answers until a time, or until this is so.
+    fn listen(&self, line: &mut Option<Line>, until: Instant, is_enough: impl Fn() -> bool) {
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let Some(open) = line else { return std::thread::sleep(if at_the_end { Duration::ZERO } else { left }) };
-            match open.answers(left) {
-                Ok(numbers) => {
+            let glance = left.min(GLANCE);
+            match line.as_mut().map(|open| open.answers(glance)) {
+                Some(Ok(numbers)) => {
                     let now = self.began.elapsed();
                     let mut ledger = lock(&self.counted.ledger);
                     numbers.into_iter().for_each(|number| ledger.answered(number, now));
-                    if at_the_end && ledger.is_settled() {
-                        return;
-                    }
                 }
-                Err(trouble) => self.note(line, trouble),
+                Some(Err(trouble)) => self.note(line, trouble),
+                None if is_enough() => return,
+                None => std::thread::sleep(glance),
             }
-            if left.is_zero() {
+            if left.is_zero() || is_enough() {
                 return;
             }
         }
@@ -80,6 +85,7 @@ impl Asker {
         let mut ledger = lock(&self.counted.ledger);
         match trouble {
             Trouble::Refused(why) => ledger.refused(why),
+            Trouble::Failed(why) => ledger.failed(why),
             Trouble::Broken(why) => {
                 *line = None;
                 ledger.broke(why);

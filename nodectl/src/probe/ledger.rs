@@ -3,21 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde::Serialize;
+use super::trace::{Answers, During, Gap};
 
 /// An answer that comes later than this is as good as lost.
 pub(super) const LATE: Duration = Duration::from_secs(2);
 /// How many gaps are remembered, the longest ones, and how many lost questions, the first ones.
 const REMEMBERED: usize = 16;
-
-/// A time without answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Gap {
-    /// When it began, in milliseconds since 1970.
-    pub at_ms: u64,
-    /// How long it was, in microseconds.
-    pub us: u64,
-}
 
 /// The numbers of one flow.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,8 +17,12 @@ pub(super) struct Ledger {
     pub sent: u64,
     /// Questions answered in time.
     pub answered: u64,
-    /// Questions that the kernel or the far end refused.
+    /// Questions that the network or the far end refused.
     pub refused: u64,
+    /// Questions that this machine could not ask.
+    pub failed: u64,
+    /// Connections that stood.
+    pub connections: u64,
     /// Connections that broke.
     pub breaks: u64,
     /// The last refusal's or break's own words.
@@ -42,6 +37,8 @@ pub(super) struct Ledger {
     lost: Vec<Duration>,
     under_way: VecDeque<(u64, Duration)>,
     last: Option<Duration>,
+    /// The first and the last answer.
+    answers: Option<(Duration, Duration)>,
 }
 
 impl Ledger {
@@ -63,8 +60,18 @@ impl Ledger {
     /// The last question was refused, or one before it: ICMP does not say which.
     pub fn refused(&mut self, why: String) {
         self.refused += 1;
-        let refused = self.under_way.pop_back();
-        self.lose(refused);
+        self.give_up_last(why);
+    }
+
+    /// The last question could not be asked.
+    pub fn failed(&mut self, why: String) {
+        self.failed += 1;
+        self.give_up_last(why);
+    }
+
+    fn give_up_last(&mut self, why: String) {
+        let last = self.under_way.pop_back();
+        self.lose(last);
         self.said = Some(why);
     }
 
@@ -86,6 +93,7 @@ impl Ledger {
         self.most = self.most.max(took);
         self.total += took;
         self.answered += 1;
+        self.answers = Some((self.answers.map_or(at, |(first, _)| first), at));
         self.silent_until(at);
     }
 
@@ -101,7 +109,17 @@ impl Ledger {
 
     /// When the first of the lost questions were asked, in milliseconds since 1970.
     pub fn lost_at(&self, began_ms: u64) -> Vec<u64> {
-        self.lost.iter().map(|at| began_ms + u64::try_from(at.as_millis()).unwrap_or(u64::MAX)).collect()
+        self.lost.iter().map(|at| began_ms + milliseconds(*at)).collect()
+    }
+
+    /// When the first and the last answer came.
+    pub fn answers(&self, began_ms: u64) -> Option<Answers> {
+        let when = |at| began_ms + milliseconds(at);
+        self.answers.map(|(first, last)| Answers {
+            first_ms: when(first),
+            last_ms: when(last),
+            during: During::default(),
+        })
     }
 
     pub fn is_settled(&self) -> bool {
@@ -115,28 +133,33 @@ impl Ledger {
     /// The longest time without an answer in which a question was lost: that nothing was answered because the machine was busy
     /// is no outage.
     pub fn outage(&self) -> Duration {
-        let lost = self.sent - self.answered;
-        let is_outage = |(begin, length): &&(Duration, Duration)| {
-            // Of the lost ones only the first are remembered.
-            lost > REMEMBERED as u64 || self.lost.iter().any(|at| (*begin..=*begin + *length).contains(at))
-        };
-        if lost == 0 {
+        if self.sent == self.answered {
             return Duration::ZERO;
         }
-        let longest = self.gaps.iter().filter(is_outage).map(|(_, length)| *length).max();
+        let longest = self.gaps.iter().filter(|gap| self.is_outage(gap)).map(|(_, length)| *length).max();
         // One that is not among the longest gaps was no longer than the shortest of them.
         longest.or_else(|| self.gaps.iter().map(|(_, length)| *length).min()).unwrap_or_default()
     }
 
-    /// The longest gaps that are longer than `least`, in the order in which they came.
+    /// Whether a question was lost in this gap.
+    fn is_outage(&self, (begin, length): &(Duration, Duration)) -> bool {
+        // Of the lost ones only the first are remembered.
+        let lost = self.sent - self.answered;
+        lost > REMEMBERED as u64 || self.lost.iter().any(|at| (*begin..=*begin + *length).contains(at))
+    }
+
+    /// The longest gaps: those that are longer than `least`, and those in which a question was lost. In the order in which they
+    /// came.
     pub fn gaps(&self, least: Duration, began_ms: u64) -> Vec<Gap> {
-        let mut gaps: Vec<_> = self.gaps.iter().filter(|(_, length)| *length > least).collect();
+        let is_told = |gap: &&(Duration, Duration)| gap.1 > least || self.is_outage(gap);
+        let mut gaps: Vec<_> = self.gaps.iter().filter(is_told).collect();
         gaps.sort_unstable();
-        let whole =
-            |d: Duration, us: bool| u64::try_from(if us { d.as_micros() } else { d.as_millis() }).unwrap_or(u64::MAX);
-        gaps.into_iter()
-            .map(|(begin, length)| Gap { at_ms: began_ms + whole(*begin, false), us: whole(*length, true) })
-            .collect()
+        let gap = |(begin, length): &(Duration, Duration)| Gap {
+            at_ms: began_ms + milliseconds(*begin),
+            us: u64::try_from(length.as_micros()).unwrap_or(u64::MAX),
+            during: During::default(),
+        };
+        gaps.into_iter().map(gap).collect()
     }
 
     fn silent_until(&mut self, at: Duration) {
@@ -150,6 +173,10 @@ impl Ledger {
             *shortest = gap;
         }
     }
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -177,7 +204,11 @@ mod tests {
         assert_eq!(ledger.outage(), ms(67 - 23), "nothing was asked any more at the end");
         let gaps = ledger.gaps(ms(20), 1_000_000);
         assert_eq!(ledger.lost_at(1_000_000), [1_000_030, 1_000_040, 1_000_050]);
-        assert_eq!(gaps, [Gap { at_ms: 1_000_023, us: 44_000 }, Gap { at_ms: 1_000_100, us: 100_000 }]);
+        let gap = |at_ms, us| Gap { at_ms, us, during: During::default() };
+        assert_eq!(gaps, [gap(1_000_023, 44_000), gap(1_000_100, 100_000)]);
+        assert_eq!(ledger.gaps(ms(150), 1_000_000), gaps[..1], "one in which a question was lost is always told");
+        let answers = ledger.answers(1_000_000).unwrap();
+        assert_eq!((answers.first_ms, answers.last_ms), (1_000_001, 1_000_100));
     }
 
     #[test]
@@ -208,13 +239,16 @@ mod tests {
         ledger.asked(2, LATE + ms(1));
         ledger.answered(1, LATE + ms(2));
         assert_eq!(ledger.answered, 0);
-        ledger.refused("no route".into());
+        ledger.refused("prohibited".into());
         assert!(ledger.is_settled());
         ledger.asked(3, LATE + ms(3));
         ledger.broke("reset".into());
         ledger.answered(3, LATE + ms(4));
         assert_eq!((ledger.sent, ledger.answered, ledger.refused, ledger.breaks), (3, 0, 1, 1));
         assert_eq!(ledger.said.as_deref(), Some("reset"));
+        ledger.asked(4, LATE + ms(5));
+        ledger.failed("no route".into());
+        assert_eq!((ledger.refused, ledger.failed, ledger.lost.len()), (1, 1, 4));
     }
 
     #[test]

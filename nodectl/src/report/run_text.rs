@@ -6,6 +6,9 @@ use serde_json::Value;
 use crate::clock;
 use crate::cni::Cni;
 use crate::journal::{Debt, Log, Outcome};
+use crate::probe::{Expect, FlowReport};
+
+use super::probe_text::flows_text;
 
 /// How a run ended, for the report and for stdout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +27,9 @@ pub struct RunSummary {
     pub ms: u64,
     /// What the probes measured, in a line.
     pub measured: Option<String>,
+    /// What became of each flow that was watched while the pods changed hands (strategy in-place).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pairs: Vec<FlowReport>,
     /// Steps with their times and results.
     pub steps: Vec<Value>,
     /// Path of the report.
@@ -42,7 +48,25 @@ pub fn run_text(summary: &RunSummary) -> String {
     if let Some(measured) = &summary.measured {
         text.push_str(&format!("Measured: {measured}\n"));
     }
+    text.push_str(&pairs_text(&summary.pairs));
     text.push_str(&format!("Run {}, {}. Report: {}\n", summary.run, clock::spent(summary.ms), summary.report));
+    text
+}
+
+/// The flows that have lost something, and how many have not.
+fn pairs_text(pairs: &[FlowReport]) -> String {
+    let has_lost = |pair: &&FlowReport| pair.expect == Expect::Pass && pair.lost + pair.breaks > 0;
+    let (losers, others): (Vec<&FlowReport>, Vec<&FlowReport>) = pairs.iter().partition(has_lost);
+    let refused = others.iter().filter(|pair| pair.expect == Expect::Refuse).count();
+    let mut text = String::new();
+    if !losers.is_empty() {
+        text.push_str(&flows_text(&losers));
+    }
+    let other = if losers.is_empty() { "" } else { "other " };
+    match others.len() - refused {
+        0 => {}
+        n => text.push_str(&format!("{n} {other}pairs, 0 lost\n")),
+    }
     text
 }
 
@@ -191,5 +215,26 @@ mod tests {
         assert!(text.contains("flannel -> Calico") && text.contains("r: line 3 does not parse. To fix it: "), "{text}");
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains("open, unconfirmed alice 0123456789ab CHG 7"), "{text}");
+    }
+
+    #[test]
+    fn pairs_that_lost_something_are_shown_and_the_others_counted() {
+        let pair = |lost: u64, expect: &str| -> FlowReport {
+            serde_json::from_value(serde_json::json!({
+                "from": "host", "kind": "icmp", "to": "default/a", "address": "10.1.0.2:0", "expect": expect, "sent": 10,
+                "answered": 10 - lost, "lost": lost, "refused": 0, "failed": 0, "connections": 0, "breaks": 0,
+                "longest_gap_us": 150_000, "outage_us": 150_000, "lost_at_ms": [], "least_us": 1, "mean_us": 2, "most_us": 3,
+                "gaps": [{"at_ms": 5, "us": 150_000, "step": "hold (let new pods wait)"}],
+            }))
+            .unwrap()
+        };
+        assert_eq!(pairs_text(&[]), "");
+        assert_eq!(pairs_text(&[pair(0, "pass"), pair(0, "pass"), pair(10, "refuse")]), "2 pairs, 0 lost\n");
+        let text = pairs_text(&[pair(0, "pass"), pair(2, "pass")]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 5, "{text}");
+        assert!(lines[2].starts_with("  icmp default/a") && lines[2].contains("    2"), "{text}");
+        assert!(lines[3].ends_with("150 ms from 00:00:00.005Z, during hold (let new pods wait)"), "{text}");
+        assert_eq!(lines[4], "1 other pairs, 0 lost");
     }
 }

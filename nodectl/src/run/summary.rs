@@ -5,20 +5,28 @@ use serde_json::{Value, json};
 use crate::act::missing;
 use crate::journal::{Log, Record};
 use crate::plan::Plan;
+use crate::probe::FlowReport;
 use crate::report::RunSummary;
 use crate::step::Step;
+
+/// Where a step says what became of each flow that it watched.
+const PAIRS: &str = "pairs";
 
 /// What the journal says of the run; outcome and sentence are the caller's.
 pub(super) fn summary(log: &Log, plan: &Plan, run: &str) -> RunSummary {
     let mut steps = Vec::new();
     let mut total = 0;
     for record in &log.records {
-        let (n, event, ms, result) = match record {
-            Record::Done { n, ms, result } => (*n, "done", *ms, result.clone()),
-            Record::Undone { n, ms } => (*n, "undone", *ms, Value::Null),
-            Record::Failed { n, error } => (*n, "failed", 0, json!(error)),
+        let (n, event, ms, mut result) = match record {
+            Record::Done { n, ms, result, .. } => (*n, "done", *ms, result.clone()),
+            Record::Undone { n, ms, .. } => (*n, "undone", *ms, Value::Null),
+            Record::Failed { n, error, .. } => (*n, "failed", 0, json!(error)),
             _ => continue,
         };
+        if let Some(fields) = result.as_object_mut() {
+            // They have a place of their own.
+            fields.remove(PAIRS);
+        }
         total += ms;
         let step = plan.steps.get(n);
         steps.push(json!({
@@ -37,10 +45,21 @@ pub(super) fn summary(log: &Log, plan: &Plan, run: &str) -> RunSummary {
         owed: Vec::new(),
         ms: total,
         measured: measured(log, plan),
+        pairs: pairs(log),
         steps,
         report: String::new(),
         reason,
     }
+}
+
+/// The flows that were watched while the pods changed hands, those of a run that was resumed in the order of its lives.
+fn pairs(log: &Log) -> Vec<FlowReport> {
+    let found = log.records.iter().filter_map(|record| match record {
+        Record::Done { result, .. } | Record::Failed { result, .. } => result.get(PAIRS),
+        _ => None,
+    });
+    // One that another version wrote is not worth a failure.
+    found.filter_map(|pairs| serde_json::from_value::<Vec<FlowReport>>(pairs.clone()).ok()).flatten().collect()
 }
 
 /// What the probe after the switch found, in a line.
@@ -75,13 +94,11 @@ fn watched(log: &Log, plan: &Plan) -> Option<String> {
     let n = plan.steps.iter().position(|s| matches!(s, Step::JudgeOutage { .. }))?;
     let found = log.result(n)?;
     let (asked, lost, gap) = (found["asked"].as_u64()?, found["lost"].as_u64()?, found["longest_gap_ms"].as_u64()?);
-    let first = found["gaps"][0]["step"].as_str().map(|step| format!(", the first of them during {step}"));
     let silent: Vec<&str> =
         found["never_answered"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let silent = if silent.is_empty() { String::new() } else { format!("; never an answer: {}", silent.join(", ")) };
     Some(format!(
-        "; of {asked} questions to and from the pods that were re-plumbed {lost} were lost{}, the longest silence was {gap} ms{silent}",
-        first.unwrap_or_default()
+        "; of {asked} questions to and from the pods that were re-plumbed {lost} were lost, the longest silence was {gap} ms{silent}",
     ))
 }
 
