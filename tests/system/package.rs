@@ -145,17 +145,26 @@ fn two_builds_from_two_places_give_the_same_bytes() {
     if !nodectl_lab::scenario::full() {
         return;
     }
-    let made = |folder: &str| {
+    // Both are copied before anything is built, so that both hold the same.
+    let copied = |folder: &str| {
         let place = tempfile::Builder::new().prefix(folder).tempdir().unwrap();
-        let at = place.path().display();
         sh(&format!(
-            "cd {ROOT}; git ls-files -co --exclude-standard -z | xargs -0 cp --parents -t {at}; cd {at}; \
-             export PATH=$(packaging/tools):$PATH CARGO_TARGET_DIR={at}/built SOURCE_DATE_EPOCH=1700000000; packaging/package {at}/out >/dev/null"
+            "cd {ROOT}; git ls-files -co --exclude-standard -z | xargs -0 cp --parents -t {}",
+            place.path().display()
         ));
-        let packages = Packages::in_folder(&place.path().join("out")).unwrap();
+        place
+    };
+    let made = |place: &Path| {
+        let at = place.display();
+        sh(&format!(
+            "cd {at}; export PATH=$(packaging/tools):$PATH CARGO_TARGET_DIR={at}/built SOURCE_DATE_EPOCH=1700000000
+             packaging/package {at}/out >/dev/null; rm -rf {at}/built"
+        ));
+        let packages = Packages::in_folder(&place.join("out")).unwrap();
         (std::fs::read(packages.deb).unwrap(), std::fs::read(packages.rpm).unwrap())
     };
-    let (one, other) = (made("one"), made("another-place"));
+    let places = ["one", "another-place"].map(copied);
+    let [one, other] = places.each_ref().map(|place| made(place.path()));
     assert!(one.0 == other.0, "the .deb differs");
     assert!(one.1 == other.1, "the .rpm differs");
 }
