@@ -36,6 +36,8 @@ pub enum RunState {
     TakingBack,
     /// Stopped on its way, for hands.
     Open,
+    /// There, and taken back by itself unless somebody confirms it in time.
+    Unconfirmed,
     /// All is undone but what it owes.
     Owing,
     /// Closed: the node is where it was asked to go.
@@ -62,6 +64,7 @@ impl RunNote {
             RunState::Switching => "under way, since",
             RunState::TakingBack => "on its way back, since",
             RunState::Open => "OPEN, since",
+            RunState::Unconfirmed => "done, UNCONFIRMED, since",
             RunState::Owing => "taken back, OWING, since",
             RunState::Switched => "done",
             RunState::PutBack => "taken back",
@@ -93,6 +96,10 @@ mod tests {
         assert!(text.contains("\"state\":\"taking-back\""), "{text}");
         assert_eq!(RunNote::parse(&text), Ok(note.clone()));
         assert_eq!(note.words(), "to Calico: on its way back, since 2026-11-21T02:00:00Z");
+        let unconfirmed = RunNote { state: RunState::Unconfirmed, ..note };
+        assert!(unconfirmed.is_open(), "it may be taken back");
+        assert_eq!(unconfirmed.words(), "to Calico: done, UNCONFIRMED, since 2026-11-21T02:00:00Z");
+        assert!(serde_json::to_string(&unconfirmed).unwrap().contains("\"state\":\"unconfirmed\""));
         let later = text.replace("\"version\":1", "\"version\":2");
         assert_eq!(RunNote::parse(&later).unwrap_err(), "it has version 2, this nodectl reads version 1");
         assert!(RunNote::parse("{").unwrap_err().starts_with("it is not JSON"));

@@ -160,12 +160,19 @@ fn a_switch_that_nobody_confirms_is_taken_back() {
     assert!(motd(node).is_some_and(|text| text.contains("nodectl confirm")), "{:?}", motd(node));
     let status = scenario.nodectl(1, &["status"]).unwrap().expect(5).unwrap();
     assert!(status.stdout.contains("done and unconfirmed"), "{}", status.stdout);
+    // Who rolls the cluster sees it too, and does not finish what may be taken back.
+    assert_eq!(scenario.run_note(1).unwrap()["state"], "unconfirmed");
+    let cluster = scenario.cluster_command(&["status"]).unwrap();
+    assert!(cluster.stdout.contains("done, UNCONFIRMED, since"), "{}", cluster.all());
+    let finish = scenario.cluster_command(&["finish"]).unwrap();
+    assert!(finish.code == 3 && finish.all().contains("UNCONFIRMED"), "{}", finish.all());
     // The unit that finishes interrupted runs leaves it alone, and so does a second switch.
     scenario.nodectl(1, &["resume", "--at-boot", "settle", "--yes"]).unwrap().expect(0).unwrap();
     scenario.nodectl(1, &["migrate", "--yes"]).unwrap().expect(3).unwrap();
     assert!(is_open(node));
     scenario.nodectl(1, &["confirm", "another"]).unwrap().expect(3).unwrap();
     scenario.nodectl(1, &["confirm"]).unwrap().expect(0).unwrap();
+    assert_eq!(scenario.run_note(1).unwrap()["state"], "switched");
     assert_eq!(property(node, "nodectl-deadman.timer", "ActiveState"), "inactive");
     scenario.must_be_on(1, Cni::Calico).unwrap();
     assert!(!is_open(node) && motd(node).is_none());

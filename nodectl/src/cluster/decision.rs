@@ -143,7 +143,7 @@ impl<'a> Survey<'a> {
             "a switch is open on ",
             &self.nodes.iter().filter_map(open).collect::<Vec<_>>(),
             format!(
-                "see nodectl status there, and end it with nodectl resume or nodectl revert, then run {command} again. Where none is \
+                "see nodectl status there, and end it with nodectl resume, confirm or revert, then run {command} again. Where none is \
                  open any more, its last word was lost: kubectl annotate node NAME {RUN_ANNOTATION}-"
             ),
         )

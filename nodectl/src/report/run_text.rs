@@ -17,7 +17,7 @@ pub struct RunSummary {
     pub run: String,
     /// The node.
     pub node: String,
-    /// `switched`, `retired`, `put-back`, `owes`, `open`.
+    /// `switched`, `retired`, `put-back`, `owes`, `unconfirmed`, `open`.
     pub outcome: String,
     /// The same in a sentence.
     pub sentence: String,

@@ -286,7 +286,7 @@ impl<'a> Run<'a> {
             self.plan.node, self.plan.request.to
         );
         events::tell(Event::Unconfirmed, &self.cx.run.id, &sentence, &[]);
-        self.note(RunState::Open);
+        self.note(RunState::Unconfirmed);
         motd::update(self.cx.host);
         self.summarise("unconfirmed", &sentence, Vec::new())
     }
