@@ -10,5 +10,7 @@ mod documents;
 mod machine_faults;
 #[path = "contract/provoke.rs"]
 mod provoke;
+#[path = "contract/safety_faults.rs"]
+mod safety_faults;
 #[path = "contract/saved_plans.rs"]
 mod saved_plans;
