@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::full::FullNode;
 use crate::node::{Kind, LightNode, Node, Spec};
 use crate::objects::{self, Manifest};
+use crate::vm::MachineNode;
 
 pub use api_server::ApiServer;
 pub use options::{Network, Options, assets, cache};
@@ -162,6 +163,7 @@ impl Cluster {
         Ok(match kind {
             Kind::Light => Arc::new(LightNode::new(spec, binary)?),
             Kind::Full => Arc::new(FullNode::new(spec, binary)?),
+            Kind::Machine => Arc::new(MachineNode::new(spec, binary)?),
         })
     }
 

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// The environment a node's programs get: the machine's own would leak proxies and the like into the lab.
-const ENVIRONMENT: [(&str, &str); 3] =
+pub(crate) const ENVIRONMENT: [(&str, &str); 3] =
     [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root"), ("LANG", "C.UTF-8")];
 
 /// A command that runs `argv` in all namespaces of the process `pid`.

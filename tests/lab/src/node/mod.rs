@@ -29,6 +29,8 @@ pub enum Kind {
     Light,
     /// A booted systemd container with Debian's containerd.
     Full,
+    /// A light node on a virtual machine of its own, which loses in a power cut what was not synced.
+    Machine,
 }
 
 /// A node of the lab. All kinds have real kernel objects, a CRI socket, a D-Bus with systemd's interface and a kubelet.

@@ -60,6 +60,11 @@ impl Spec {
         std::fs::read_to_string(self.console_file()).unwrap_or_default()
     }
 
+    /// The socket of the line to the node's machine, where it has one of its own.
+    pub fn line(&self) -> PathBuf {
+        self.folder.join("line")
+    }
+
     /// Reads a description.
     pub fn read(path: &Path) -> Result<Spec> {
         let text = std::fs::read(path)

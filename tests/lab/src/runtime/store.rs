@@ -1,7 +1,8 @@
 //! All sandboxes and containers, in memory and on disk: a restart of the runtime forgets nothing.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -114,11 +115,17 @@ impl<R: Clone + Serialize + DeserializeOwned> Table<R> {
         records.remove(id);
     }
 
-    /// Writes a record's file, whole or not at all.
+    /// Writes a record's file, whole or not at all, and through to the disk, as containerd's database does.
     fn write(&self, id: &str, record: &R) -> Result<()> {
         let (path, temporary) = (self.folder.join(id), self.folder.join(format!(".{id}")));
-        fs::write(&temporary, serde_json::to_vec(record).context("a record cannot be written")?)
-            .and_then(|()| fs::rename(&temporary, &path))
-            .with_context(|| format!("{} could not be written", path.display()))
+        let text = serde_json::to_vec(record).context("a record cannot be written")?;
+        let written = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        written().with_context(|| format!("{} could not be written", path.display()))
     }
 }

@@ -31,8 +31,7 @@ impl Scenario {
         let label = object["metadata"]["labels"]["nodectl.io/cni"].as_str().unwrap_or_default();
         need(label == cni.name(), format!("the label is {label:?}"));
         need(object["spec"]["unschedulable"].as_bool() != Some(true), "the node is cordoned".into());
-        let open = node.path("/var/lib/nodectl/open")?;
-        need(!open.exists(), "a run is open".into());
+        need(!self.is_open(index)?, "a run is open".into());
         let rules = node.sh("iptables-nft-save; ip6tables-nft-save")?;
         let routes = node.sh("ip route show table all; ip neigh show nud permanent")?;
         let foreign: &[&str] = match cni {
