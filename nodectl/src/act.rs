@@ -87,7 +87,7 @@ pub fn before(step: &Step, cx: &mut Context) -> Result<Before> {
         | Step::DisclaimPod(_)
         | Step::HoldPeerRoutes(_)
         | Step::DropPeerRoutes(_)
-        | Step::WatchPods
+        | Step::WatchPods { .. }
         | Step::JudgeOutage { .. }
         | Step::KeepFlannelRules { .. }
         | Step::StopSandboxes { .. }
@@ -125,7 +125,7 @@ pub fn apply(step: &Step, before: &Before, cx: &mut Context) -> Result<Value> {
         Step::StopSandboxes { made_by, spare, .. } => sandboxes::stop_all(cx, *made_by, spare),
         Step::HoldPeerRoutes(held) => peer_routes::hold(held),
         Step::DropPeerRoutes(held) => peer_routes::drop_when_replaced(cx, held),
-        Step::WatchPods => continuity::watch(cx),
+        Step::WatchPods { flows } => continuity::watch(cx, flows),
         Step::JudgeOutage { max_ms } => continuity::judge(cx, *max_ms),
         Step::PrepareBridge { bridge } => bridge::prepare(bridge),
         Step::GuidePod(pod) => in_place::guide(cx, pod, before),
@@ -190,7 +190,7 @@ pub fn undo(step: &Step, before: &Before, cx: &mut Context) -> Result<()> {
         Step::Clean { .. } => clean::undo(cx, before),
         Step::ImportAttachments { .. }
         | Step::Baseline { .. }
-        | Step::WatchPods
+        | Step::WatchPods { .. }
         | Step::JudgeOutage { .. }
         | Step::Evict { .. }
         | Step::KeepFlannelRules { .. }

@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::cni::Cni;
+use crate::probe::target;
 use crate::report::{OutputFormat, ProgressFormat};
 use crate::request::{Strategy, Unadoptable};
 
@@ -132,6 +133,25 @@ pub struct Switch {
     /// lost (strategy in-place).
     #[arg(long, value_name = "MS")]
     pub max_outage: Option<u64>,
+    /// What is watched.
+    #[command(flatten)]
+    pub probe: ProbeFlags,
+}
+
+/// What a switch in place watches besides the pods that it re-plumbs, as `nodectl probe` takes it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ProbeFlags {
+    /// Watch flows from here too (strategy in-place): host (the default), NAMESPACE/POD of this node, or all; may be repeated.
+    #[arg(long, value_name = "SOURCE")]
+    pub probe_from: Vec<String>,
+    /// Watch that this target of `nodectl probe` answers throughout (strategy in-place): one that does not before anything is
+    /// changed, or is silent for longer than --max-outage, takes the node back; may be repeated.
+    #[arg(long, value_name = "[SOURCE=]TARGET", value_parser = target::checked)]
+    pub probe_to: Vec<String>,
+    /// Watch that this target does not answer, since a network policy forbids it (strategy in-place); what answers is named in
+    /// the report, and takes nothing back; may be repeated.
+    #[arg(long, value_name = "[SOURCE=]TARGET", value_parser = target::checked)]
+    pub probe_refuse: Vec<String>,
 }
 
 /// Arguments of `plan`.
@@ -189,7 +209,7 @@ pub struct MigrateArgs {
     pub run: RunArgs,
     /// Apply this saved plan exactly, or refuse if the node has drifted.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "strategy", "ignore", "force", "delete_emptydir_data",
-        "drain_timeout", "grace_period", "agent_timeout", "unadoptable", "max_outage"])]
+        "drain_timeout", "grace_period", "agent_timeout", "unadoptable", "max_outage", "probe_from", "probe_to", "probe_refuse"])]
     pub plan: Option<PathBuf>,
     /// Show the plan and change nothing.
     #[arg(long)]
@@ -226,6 +246,9 @@ pub struct RevertArgs {
     /// Give the way back of a closed run up if a pod is cut off for longer, in milliseconds; as with migrate.
     #[arg(long, value_name = "MS")]
     pub max_outage: Option<u64>,
+    /// What is watched.
+    #[command(flatten)]
+    pub probe: ProbeFlags,
     /// Evict pods that no controller will re-create.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub force: Option<bool>,
@@ -262,7 +285,8 @@ pub struct ResumeArgs {
 #[command(
     after_help = "TARGET: peers, gateway, icmp:ADDRESS, udp:ADDRESS:PORT, tcp:ADDRESS:PORT (one connection that stays), \
     connect:ADDRESS:PORT (a new one each time). NAMESPACE/POD of this node may stand for ADDRESS; with udp and tcp the port may \
-    then be left out, and the probe answers itself. udp and tcp want an echo at the other end (elsewhere: nodectl probe --answer).\n\n\
+    then be left out, and the probe answers itself. udp and tcp want an echo at the other end (elsewhere: nodectl probe --answer). \
+    SOURCE= before it: from there alone.\n\n\
     Exit code 1 where a flow did what it was not to do."
 )]
 pub struct ProbeArgs {
@@ -270,10 +294,10 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "SOURCE")]
     pub from: Vec<String>,
     /// What is to answer; may be repeated. Without it and --refuse: peers and gateway.
-    #[arg(long, value_name = "TARGET")]
+    #[arg(long, value_name = "[SOURCE=]TARGET", value_parser = target::checked)]
     pub to: Vec<String>,
     /// What must not answer, since a network policy forbids it; may be repeated.
-    #[arg(long, value_name = "TARGET")]
+    #[arg(long, value_name = "[SOURCE=]TARGET", value_parser = target::checked)]
     pub refuse: Vec<String>,
     /// Questions a second, of each flow.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]

@@ -5,6 +5,7 @@ mod cleanup;
 mod completions;
 mod confirm;
 mod doctor;
+mod fitting;
 mod history;
 mod look;
 mod migrate;

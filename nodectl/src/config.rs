@@ -12,6 +12,7 @@ use toml::{Spanned, Table, Value};
 use crate::cluster::ClusterConfig;
 use crate::cni::Cni;
 use crate::host::{Host, Overrides, files};
+use crate::probe::target;
 use crate::report::{OutputFormat, ProgressFormat};
 use crate::request::{LONGEST_S, Strategy, Unadoptable};
 use crate::window::Window;
@@ -55,6 +56,14 @@ pub struct Config {
     pub unadoptable: Option<Unadoptable>,
     /// `--max-outage`, in milliseconds.
     pub max_outage: Option<u64>,
+    /// `--probe-from`.
+    pub probe_from: Option<Vec<String>>,
+    /// `--probe-to`.
+    #[serde(deserialize_with = "targets")]
+    pub probe_to: Option<Vec<String>>,
+    /// `--probe-refuse`.
+    #[serde(deserialize_with = "targets")]
+    pub probe_refuse: Option<Vec<String>>,
     /// Hours after which what `cluster prepare` wrote is stale.
     pub prepared_max_age_hours: Option<u64>,
     /// When a switch may begin and must have ended; always, where there is none.
@@ -226,6 +235,13 @@ fn duration<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::
     crate::clock::duration(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
+/// Targets of a probe.
+fn targets<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Vec<String>>, D::Error> {
+    let texts = Vec::<String>::deserialize(value)?;
+    let checked: Result<Vec<String>, String> = texts.iter().map(|text| target::checked(text)).collect();
+    checked.map(Some).map_err(serde::de::Error::custom)
+}
+
 /// A time limit.
 fn seconds<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
     let seconds = u64::deserialize(value)?;
@@ -287,7 +303,7 @@ mod tests {
 
     #[test]
     fn problems_name_file_line_and_key_and_leave_the_rest() {
-        let text = "# ours\nforce = true\n\ndrain_timeout = -3\nstratgy = 'drain'\nprogress = 'loud'\nbin_dir = 'opt'\nagent_timeout = 604801\n[x]\n";
+        let text = "# ours\nforce = true\n\ndrain_timeout = -3\nstratgy = 'drain'\nprogress = 'loud'\nbin_dir = 'opt'\nagent_timeout = 604801\nprobe_to = ['udp:1.2.3.4']\n[x]\n";
         let (root, host) = machine(&[("config.toml", text), ("config.d/a.toml", "output = 'json'\noutput = 'text'\n")]);
         let (config, problems) = Config::load(&host, None);
         assert_eq!(config, Config { force: Some(true), ..Config::default() });
@@ -298,12 +314,13 @@ mod tests {
             "/etc/nodectl/config.toml line 6, progress: unknown variant `loud`, expected one of `text`, `json`, `none`",
             "/etc/nodectl/config.toml line 7, bin_dir: \"opt\" is not an absolute path",
             "/etc/nodectl/config.toml line 8, agent_timeout: 604801 s are more than a week (604800 s)",
-            "/etc/nodectl/config.toml line 9, x: unknown field",
+            "/etc/nodectl/config.toml line 9, probe_to: \"udp:1.2.3.4\" is no target",
+            "/etc/nodectl/config.toml line 10, x: unknown field",
             "/etc/nodectl/config.d/a.toml line 2: this is not TOML: duplicate key",
         ] {
             assert!(words.contains(start), "{start} is not in:\n{words}");
         }
-        assert_eq!(problems.len(), 7, "{words}");
+        assert_eq!(problems.len(), 8, "{words}");
     }
 
     #[test]
@@ -342,7 +359,7 @@ mod tests {
         let shown: Vec<&str> = packaged.lines().filter(setting).map(|line| &line[1..]).collect();
         let (_root, host) = machine(&[("config.toml", &shown.join("\n"))]);
         let (config, problems) = Config::load(&host, None);
-        assert_eq!((problems, shown.len()), (Vec::new(), 38));
+        assert_eq!((problems, shown.len()), (Vec::new(), 41));
         assert_eq!(config.cluster.flannel_vni, Some(1));
         assert_eq!(config.drain_timeout, Some(crate::request::Request::default().drain_timeout_s));
     }

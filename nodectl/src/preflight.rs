@@ -60,7 +60,8 @@ impl Check {
 }
 
 /// Checks that `--ignore` cannot waive: without them there is nothing to work with.
-const REQUIRED: [&str; 8] = ["root", "cni", "api", "prepared", "pace", "scope", "open-run", "adoptable-pods"];
+const REQUIRED: [&str; 9] =
+    ["root", "cni", "api", "prepared", "pace", "scope", "open-run", "adoptable-pods", "probe-flows"];
 /// All others. Not every one is made on every node: without the API server, those about the cluster are not.
 const IGNORABLE: [&str; 28] = [
     "maintenance-window",
@@ -125,6 +126,7 @@ pub fn checks(facts: &Facts, request: &Request) -> Vec<Check> {
             checks.push(node::public_ip(facts, view, prepared));
             checks.push(node::leftovers(facts, prepared, request));
             checks.extend(pods::adoptable(facts, prepared, request));
+            checks.extend(pods::flows(facts, request));
         }
         checks.extend(pods::checks(view, request));
     }

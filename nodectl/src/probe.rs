@@ -5,9 +5,11 @@
 
 mod flow;
 mod ledger;
+mod open;
 pub mod target;
 mod trace;
 mod verdict;
+mod wanted;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,8 +24,10 @@ use serde::{Deserialize, Serialize};
 use crate::host::line::Kind;
 use crate::host::netns;
 use ledger::Ledger;
+pub use open::open;
 pub use trace::{Answers, During, Gap, trace};
 pub use verdict::{is_cut_off, surprise};
+pub use wanted::{Asked, Wanted, sources, wanted};
 
 /// What a flow is to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +165,16 @@ impl Session {
             session.flows.push((flow, counted, thread));
         }
         Ok(session)
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
     }
 
     /// What became of the flows so far.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cni::Cni;
+use crate::probe::Asked;
 use crate::window::Window;
 
 /// The longest time limit that can be asked for, in seconds: a week. One of years overflows the clock that it is added to.
@@ -69,6 +70,9 @@ pub struct Request {
     pub unadoptable: Unadoptable,
     /// The longest silence of a pod that is re-plumbed, in milliseconds; without one, what was missed is told and no more.
     pub max_outage_ms: Option<u64>,
+    /// Flows that are watched besides those of the pods that are re-plumbed (strategy in-place).
+    #[serde(skip_serializing_if = "Asked::is_empty")]
+    pub probe: Asked,
     /// Hours after which prepare's annotation is stale.
     pub prepared_max_age_h: u64,
     /// When the switch may begin and must have ended; always, where there is none.
@@ -89,6 +93,7 @@ impl Default for Request {
             agent_timeout_s: 300,
             unadoptable: Unadoptable::Refuse,
             max_outage_ms: None,
+            probe: Asked::default(),
             prepared_max_age_h: 24 * 7,
             windows: Vec::new(),
         }

@@ -17,6 +17,7 @@ pub use before::{Before, OverlayImage, RemovedImage};
 use crate::adopt::Way;
 use crate::cni::Cni;
 use crate::facts::Route;
+use crate::probe::Wanted;
 use crate::rules::OwnedRules;
 
 /// One step of a switch.
@@ -109,8 +110,12 @@ pub enum Step {
     HoldPeerRoutes(PeerRoutes),
     /// Removes that copy, once the new agent has routes of its own.
     DropPeerRoutes(PeerRoutes),
-    /// Begins to ask the pods that are re-plumbed, and from them.
-    WatchPods,
+    /// Begins to ask the pods that are re-plumbed, and from them, and what was named besides.
+    WatchPods {
+        /// What was named.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        flows: Vec<Wanted>,
+    },
     /// Says what they have missed; too long a silence fails.
     JudgeOutage {
         /// The longest silence that is accepted, in milliseconds.
@@ -348,7 +353,7 @@ impl Step {
     /// Whether the step must be done again when a run is resumed, though the journal says that it was done:
     /// true for steps that hold only as long as the run lives, or whose effect pods may have undone meanwhile.
     pub fn reasserted_on_resume(&self) -> bool {
-        matches!(self, Step::Hold { .. } | Step::StopSandboxes { .. } | Step::WatchPods)
+        matches!(self, Step::Hold { .. } | Step::StopSandboxes { .. } | Step::WatchPods { .. })
     }
 
     /// True for what is done when all is verified: until then the units see to a reboot.

@@ -7,12 +7,12 @@ use cni_shim::conflist::Backends;
 use serde_json::Value;
 
 use super::api::Api;
+use super::continuity::Watch;
 use crate::events::{self, Event};
 use crate::host::Host;
 use crate::host::cri::Cri;
 use crate::journal::{Debt, Journal, Record};
 use crate::plan::Plan;
-use crate::probe::Session;
 use crate::stop::Stop;
 
 /// Folders of one run.
@@ -45,7 +45,7 @@ pub struct Context<'a> {
     /// What the step has found or measured so far, should it fail.
     pub found: Value,
     /// What watches the pods that are re-plumbed, while they are.
-    pub continuity: Option<Session>,
+    pub continuity: Option<Watch>,
     cri: Option<Cri>,
 }
 

@@ -8,9 +8,11 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::{Context, baseline, in_place};
+use crate::host::answerer::Answerer;
+use crate::host::files;
 use crate::host::line::Kind;
 use crate::journal::Timeline;
-use crate::probe::{Expect, Flow, FlowReport, Session, is_cut_off, surprise, trace};
+use crate::probe::{Expect, Flow, FlowReport, Session, Wanted, is_cut_off, open, surprise, trace};
 use crate::step::{AdoptedPod, Step};
 
 /// Questions a second of each flow: a gap of 50 ms shows, and a node full of pods is not kept busy by it.
@@ -18,18 +20,66 @@ const RATE: u32 = 20;
 /// How many pods are asked from, besides being asked.
 const SOURCES: usize = 16;
 
+/// How long the flows that were named and must pass have to be answered once, before anything is changed: a connection takes two
+/// tries of a second.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Flows that are being asked.
+pub struct Watch {
+    session: Session,
+    /// Those that were named; they come first.
+    named: Vec<Wanted>,
+    /// What answers in pods for them.
+    _echoes: Vec<Answerer>,
+}
+
 /// Begins to ask. A run that is resumed begins anew, and a pod that has gone by then is not asked.
-pub(super) fn watch(cx: &mut Context) -> Result<Value> {
-    loop {
-        let flows = flows(cx);
-        match Session::start(flows.clone(), RATE) {
-            Ok(session) => cx.continuity = Some(session),
-            // A pod was deleted between two looks.
-            Err(_) if self::flows(cx) != flows => continue,
-            Err(error) => return Err(error),
-        }
-        return Ok(json!({ "flows": flows.len(), "rate": RATE }));
+pub(super) fn watch(cx: &mut Context, named: &[Wanted]) -> Result<Value> {
+    let is_first = !cx.journal.log()?.is_done(cx.at);
+    let watch = begin(cx, named)?;
+    let silent = || {
+        let flows = watch.session.reports().into_iter().take(watch.named.len());
+        flows.filter(|flow| flow.expect == Expect::Pass && flow.answered == 0).collect::<Vec<FlowReport>>()
+    };
+    if is_first && cx.stop.wait_for(ANSWER, || Ok(silent().is_empty().then_some(())))?.is_none() {
+        let names: Vec<String> = silent()
+            .iter()
+            .map(|flow| format!("{} {}", flow.name(), surprise(flow, None).unwrap_or_default()))
+            .collect();
+        bail!(
+            "what must pass does not, before anything was changed: {}. To fix it: see why, or do not ask for it with --probe-to",
+            names.join("; ")
+        );
     }
+    let asked = watch.session.len();
+    let not_asked: Vec<String> = named.iter().filter(|flow| !watch.named.contains(flow)).map(Wanted::name).collect();
+    cx.continuity = Some(watch);
+    let mut result = json!({ "flows": asked, "rate": RATE });
+    if !not_asked.is_empty() {
+        result["not_asked"] = json!(not_asked);
+    }
+    Ok(result)
+}
+
+fn begin(cx: &Context, named: &[Wanted]) -> Result<Watch> {
+    let present = || named.iter().filter(|flow| has_ends(cx, flow)).cloned().collect::<Vec<Wanted>>();
+    loop {
+        let (named, own) = (present(), flows(cx));
+        let begun = open(cx.host, &named).and_then(|(flows, echoes)| {
+            let session = Session::start(flows.into_iter().chain(own.clone()).collect(), RATE)?;
+            Ok(Watch { session, named: named.clone(), _echoes: echoes })
+        });
+        match begun {
+            // A pod was deleted between two looks.
+            Err(_) if present() != named || flows(cx) != own => {}
+            begun => return begun,
+        }
+    }
+}
+
+/// Whether the pods at both ends of a flow that was named are there still.
+fn has_ends(cx: &Context, flow: &Wanted) -> bool {
+    flow.netns().all(|netns| files::exists(&cx.host.path(netns)))
 }
 
 fn flows(cx: &Context) -> Vec<Flow> {
@@ -63,35 +113,46 @@ fn flows(cx: &Context) -> Vec<Flow> {
     flows
 }
 
-/// Asks no more and says what was lost, and while which step; an error where a pod was silent for longer than it may be.
+/// Asks no more and says what was lost, and while which step; an error where a pod, or what was named and must pass, was silent for
+/// longer than it may be.
 pub(super) fn judge(cx: &mut Context, max_ms: Option<u64>) -> Result<Value> {
-    let Some(session) = cx.continuity.take() else { return Ok(json!({ "note": "nothing was watched" })) };
-    let mut reports = session.finish();
-    trace(&mut reports, &[Timeline::of(&cx.journal.log()?)]);
+    let Some(watch) = cx.continuity.take() else { return Ok(json!({ "note": "nothing was watched" })) };
+    let mut named = watch.session.finish();
+    trace(&mut named, &[Timeline::of(&cx.journal.log()?)]);
+    let mut own = named.split_off(watch.named.len());
     // A pod that was deleted meanwhile does not answer, and is not to.
+    let mut there = watch.named.iter().map(|flow| has_ends(cx, flow));
+    named.retain(|_| there.next().unwrap_or(true));
     let gone: Vec<&str> =
         cx.plan.adopted().filter(|pod| !in_place::is_there(cx, pod)).map(|pod| pod.pod.as_str()).collect();
-    reports.retain(|report| !gone.contains(&report.from.as_str()) && !gone.contains(&report.to.as_str()));
+    own.retain(|report| !gone.contains(&report.from.as_str()) && !gone.contains(&report.to.as_str()));
     let limit = max_ms.map(Duration::from_millis);
-    let cut_off = |report: &&FlowReport| limit.is_some_and(|limit| is_cut_off(report, limit));
-    let worst = reports.iter().filter(|r| r.answered > 0).filter(cut_off).max_by_key(|r| r.outage_us);
-    let found = summary(&reports);
-    if let Some(told) = worst.and_then(|worst| Some(format!("{} {}", worst.name(), surprise(worst, limit)?))) {
-        cx.found = found;
-        bail!("{told}. To fix it: see what this node was busy with then, or allow more with --max-outage");
+    let told = |report: &FlowReport| Some(format!("{} {}", report.name(), surprise(report, limit)?));
+    let must_answer = named.iter().chain(own.iter().filter(|report| report.answered > 0));
+    let worst = must_answer.filter(|r| limit.is_some_and(|limit| is_cut_off(r, limit))).max_by_key(|r| r.outage_us);
+    let too_long = worst.and_then(told);
+    let surprises: Vec<String> = named.iter().filter_map(told).collect();
+    let found = summary(named.iter().chain(&own).collect(), &surprises);
+    match too_long {
+        None => Ok(found),
+        Some(told) => {
+            cx.found = found;
+            bail!("{told}. To fix it: see what this node was busy with then, or allow more with --max-outage")
+        }
     }
-    Ok(found)
 }
 
-/// The result for the journal and the report.
-fn summary(reports: &[FlowReport]) -> Value {
-    let (answering, silent): (Vec<&FlowReport>, Vec<&FlowReport>) = reports.iter().partition(|r| r.answered > 0);
+/// The result for the journal and the report. What must be refused and is lost is no loss.
+fn summary(reports: Vec<&FlowReport>, surprises: &[String]) -> Value {
+    let pass = reports.iter().filter(|report| report.expect == Expect::Pass);
+    let (answering, silent): (Vec<&FlowReport>, Vec<&FlowReport>) = pass.partition(|r| r.answered > 0);
     json!({
         "flows": answering.len(),
         "asked": answering.iter().map(|r| r.sent).sum::<u64>(),
         "lost": answering.iter().map(|r| r.lost).sum::<u64>(),
         "longest_gap_ms": answering.iter().map(|r| r.longest_gap_us / 1000).max(),
         "never_answered": silent.iter().map(|r| r.name()).collect::<Vec<String>>(),
+        "surprises": surprises,
         "pairs": reports,
     })
 }

@@ -29,7 +29,10 @@ const OVERTAKEN: u32 = 3;
 
 pub(super) fn run(host: &Host, args: &MigrateArgs, settings: &Settings) -> Result<u8> {
     let saved = args.plan.as_deref().map(read_plan).transpose()?;
-    let request = saved.as_ref().map_or_else(|| settings.request(&args.switch), |plan| plan.request.clone());
+    let request = match &saved {
+        Some(plan) => plan.request.clone(),
+        None => settings.asked(&args.switch)?,
+    };
     if args.dry_run {
         return show(host, &request, saved.as_ref(), settings);
     }

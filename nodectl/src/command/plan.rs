@@ -15,7 +15,7 @@ use crate::preflight;
 use crate::report;
 
 pub(super) fn run(host: &Host, args: &PlanArgs, settings: &Settings) -> Result<u8> {
-    let request = settings.request(&args.switch);
+    let request = settings.asked(&args.switch)?;
     super::preflight::known_ignores(&request)?;
     let facts = look::look(host, request.strategy);
     let checks = preflight::checks(&facts, &request);

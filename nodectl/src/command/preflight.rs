@@ -15,7 +15,7 @@ use crate::report;
 use crate::request::Request;
 
 pub(super) fn run(host: &Host, args: &Switch, settings: &Settings) -> Result<u8> {
-    let request = settings.request(args);
+    let request = settings.asked(args)?;
     known_ignores(&request)?;
     let facts = look::look(host, request.strategy);
     let checks = preflight::checks(&facts, &request);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use super::fitting;
 use super::migrate;
 use super::settings::Settings;
 use crate::cli::RevertArgs;
@@ -84,6 +85,7 @@ fn last_switch(folders: &Folders, args: &RevertArgs, settings: &Settings) -> Res
     }
     // A closed run is a new switch the other way: what others changed meanwhile is kept, pods born since are included.
     let request = Request { to: plan.from, ..settings.request_back(args, &plan.request) };
+    fitting::way_back(args, request.strategy)?;
     Ok(Last::Switch(id, Box::new(request)))
 }
 

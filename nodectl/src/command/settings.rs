@@ -1,9 +1,11 @@
 //! Flags and configuration files, resolved: the one place that knows which of them wins.
 
-use crate::cli::{Cli, Command, Common, RevertArgs, ShimArgs, ShimCommand, Switch};
+use super::fitting;
+use crate::cli::{Cli, Command, Common, ProbeFlags, RevertArgs, ShimArgs, ShimCommand, Switch};
 use crate::config::{Config, Problem};
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::probe::Asked;
 use crate::report::{OutputFormat, ProgressFormat};
 use crate::request::Request;
 
@@ -67,8 +69,14 @@ impl Settings {
         self.request(&Switch::default())
     }
 
-    /// What was asked for with `preflight`, `plan` or `migrate`.
-    pub(super) fn request(&self, args: &Switch) -> Request {
+    /// What was asked for with `preflight`, `plan` or `migrate`; an error where a flag has no use with its strategy.
+    pub(super) fn asked(&self, args: &Switch) -> Result<Request, Failure> {
+        let request = self.request(args);
+        fitting::switch(args, request.strategy)?;
+        Ok(request)
+    }
+
+    fn request(&self, args: &Switch) -> Request {
         let (config, usual) = (&self.config, Request::default());
         Request {
             to: args.to.or(config.to).unwrap_or(usual.to),
@@ -77,6 +85,7 @@ impl Settings {
             agent_timeout_s: args.agent_timeout.or(config.agent_timeout).unwrap_or(usual.agent_timeout_s),
             windows: config.maintenance_windows.clone().unwrap_or_default(),
             max_outage_ms: args.max_outage.or(config.max_outage),
+            probe: self.probe(&args.probe).unwrap_or_default(),
             prepared_max_age_h: config.prepared_max_age_hours.unwrap_or(usual.prepared_max_age_h),
             unadoptable: args.unadoptable.or(config.unadoptable).unwrap_or_default(),
             ..self.consents(args.strategy, &args.ignore, args.force, args.delete_emptydir_data, usual)
@@ -88,8 +97,20 @@ impl Settings {
         let unadoptable = args.unadoptable.or(self.config.unadoptable).unwrap_or(then.unadoptable);
         // A way back waits for no window.
         let max_outage_ms = args.max_outage.or(self.config.max_outage).or(then.max_outage_ms);
-        let then = Request { unadoptable, max_outage_ms, windows: Vec::new(), ..then.clone() };
+        let probe = self.probe(&args.probe).unwrap_or_else(|| then.probe.clone());
+        let then = Request { unadoptable, max_outage_ms, probe, windows: Vec::new(), ..then.clone() };
         self.consents(args.strategy, &args.ignore, args.force, args.delete_emptydir_data, then)
+    }
+
+    /// The flows that the flags name, or else the files; the two are not mixed.
+    fn probe(&self, flags: &ProbeFlags) -> Option<Asked> {
+        let (from, to, refuse) = (&flags.probe_from, &flags.probe_to, &flags.probe_refuse);
+        let given = Asked { from: from.clone(), to: to.clone(), refuse: refuse.clone() };
+        let config = &self.config;
+        let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+        let filed =
+            || Asked { from: list(&config.probe_from), to: list(&config.probe_to), refuse: list(&config.probe_refuse) };
+        Some(given).filter(|given| !given.is_empty()).or_else(|| Some(filed()).filter(|filed| !filed.is_empty()))
     }
 
     fn consents(
@@ -178,6 +199,24 @@ mod tests {
         assert!(request("force = false", &["plan", "--force"]).force);
         assert_eq!(request(text, &["revert"]).drain_timeout_s, 7, "as it was asked for then");
         assert!(request(text, &["revert"]).force);
+    }
+
+    #[test]
+    fn named_flows_are_those_of_the_flags_or_else_of_the_files() {
+        let text = "strategy = 'in-place'\nprobe_from = ['all']\nprobe_refuse = ['icmp:10.1.0.2']\nmax_outage = 5\n";
+        let asked = |from: &[&str], to: &[&str], refuse: &[&str]| {
+            let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+            Asked { from: list(from), to: list(to), refuse: list(refuse) }
+        };
+        assert_eq!(request(text, &["plan"]).probe, asked(&["all"], &[], &["icmp:10.1.0.2"]));
+        for command in ["plan", "revert"] {
+            let words = [command, "--probe-to", "host=icmp:10.1.0.3"];
+            assert_eq!(request(text, &words).probe, asked(&[], &["host=icmp:10.1.0.3"], &[]));
+        }
+        // What the files say stands there for every run.
+        let (cli, settings) = settings(text, &["plan", "--strategy", "drain"]);
+        let Command::Plan(args) = &cli.command else { panic!("{cli:?}") };
+        assert!(settings.asked(&args.switch).is_ok());
     }
 
     #[test]

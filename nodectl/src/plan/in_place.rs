@@ -12,6 +12,7 @@ use crate::adopt::{PodNetwork, Way};
 use crate::cni::Cni;
 use crate::facts::{ClusterView, Facts, Route, Sandbox};
 use crate::prepared::Prepared;
+use crate::probe::{Expect, Wanted, wanted};
 use crate::request::{Request, Unadoptable};
 use crate::step::{AdoptedPod, PeerRoutes, Step};
 
@@ -32,16 +33,24 @@ pub struct Adoption {
     pub pods: Vec<AdoptedPod>,
     /// Not: `namespace/name`, and why.
     pub others: Vec<(String, String)>,
+    /// Flows that were named and are watched.
+    pub flows: Vec<Wanted>,
 }
 
 /// The steps and what will happen to whom.
 pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request: &Request) -> (Vec<Step>, Vec<String>) {
-    let adoption = adoption(facts, prepared, request.to);
+    let mut adoption = adoption(facts, prepared, request.to);
+    let named = named(facts, request);
+    let is_rebuilt = |flow: &Wanted| adoption.others.iter().any(|(pod, _)| *pod == flow.from || *pod == flow.to);
+    let (rebuilt, watched): (Vec<Wanted>, Vec<Wanted>) = named.into_iter().partition(is_rebuilt);
+    adoption.flows = watched;
     let steps = match request.to {
         Cni::Calico => to_calico::steps(facts, prepared, request, &adoption),
         Cni::Flannel => to_flannel::steps(facts, prepared, request, &adoption),
     };
     let mut notes = notes(&adoption, cluster, request);
+    let lost = |flow: &Wanted| format!("{}: not watched, since a sandbox at its end is rebuilt", flow.name());
+    notes.extend(rebuilt.iter().map(lost));
     notes.extend(gap(facts, &steps));
     (steps, notes)
 }
@@ -149,14 +158,25 @@ fn peer_routes(facts: &Facts, from: &str, to: &str) -> Option<(Step, Step)> {
     (!held.routes.is_empty()).then_some((Step::HoldPeerRoutes(held), Step::DropPeerRoutes(then)))
 }
 
-/// Watching the pods, where there are any.
+/// The flows that were named. Where one cannot be, preflight says so and no plan is carried out.
+fn named(facts: &Facts, request: &Request) -> Vec<Wanted> {
+    let none = request.probe.is_empty();
+    if none { Vec::new() } else { wanted(facts, &request.probe).unwrap_or_default() }
+}
+
+/// Whether there is anything to watch.
+fn is_watched(adoption: &Adoption) -> bool {
+    !adoption.pods.is_empty() || !adoption.flows.is_empty()
+}
+
+/// Watching the pods, and what was named besides.
 fn watch(adoption: &Adoption) -> Option<Step> {
-    (!adoption.pods.is_empty()).then_some(Step::WatchPods)
+    is_watched(adoption).then(|| Step::WatchPods { flows: adoption.flows.clone() })
 }
 
 /// The end of that.
 fn judge_outage(adoption: &Adoption, request: &Request) -> Option<Step> {
-    (!adoption.pods.is_empty()).then_some(Step::JudgeOutage { max_ms: request.max_outage_ms })
+    is_watched(adoption).then_some(Step::JudgeOutage { max_ms: request.max_outage_ms })
 }
 
 /// One sweep over all pods: a step for each.
@@ -174,6 +194,10 @@ fn notes(adoption: &Adoption, cluster: &ClusterView, request: &Request) -> Vec<S
         ),
     };
     let mut notes: Vec<String> = adoption.pods.iter().map(replumbed).collect();
+    notes.extend(adoption.flows.iter().map(|flow| match flow.expect {
+        Expect::Pass => format!("{}: watched; must pass", flow.name()),
+        Expect::Refuse => format!("{}: watched; must be refused", flow.name()),
+    }));
     let fate = match request.unadoptable {
         Unadoptable::Restart => "its sandbox is rebuilt, with a new address",
         Unadoptable::Refuse => "cannot be re-plumbed, so the node is not switched (--unadoptable)",

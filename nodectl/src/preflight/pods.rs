@@ -4,6 +4,7 @@ use super::Check;
 use crate::facts::{ClusterView, Facts, Pod};
 use crate::plan::{adoption, moves, stays};
 use crate::prepared::Prepared;
+use crate::probe::wanted;
 use crate::request::{Request, Strategy, Unadoptable};
 use crate::step::words::count;
 
@@ -103,6 +104,22 @@ fn budgets(view: &ClusterView) -> Check {
         format!("not allowed at this moment: {}", blocked.join("; ")),
         "eviction waits for the budget until --drain-timeout; scale the workload up, or loosen its budget",
     )
+}
+
+/// Whether the flows that are to be watched begin and end somewhere.
+pub(super) fn flows(facts: &Facts, request: &Request) -> Option<Check> {
+    const NAME: &str = "probe-flows";
+    let asked = request.strategy == Strategy::InPlace && !request.probe.is_empty();
+    asked.then(|| match wanted(facts, &request.probe) {
+        Ok(flows) if flows.is_empty() => Check::fail(
+            NAME,
+            "what was named with --probe-from, --probe-to and --probe-refuse makes no flow: a pod and itself say nothing about \
+             the network",
+            "name another source or another target",
+        ),
+        Ok(flows) => Check::pass(NAME, format!("{} that were named can be watched", count(flows.len(), "flow"))),
+        Err(why) => Check::fail(NAME, why, "name a source and a target that are here"),
+    })
 }
 
 fn staying(view: &ClusterView) -> Check {

@@ -52,6 +52,22 @@ impl Target {
     }
 }
 
+/// Reads `[SOURCE=]TARGET`.
+pub fn with_source(text: &str) -> Result<(Option<&str>, Target), String> {
+    match text.split_once('=') {
+        Some(("", _)) => {
+            Err(format!("{text:?} names no source before its =. To fix it: write host, NAMESPACE/POD or all"))
+        }
+        Some((source, target)) => Ok((Some(source), Target::parse(target)?)),
+        None => Ok((None, Target::parse(text)?)),
+    }
+}
+
+/// The text, where it is `[SOURCE=]TARGET`: for command lines and configuration files.
+pub fn checked(text: &str) -> Result<String, String> {
+    with_source(text).map(|_| text.to_owned())
+}
+
 fn pod(kind: Kind, text: &str) -> Option<Target> {
     let (name, port) = match text.split_once(':') {
         Some((name, port)) => (name, Some(port.parse().ok().filter(|port| *port > 0)?)),
@@ -126,5 +142,9 @@ mod tests {
         ] {
             assert!(Target::parse(wrong).unwrap_err().contains("To fix it: "), "{wrong}");
         }
+        let to = Target::parse("icmp:10.1.0.2").unwrap();
+        assert_eq!(with_source("default/a=icmp:10.1.0.2"), Ok((Some("default/a"), to.clone())));
+        assert_eq!(with_source("icmp:10.1.0.2"), Ok((None, to)));
+        assert!(checked("=icmp:10.1.0.2").is_err() && checked("a=b=icmp:10.1.0.2").is_err());
     }
 }

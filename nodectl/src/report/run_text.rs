@@ -8,7 +8,7 @@ use crate::cni::Cni;
 use crate::journal::{Debt, Log, Outcome};
 use crate::probe::{Expect, FlowReport};
 
-use super::probe_text::flows_text;
+use super::probe_text::{flows_text, surprises_text};
 
 /// How a run ended, for the report and for stdout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct RunSummary {
     /// What became of each flow that was watched while the pods changed hands (strategy in-place).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pairs: Vec<FlowReport>,
+    /// Which of the flows that were named did what they were not to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub surprises: Vec<String>,
     /// Steps with their times and results.
     pub steps: Vec<Value>,
     /// Path of the report.
@@ -49,6 +52,7 @@ pub fn run_text(summary: &RunSummary) -> String {
         text.push_str(&format!("Measured: {measured}\n"));
     }
     text.push_str(&pairs_text(&summary.pairs));
+    text.push_str(&surprises_text(&summary.surprises));
     text.push_str(&format!("Run {}, {}. Report: {}\n", summary.run, clock::spent(summary.ms), summary.report));
     text
 }

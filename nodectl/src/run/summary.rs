@@ -1,16 +1,18 @@
 //! A run's report, from its journal. Pure.
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::act::missing;
 use crate::journal::{Log, Record};
 use crate::plan::Plan;
-use crate::probe::FlowReport;
 use crate::report::RunSummary;
 use crate::step::Step;
 
 /// Where a step says what became of each flow that it watched.
 const PAIRS: &str = "pairs";
+/// And which of the flows that were named did what they were not to.
+const SURPRISES: &str = "surprises";
 
 /// What the journal says of the run; outcome and sentence are the caller's.
 pub(super) fn summary(log: &Log, plan: &Plan, run: &str) -> RunSummary {
@@ -26,6 +28,7 @@ pub(super) fn summary(log: &Log, plan: &Plan, run: &str) -> RunSummary {
         if let Some(fields) = result.as_object_mut() {
             // They have a place of their own.
             fields.remove(PAIRS);
+            fields.remove(SURPRISES);
         }
         total += ms;
         let step = plan.steps.get(n);
@@ -45,21 +48,22 @@ pub(super) fn summary(log: &Log, plan: &Plan, run: &str) -> RunSummary {
         owed: Vec::new(),
         ms: total,
         measured: measured(log, plan),
-        pairs: pairs(log),
+        pairs: watched_in(log, PAIRS),
+        surprises: watched_in(log, SURPRISES),
         steps,
         report: String::new(),
         reason,
     }
 }
 
-/// The flows that were watched while the pods changed hands, those of a run that was resumed in the order of its lives.
-fn pairs(log: &Log) -> Vec<FlowReport> {
+/// What became of the flows that were watched; of a run that was resumed, in the order of its lives.
+fn watched_in<T: DeserializeOwned>(log: &Log, field: &str) -> Vec<T> {
     let found = log.records.iter().filter_map(|record| match record {
-        Record::Done { result, .. } | Record::Failed { result, .. } => result.get(PAIRS),
+        Record::Done { result, .. } | Record::Failed { result, .. } => result.get(field),
         _ => None,
     });
-    // One that another version wrote is not worth a failure.
-    found.filter_map(|pairs| serde_json::from_value::<Vec<FlowReport>>(pairs.clone()).ok()).flatten().collect()
+    // What another version wrote is not worth a failure.
+    found.filter_map(|list| serde_json::from_value::<Vec<T>>(list.clone()).ok()).flatten().collect()
 }
 
 /// What the probe after the switch found, in a line.

@@ -22,7 +22,7 @@ impl Step {
             Step::StopSandboxes { .. } => "stop-sandboxes",
             Step::HoldPeerRoutes(_) => "hold-peer-routes",
             Step::DropPeerRoutes(_) => "drop-peer-routes",
-            Step::WatchPods => "watch-pods",
+            Step::WatchPods { .. } => "watch-pods",
             Step::JudgeOutage { .. } => "judge-outage",
             Step::PrepareBridge { .. } => "prepare-bridge",
             Step::GuidePod(_) => "guide-pod",
@@ -75,7 +75,7 @@ impl Step {
             Step::KeepFlannelRules { .. } => "keep flannel's rules until Calico's stand".into(),
             Step::HoldPeerRoutes(held) => format!("keep the routes to other nodes in table {}", held.table),
             Step::DropPeerRoutes(held) => format!("remove table {}, once the agent's routes stand", held.table),
-            Step::WatchPods => "begin to ask the pods that are re-plumbed, and from them".into(),
+            Step::WatchPods { flows } => watching(flows.len()),
             Step::JudgeOutage { max_ms: None } => "see what they have missed".into(),
             Step::JudgeOutage { max_ms: Some(ms) } => format!("see that none was silent for more than {ms} ms"),
             Step::PrepareBridge { bridge } => format!("make {bridge} ready for pods that are led around it"),
@@ -154,12 +154,17 @@ impl Step {
             | Step::Evict { .. }
             | Step::KeepFlannelRules { .. }
             | Step::StopSandboxes { .. }
-            | Step::WatchPods
+            | Step::WatchPods { .. }
             | Step::JudgeOutage { .. }
             | Step::Probe { .. }
             | Step::AwaitPods { .. } => return None,
         })
     }
+}
+
+fn watching(named: usize) -> String {
+    let pods = "begin to ask the pods that are re-plumbed, and from them";
+    if named == 0 { pods.to_owned() } else { format!("{pods}, and {}", count(named, "named flow")) }
 }
 
 fn stopping(pods: &[String]) -> String {

@@ -128,6 +128,9 @@ fn wrong_use_is_exit_64_and_names_what_there_is() {
         &["migrate", "--yes", "--drain-timeout", "soon"],
         &["migrate", "--yes", "--drain-timeout", "18446744073709551615"],
         &["migrate", "--yes", "--plan", "x", "--to", "calico"],
+        // Nobody would keep that limit.
+        &["migrate", "--yes", "--max-outage", "1000"],
+        &["plan", "--strategy", "in-place", "--probe-to", "udp:10.1.0.2"],
     ] {
         scenario.nodectl(1, args).unwrap().expect(64).unwrap();
     }
