@@ -1,11 +1,12 @@
 //! The Ansible collection with Debian's Ansible, on three booted nodes: installed, checked, a roll-out that takes back a node that
 //! hangs and goes no further, one that goes through although the connection is lost in the middle, and the way back. What is done
-//! is not done twice.
+//! is not done twice. And the other package, with Debian's dnf.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use nodectl_lab::cluster::{Cluster, Network, Options};
 use nodectl_lab::command;
 use nodectl_lab::node::{Kind, Node};
 use nodectl_lab::package::{self, Packages};
@@ -28,17 +29,24 @@ struct Played {
 impl Controller {
     /// Workers node1 and node2, control plane node3. What hangs on node1 hangs for a quarter of a minute.
     fn new(scenario: &Scenario) -> Controller {
-        let controller = Controller { home: tempfile::tempdir().unwrap() };
         let pid = |index| scenario.node(index).unwrap().pid().unwrap();
         let hosts = format!(
             "[kube_node]\nnode1 lab_pid={} nodectl_run_minutes=0.25\nnode2 lab_pid={}\nnode3 lab_pid={}\n\
-             [kube_control_plane]\nnode3\n\
-             [all:vars]\nansible_connection=lab\nansible_python_interpreter=/usr/bin/python3\nnodectl_package={}\n\
-             nodectl_poll_seconds=1\n",
+             [kube_control_plane]\nnode3\n",
             pid(1),
             pid(2),
-            pid(3),
-            Packages::under_test().unwrap().deb.display()
+            pid(3)
+        );
+        Controller::of(&hosts, &Packages::under_test().unwrap().deb)
+    }
+
+    /// These hosts, which get this package.
+    fn of(hosts: &str, package: &Path) -> Controller {
+        let controller = Controller { home: tempfile::tempdir().unwrap() };
+        let hosts = format!(
+            "{hosts}[all:vars]\nansible_connection=lab\nansible_python_interpreter=/usr/bin/python3\nnodectl_package={}\n\
+             nodectl_poll_seconds=1\n",
+            package.display()
         );
         std::fs::write(controller.home.path().join("hosts"), hosts).unwrap();
         let installed =
@@ -75,7 +83,7 @@ impl Controller {
 impl Played {
     /// It must have ended well, with so many changes on each node.
     #[track_caller]
-    fn changed(self, nodes: [usize; 3]) -> Played {
+    fn changed<const N: usize>(self, nodes: [usize; N]) -> Played {
         assert_eq!(self.code, 0, "{}", self.text);
         for (node, changes) in ["node1", "node2", "node3"].into_iter().zip(nodes) {
             let recap = self.recap(node);
@@ -194,4 +202,45 @@ fn a_roll_out_stops_goes_through_and_comes_back() {
     controller.play("cleanup", &["-e", "nodectl_run_minutes=30"]).changed([1; 3]);
     assert_eq!(shims(), 0);
     controller.play("cleanup", &[]).changed([0; 3]);
+}
+
+/// What the .rpm asks for is on the node from Debian's packages; one of rpm's says so, as dnf knows no others.
+const STAND_IN: &str = "cat > /root/stand-in.spec <<'END'
+Name: stand-in
+Version: 1
+Release: 1
+Summary: What Debian's packages provide
+License: Apache-2.0
+BuildArch: noarch
+Provides: /bin/sh iptables ipset iproute kmod
+%description
+What Debian's packages provide.
+%files
+END
+rpmbuild --quiet --define '_topdir /root/rpmbuild' -bb /root/stand-in.spec
+rpm --force-debian -i /root/rpmbuild/RPMS/noarch/stand-in-1-1.noarch.rpm";
+
+#[test]
+fn the_rpm_is_installed_once_by_dnf() {
+    let options =
+        Options { nodes: 1, kinds: vec![Kind::Full], network: Network::None, api: false, ..Options::default() };
+    let cluster = Cluster::start(options).unwrap();
+    let node = cluster.node(1).unwrap();
+    package::bare(node).unwrap();
+    node.sh(STAND_IN).unwrap();
+    let hosts = format!("[kube_node]\nnode1 lab_pid={}\n", node.pid().unwrap());
+    let controller = Controller::of(&hosts, &Packages::under_test().unwrap().rpm);
+
+    let checked = controller.play("install", &["--check", "--diff"]);
+    assert!(checked.code == 0 && !has(node, "/var/cache/nodectl"), "{}", checked.text);
+    assert!(!node.exec(&["rpm", "-q", "nodectl"]).unwrap().ok());
+    controller.play("install", &[]).changed([6]);
+    node.sh("rpm -V nodectl; nodectl --version; systemctl is-enabled nodectl-reap.timer").unwrap();
+    controller.play("install", &[]).changed([0]);
+    controller.play("install", &["--check"]).changed([0]);
+    // A package that has gone comes back, and a check run says that it would.
+    node.sh("rpm --force-debian -e nodectl").unwrap();
+    let checked = controller.play("install", &["--check"]);
+    assert!(checked.code == 0 && checked.recap("node1").contains(" changed=1 "), "{}", checked.text);
+    assert!(!has(node, "/usr/bin/nodectl"), "{}", checked.text);
 }
