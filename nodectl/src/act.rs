@@ -35,6 +35,7 @@ pub use api::Api;
 pub use baseline::missing;
 pub use clean::owe_kept_dels;
 pub use context::{Context, RunFolder};
+pub use continuity::watch_back;
 pub use debts::pay;
 pub use idle_files::of_before;
 
@@ -190,11 +191,11 @@ pub fn undo(step: &Step, before: &Before, cx: &mut Context) -> Result<()> {
         Step::Clean { .. } => clean::undo(cx, before),
         Step::ImportAttachments { .. }
         | Step::Baseline { .. }
-        | Step::WatchPods { .. }
         | Step::JudgeOutage { .. }
         | Step::Evict { .. }
         | Step::KeepFlannelRules { .. }
         | Step::StopSandboxes { .. }
         | Step::AwaitPods { .. } => Ok(()),
+        Step::WatchPods { .. } => continuity::undo(cx),
     }
 }

@@ -136,7 +136,8 @@ fn undo_one(
     let started = Instant::now();
     let undone = act::undo(step, before, cx);
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let news = Record::Undone { n, ms, at: Some(clock::now_precisely()) };
+    let result = std::mem::take(&mut cx.found);
+    let news = Record::Undone { n, ms, at: Some(clock::now_precisely()), result };
     let undone = undone.and_then(|()| if is_news { cx.journal.append(&news) } else { Ok(()) });
     match undone {
         Ok(()) => {
@@ -171,7 +172,8 @@ pub fn look_after_boots(plan: &Plan, log: &Log, cx: &mut Context) -> Result<()> 
             && let Some(before) = log.before(n)
         {
             act::undo(step, before, cx)?;
-            cx.journal.append(&Record::Undone { n, ms: 0, at: Some(clock::now_precisely()) })?;
+            let at = Some(clock::now_precisely());
+            cx.journal.append(&Record::Undone { n, ms: 0, at, result: serde_json::Value::Null })?;
         }
     }
     Ok(())

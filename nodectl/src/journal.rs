@@ -131,6 +131,9 @@ pub enum Record {
         /// When it was undone: RFC 3339, to the millisecond.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<String>,
+        /// What was found or measured on the way.
+        #[serde(default, skip_serializing_if = "Value::is_null")]
+        result: Value,
     },
     /// Something that needs the API server, or has to wait for it.
     Owed {

@@ -54,6 +54,21 @@ fn named_flows_are_watched_there_and_back() {
     let done = run.finish().unwrap().expect(4).unwrap();
     let told = format!("{a} -> udp {far}:7777 was silent for ");
     assert!(done.stderr.contains(&told) && done.stderr.contains(" start-agent ("), "{}", done.all());
+    // What the way back cost is told too: there it was answered all along.
+    let place = done.stderr.rsplit_once("Report: ").unwrap().1.split(".json").next().unwrap().to_owned() + ".json";
+    let kept: Value = serde_json::from_slice(&std::fs::read(node.path(&place).unwrap()).unwrap()).unwrap();
+    let twice = kept["pairs"].as_array().unwrap().iter().filter(|pair| pair["from"] == **a && pair["kind"] == "udp");
+    let ends: Vec<&Value> = twice.map(|pair| &pair["answers"]["last_step"]).collect();
+    assert!(ends.len() == 2 && ends[1].as_str().is_some_and(|step| step.contains("(taken back: ")), "{ends:?}");
+    scenario.must_be_on(1, Cni::Flannel).unwrap();
+
+    // The same where a run that was killed is taken back by hand.
+    let mut run = scenario.drive(1, &limited).unwrap();
+    assert!(run.until("step", "detach-pod").unwrap());
+    run.kill().unwrap();
+    let back =
+        scenario.nodectl(1, &["revert", "--yes", "--output", "json"]).unwrap().expect(0).unwrap().json().unwrap();
+    assert!(pair(&back, a, "udp", far)["answered"].as_u64().unwrap() > 0, "{back}");
     scenario.must_be_on(1, Cni::Flannel).unwrap();
 
     // One flow is refused as it must be, another is not: that is named, and takes nothing back.

@@ -145,7 +145,10 @@ fn an_open_run_says_where_it_stands() {
     assert_eq!(then(Some(back)), at(Course::Back, here, false, title, "3", 0));
     let owed = Record::Owed { debt: Debt::Unschedulable { value: false } };
     assert_eq!(then(Some(owed)), at(Course::Back, here, false, title, "3", 1));
-    assert_eq!(then(Some(Record::Undone { n: cordon, ms: 1, at: None })), at(Course::Owing, None, false, "", "3", 1));
+    assert_eq!(
+        then(Some(Record::Undone { n: cordon, ms: 1, at: None, result: serde_json::Value::Null })),
+        at(Course::Owing, None, false, "", "3", 1)
+    );
     assert_eq!(then(Some(Record::Close { outcome: Outcome::PutBack, at: "4".into() })), None);
 }
 

@@ -117,15 +117,7 @@ fn flows(cx: &Context) -> Vec<Flow> {
 /// longer than it may be.
 pub(super) fn judge(cx: &mut Context, max_ms: Option<u64>) -> Result<Value> {
     let Some(watch) = cx.continuity.take() else { return Ok(json!({ "note": "nothing was watched" })) };
-    let mut named = watch.session.finish();
-    trace(&mut named, &[Timeline::of(&cx.journal.log()?)]);
-    let mut own = named.split_off(watch.named.len());
-    // A pod that was deleted meanwhile does not answer, and is not to.
-    let mut there = watch.named.iter().map(|flow| has_ends(cx, flow));
-    named.retain(|_| there.next().unwrap_or(true));
-    let gone: Vec<&str> =
-        cx.plan.adopted().filter(|pod| !in_place::is_there(cx, pod)).map(|pod| pod.pod.as_str()).collect();
-    own.retain(|report| !gone.contains(&report.from.as_str()) && !gone.contains(&report.to.as_str()));
+    let (named, own) = end(cx, watch)?;
     let limit = max_ms.map(Duration::from_millis);
     let told = |report: &FlowReport| Some(format!("{} {}", report.name(), surprise(report, limit)?));
     let must_answer = named.iter().chain(own.iter().filter(|report| report.answered > 0));
@@ -140,6 +132,49 @@ pub(super) fn judge(cx: &mut Context, max_ms: Option<u64>) -> Result<Value> {
             bail!("{told}. To fix it: see what this node was busy with then, or allow more with --max-outage")
         }
     }
+}
+
+/// Ends the asking: what was named, and the pods' own flows, without those of pods that have gone. One that was deleted meanwhile
+/// does not answer, and is not to.
+fn end(cx: &Context, watch: Watch) -> Result<(Vec<FlowReport>, Vec<FlowReport>)> {
+    let mut named = watch.session.finish();
+    trace(&mut named, &[Timeline::of(&cx.journal.log()?)]);
+    let mut own = named.split_off(watch.named.len());
+    let mut there = watch.named.iter().map(|flow| has_ends(cx, flow));
+    named.retain(|_| there.next().unwrap_or(true));
+    let gone: Vec<&str> =
+        cx.plan.adopted().filter(|pod| !in_place::is_there(cx, pod)).map(|pod| pod.pod.as_str()).collect();
+    own.retain(|report| !gone.contains(&report.from.as_str()) && !gone.contains(&report.to.as_str()));
+    Ok((named, own))
+}
+
+/// Goes on asking, or begins again, where a run is taken back that had begun to. Nothing of this stops a way back.
+pub fn watch_back(cx: &mut Context) -> Result<()> {
+    let standing = cx.journal.log()?.standing();
+    let watching = cx.plan.steps.iter().enumerate().find_map(|(n, step)| match step {
+        Step::WatchPods { flows } if standing.contains(&n) => Some(flows),
+        _ => None,
+    });
+    if let Some(named) = watching
+        && cx.continuity.is_none()
+    {
+        match begin(cx, named) {
+            Ok(watch) => cx.continuity = Some(watch).filter(|watch| !watch.session.is_empty()),
+            Err(error) => tracing::warn!("what the way back costs the pods is not watched: {error:#}"),
+        }
+    }
+    Ok(())
+}
+
+/// All that could be felt is taken back: what was lost on the way goes into the journal and the report.
+pub(super) fn undo(cx: &mut Context) -> Result<()> {
+    if let Some(watch) = cx.continuity.take() {
+        let (named, own) = end(cx, watch)?;
+        let told = |report: &FlowReport| Some(format!("{} {}", report.name(), surprise(report, None)?));
+        let surprises: Vec<String> = named.iter().filter_map(told).collect();
+        cx.found = summary(named.iter().chain(&own).collect(), &surprises);
+    }
+    Ok(())
 }
 
 /// The result for the journal and the report. What must be refused and is lost is no loss.

@@ -32,6 +32,20 @@ pub(super) fn way_back(args: &RevertArgs, strategy: Strategy) -> Result<(), Fail
     fit(strategy, &in_place, &drain)
 }
 
+/// An open run is undone as its journal says, and asks what it was told to ask when it was begun.
+pub(super) fn open_run(args: &RevertArgs, run: &str) {
+    let mut given = probe(&args.probe);
+    given.extend([("--strategy", args.strategy.is_some()), ("--unadoptable", args.unadoptable.is_some())]);
+    if let Some(names) = names(&given) {
+        tracing::warn!("{names}: of no use now: run {run} is open, and is undone as its journal says");
+    }
+}
+
+fn names(flags: &Given) -> Option<String> {
+    let given = flags.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
+    Some(given.collect::<Vec<&str>>().join(", ")).filter(|names| !names.is_empty())
+}
+
 fn probe(flags: &ProbeFlags) -> Given {
     vec![
         ("--probe-from", !flags.probe_from.is_empty()),
@@ -42,18 +56,14 @@ fn probe(flags: &ProbeFlags) -> Given {
 
 /// Who asks for a limit that nobody would keep is told no. A consent to what is not done anyway does no harm.
 fn fit(strategy: Strategy, in_place: &Given, drain: &Given) -> Result<(), Failure> {
-    let of = |flags: &Given| {
-        let given = flags.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
-        Some(given.collect::<Vec<&str>>().join(", ")).filter(|names| !names.is_empty())
-    };
     let strategy_name = strategy.name();
-    if let Some(names) = of(in_place).filter(|_| strategy != Strategy::InPlace) {
+    if let Some(names) = names(in_place).filter(|_| strategy != Strategy::InPlace) {
         return Err(Failure::Usage(format!(
             "{names}: of use with --strategy in-place alone, and this is strategy {strategy_name}, with which no pod keeps running. \
              To fix it: add --strategy in-place, or leave it out"
         )));
     }
-    if let Some(names) = of(drain).filter(|_| strategy != Strategy::Drain) {
+    if let Some(names) = names(drain).filter(|_| strategy != Strategy::Drain) {
         tracing::warn!("{names}: of no use with strategy {strategy_name}, which evicts nobody");
     }
     Ok(())

@@ -39,6 +39,7 @@ pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result
         if !args.run.yes {
             migrate::ask(&format!("Run {id} is open; all that it did is undone, newest first."), "Take it back?")?;
         }
+        fitting::open_run(args, &id);
         let stop = migrate::listen(&args.run)?;
         let summary = run::revert_open(host, &id, &stop, migrate::options(&args.run, settings))?;
         // A run that was killed after its last record is closed by this, and only then taken back like any closed one.

@@ -142,7 +142,7 @@ mod tests {
     fn a_step_that_is_done_again_and_the_way_back_have_their_times() {
         let attach = Record::Attach { pid: 1, boot_id: String::new(), at: at(5000) };
         let reverting = Record::Reverting { why: String::new(), at: at(6000) };
-        let undone = Record::Undone { n: 1, ms: 200, at: Some(at(6500)) };
+        let undone = Record::Undone { n: 1, ms: 200, at: Some(at(6500)), result: Value::Null };
         let close = Record::Close { outcome: Outcome::PutBack, at: at(7000) };
         // Killed in hold, which is begun once more and fails.
         let failed = Record::Failed { n: 2, error: String::new(), at: Some(at(5900)), result: Value::Null };

@@ -303,6 +303,7 @@ impl<'a> Run<'a> {
         motd::update(self.cx.host);
         // From here on a signal is answered, and nothing stops the way back.
         self.cx.stop.mute();
+        act::watch_back(&mut self.cx)?;
         let held = execute::hold_again(self.plan, &log, &mut self.cx, &mut self.progress);
         let undone =
             held.and_then(|()| execute::backward(self.plan, &log, UndoDue::Now, &mut self.cx, &mut self.progress));

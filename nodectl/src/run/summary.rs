@@ -21,7 +21,7 @@ pub(super) fn summary(log: &Log, plan: &Plan, run: &str) -> RunSummary {
     for record in &log.records {
         let (n, event, ms, mut result) = match record {
             Record::Done { n, ms, result, .. } => (*n, "done", *ms, result.clone()),
-            Record::Undone { n, ms, .. } => (*n, "undone", *ms, Value::Null),
+            Record::Undone { n, ms, result, .. } => (*n, "undone", *ms, result.clone()),
             Record::Failed { n, error, .. } => (*n, "failed", 0, json!(error)),
             _ => continue,
         };
@@ -56,10 +56,12 @@ pub(super) fn summary(log: &Log, plan: &Plan, run: &str) -> RunSummary {
     }
 }
 
-/// What became of the flows that were watched; of a run that was resumed, in the order of its lives.
+/// What became of the flows that were watched; of a run that was resumed or taken back, in the order of its lives.
 fn watched_in<T: DeserializeOwned>(log: &Log, field: &str) -> Vec<T> {
     let found = log.records.iter().filter_map(|record| match record {
-        Record::Done { result, .. } | Record::Failed { result, .. } => result.get(field),
+        Record::Done { result, .. } | Record::Failed { result, .. } | Record::Undone { result, .. } => {
+            result.get(field)
+        }
         _ => None,
     });
     // What another version wrote is not worth a failure.
