@@ -222,7 +222,7 @@ fn flannel(cx: &Context) -> Result<lease::Installed> {
 
 /// The pod as a port of flannel's bridge.
 pub(super) fn port(cx: &Context, now: &PodNetwork) -> Result<PodNetwork> {
-    let (installed, prepared) = (flannel(cx)?, &cx.plan.prepared);
-    let port = to_flannel::port_of(now, prepared.pod_cidr, prepared.cluster_cidr, installed.is_default_gateway());
+    let installed = flannel(cx)?;
+    let port = to_flannel::port_of(now, cx.plan.prepared.pod_cidr, &installed.routes());
     Ok(PodNetwork { hairpin: installed.hairpin(), ..port })
 }

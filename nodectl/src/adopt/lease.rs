@@ -75,9 +75,20 @@ impl Installed {
         self.delegate["hairpinMode"].as_bool().unwrap_or(false)
     }
 
-    /// Its pods send everything to the bridge, not the pod network's part alone.
-    pub fn is_default_gateway(&self) -> bool {
-        self.delegate["isDefaultGateway"].as_bool().unwrap_or(false)
+    /// What its pods reach by way of the bridge: the pod network, what an admin has added to the conflist (`ipam.routes`), and with
+    /// `isDefaultGateway` everything. A route with a gateway of its own is not among them.
+    pub fn routes(&self) -> Vec<IpNet> {
+        let everything = self.delegate["isDefaultGateway"].as_bool().unwrap_or(false);
+        let given = self.delegate["ipam"]["routes"].as_array().into_iter().flatten();
+        let by_bridge = given.filter(|route| route["gw"].as_str().is_none_or(str::is_empty));
+        let named = by_bridge.filter_map(|route| Some(route["dst"].as_str()?.parse::<IpNet>().ok()?.trunc()));
+        let mut routes: Vec<IpNet> = everything.then(IpNet::default).into_iter().collect();
+        for route in named.filter(|route| route.addr().is_ipv4()) {
+            if !routes.contains(&route) {
+                routes.push(route);
+            }
+        }
+        routes
     }
 
     /// host-local's folder for this network.
@@ -184,9 +195,25 @@ mod tests {
             "ipam": {"ranges": [[{"subnet": "10.244.1.0/24"}]], "routes": [{"dst": "10.244.0.0/16"}], "type": "host-local"},
             "isDefaultGateway": true, "isGateway": true, "mtu": 1450, "name": "cbr0", "type": "bridge"});
         assert_eq!(serde_json::from_str::<Value>(&note).unwrap(), wanted);
-        assert!(installed().hairpin() && installed().is_default_gateway());
+        assert!(installed().hairpin());
         assert_eq!(installed().leases(), Path::new("/var/lib/cni/networks/cbr0"));
         assert_eq!(lease("abc", "eth0"), "abc\r\neth0");
+    }
+
+    #[test]
+    fn a_pod_has_the_routes_that_the_conflist_gives() {
+        let of = |delegate: Value, ipam: Value| {
+            let list = json!({"name": "cbr0", "cniVersion": "0.3.1", "plugins": [
+                {"type": "flannel", "delegate": delegate, "ipam": ipam}]});
+            let variables =
+                [("FLANNEL_NETWORK", "10.244.0.0/16"), ("FLANNEL_SUBNET", "10.244.1.1/24"), ("FLANNEL_MTU", "1450")];
+            let subnet = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let installed = Installed::of(&List::parse(list.to_string().as_bytes()).unwrap(), &subnet).unwrap();
+            installed.routes().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of(json!({}), json!({})), ["10.244.0.0/16"]);
+        let more = json!({"routes": [{"dst": "10.96.0.1/12"}, {"dst": "10.9.0.0/16", "gw": "10.244.1.9"}, {"dst": "10.244.0.0/16"}]});
+        assert_eq!(of(json!({"isDefaultGateway": true}), more), ["0.0.0.0/0", "10.96.0.0/12", "10.244.0.0/16"]);
     }
 
     #[test]
@@ -218,7 +245,7 @@ mod tests {
             sysctls: BTreeMap::new(),
             rp_filter: "0".into(),
         };
-        let to = port_of(&now, "10.244.1.0/24".parse().unwrap(), "10.244.0.0/16".parse().unwrap(), true);
+        let to = port_of(&now, "10.244.1.0/24".parse().unwrap(), &installed().routes());
         let back = taken_back(&record, &installed(), Path::new("/opt/cni/bin"), &to);
         assert_eq!(back.backend, Backend::Flannel);
         let lists: Vec<(String, Vec<String>)> = back

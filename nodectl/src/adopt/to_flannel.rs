@@ -20,19 +20,16 @@ use ipnet::IpNet;
 const BRIDGE: &str = "cni0";
 
 /// The network that a pod of Calico's will have as a port of flannel's bridge: the name, the MAC and the routes as the bridge
-/// plugin would have chosen them. Where it is flannel's gateway for everything, `default` says so.
-pub fn port_of(now: &PodNetwork, pod_cidr: IpNet, cluster_cidr: IpNet, default: bool) -> PodNetwork {
+/// plugin would have chosen them; `routes` are the networks that it reaches by way of the bridge.
+pub fn port_of(now: &PodNetwork, pod_cidr: IpNet, routes: &[IpNet]) -> PodNetwork {
     let gateway = pod_cidr.hosts().next().unwrap_or_else(|| pod_cidr.addr());
-    let over = |dst: IpNet| Route {
-        dst,
+    let over = |dst: &IpNet| Route {
+        dst: *dst,
         scope: 0,
         via: Some(gateway),
         ..super::to_calico::default_route(gateway, &now.ifname)
     };
-    let mut routes = vec![over(cluster_cidr.trunc())];
-    if default {
-        routes.insert(0, over(super::to_calico::default_route(gateway, &now.ifname).dst));
-    }
+    let routes = routes.iter().map(over).collect();
     let address = |ip: IpAddr| IpNet::new(ip, pod_cidr.prefix_len()).unwrap_or(IpNet::from(ip));
     PodNetwork {
         host: port_name(&now.pod),
