@@ -5,6 +5,7 @@
 
 mod flow;
 mod ledger;
+mod merged;
 mod open;
 pub mod target;
 mod trace;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::line::Kind;
 use crate::host::netns;
 use ledger::Ledger;
+pub use merged::merged;
 pub use open::open;
 pub use trace::{Answers, During, Gap, trace};
 pub use verdict::{is_cut_off, surprise};
@@ -167,17 +169,7 @@ impl Session {
         Ok(session)
     }
 
-    /// How many flows there are.
-    pub fn len(&self) -> usize {
-        self.flows.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.flows.is_empty()
-    }
-
-    /// What became of the flows so far.
+    /// What became of the flows so far; what is still under way is not counted.
     pub fn reports(&self) -> Vec<FlowReport> {
         self.flows.iter().map(|(flow, counted, _)| self.report(flow, counted)).collect()
     }
@@ -207,9 +199,9 @@ impl Session {
             to: flow.to.clone(),
             address: flow.address,
             expect: flow.expect,
-            sent: ledger.sent,
+            sent: ledger.answered + ledger.lost(),
             answered: ledger.answered,
-            lost: ledger.sent - ledger.answered,
+            lost: ledger.lost(),
             refused: ledger.refused,
             failed: ledger.failed,
             connections: ledger.connections,

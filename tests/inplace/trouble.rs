@@ -5,6 +5,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nodectl_lab::client::Patch;
 use nodectl_lab::cluster::until;
 use nodectl_lab::node::Running;
 use nodectl_lab::objects::{self, Manifest, workloads};
@@ -86,6 +87,65 @@ fn probe_by_hand(scenario: &Scenario) -> Running {
     let to = format!("icmp:{}", pod["status"]["podIP"].as_str().unwrap());
     let args = ["nodectl", "probe", "--to", &to, "--rate", "20", "--duration", "3600", "--output", "json"];
     scenario.node(1).unwrap().spawn(&args).unwrap()
+}
+
+/// The DaemonSet of Calico's agent.
+const CALICO_NODE: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/calico-node";
+
+/// What was lost before nodectl died is not forgotten by the one that goes on.
+#[test]
+fn a_silence_before_a_kill_counts_when_the_run_is_resumed() {
+    let scenario = lab(2);
+    let before = scenario.identities().unwrap();
+    let args = [in_place("calico"), vec!["--max-outage", "1000"]].concat();
+    let mut run = scenario.drive(1, &args).unwrap();
+    assert!(run.until("step", "stop-agent").unwrap());
+    // Calico's agent is late, so that the run is still there when the silence is over.
+    let wanted = |value: Value| {
+        let selector = json!({"spec": {"template": {"spec": {"nodeSelector": {"late": value}}}}});
+        scenario.client.patch(CALICO_NODE, Patch::Merge, &selector).unwrap();
+    };
+    wanted(json!("yes"));
+    assert!(run.until("step", "start-agent").unwrap());
+    let node = scenario.node(1).unwrap();
+    node.sh("iptables -w -t raw -I PREROUTING -p icmp -j DROP").unwrap();
+    // A question is lost when it is not answered within two seconds.
+    std::thread::sleep(Duration::from_millis(3500));
+    node.sh("iptables -w -t raw -D PREROUTING -p icmp -j DROP").unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    run.kill().unwrap();
+    wanted(Value::Null);
+    let done = scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(4).unwrap();
+    assert!(done.stderr.contains("more than 1000 ms"), "{}", done.all());
+    scenario.must_be_settled(1, Cni::Flannel).unwrap();
+    assert_eq!(scenario.identities().unwrap(), before);
+}
+
+/// Without a limit, too: a pod that is cut off when all is done was not switched.
+#[test]
+fn a_pod_that_answers_no_more_takes_the_node_back() {
+    let scenario = lab(2);
+    let before = scenario.identities().unwrap();
+    let pods = scenario.pods().unwrap();
+    let pod = pods.iter().find(|pod| pod["spec"]["nodeName"] == "node1").unwrap();
+    let (name, ip) = (pod["metadata"]["name"].as_str().unwrap(), pod["status"]["podIP"].as_str().unwrap());
+    let mut run = scenario.drive(1, &in_place("calico")).unwrap();
+    assert!(run.until("step", "start-agent").unwrap());
+    let cut = |verb: &str| {
+        scenario
+            .node(1)
+            .unwrap()
+            .sh(&format!("iptables -w -t raw -{verb} PREROUTING -p icmp -s {ip} -j DROP"))
+            .unwrap();
+    };
+    cut("I");
+    let done = run.finish().unwrap();
+    cut("D");
+    let told = format!("default/{name} has answered before and does not any more");
+    assert!(done.stderr.contains(&told), "{}", done.all());
+    done.expect(4).unwrap();
+    scenario.must_be_settled(1, Cni::Flannel).unwrap();
+    assert_eq!(scenario.identities().unwrap(), before);
 }
 
 /// Begins a switch in place and kills it when this step has been begun so often.

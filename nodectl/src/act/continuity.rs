@@ -1,6 +1,8 @@
 //! Watching that pods are not cut off while they are re-plumbed: echo requests to them, between them and out of them, from before
 //! the first step that could be felt until the node is to be opened again.
 
+mod kept;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,32 +10,39 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::{Context, baseline, in_place};
+use crate::clock;
 use crate::host::answerer::Answerer;
 use crate::host::files;
 use crate::host::line::Kind;
 use crate::journal::Timeline;
-use crate::probe::{Expect, Flow, FlowReport, Session, Wanted, is_cut_off, open, surprise, trace};
+use crate::probe::{Answers, Expect, Flow, FlowReport, Session, Wanted, is_cut_off, open, surprise, trace};
 use crate::step::{AdoptedPod, Step};
+use kept::Kept;
 
 /// Questions a second of each flow: a gap of 50 ms shows, and a node full of pods is not kept busy by it.
 const RATE: u32 = 20;
 /// How many pods are asked from, besides being asked.
 const SOURCES: usize = 16;
-
+/// Where most questions come from.
+const HOST: &str = "host";
+/// How long a pod may take to answer again when all is done.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
+/// A pod that was last answered before that is silent, in milliseconds.
+const SILENT_MS: u64 = 1000;
 /// How long the flows that were named and must pass have to be answered once, before anything is changed: a connection takes two
 /// tries of a second.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Flows that are being asked.
 pub struct Watch {
-    session: Session,
+    session: Kept,
     /// Those that were named; they come first.
     named: Vec<Wanted>,
     /// What answers in pods for them.
     _echoes: Vec<Answerer>,
 }
 
-/// Begins to ask. A run that is resumed begins anew, and a pod that has gone by then is not asked.
+/// Begins to ask. A run that is resumed goes on with what it had counted; a pod that has gone by then is not asked.
 pub(super) fn watch(cx: &mut Context, named: &[Wanted]) -> Result<Value> {
     let is_first = !cx.journal.log()?.is_done(cx.at);
     let watch = begin(cx, named)?;
@@ -51,7 +60,7 @@ pub(super) fn watch(cx: &mut Context, named: &[Wanted]) -> Result<Value> {
             names.join("; ")
         );
     }
-    let asked = watch.session.len();
+    let asked = watch.session.reports().len();
     let not_asked: Vec<String> = named.iter().filter(|flow| !watch.named.contains(flow)).map(Wanted::name).collect();
     cx.continuity = Some(watch);
     let mut result = json!({ "flows": asked, "rate": RATE });
@@ -67,6 +76,7 @@ fn begin(cx: &Context, named: &[Wanted]) -> Result<Watch> {
         let (named, own) = (present(), flows(cx));
         let begun = open(cx.host, &named).and_then(|(flows, echoes)| {
             let session = Session::start(flows.into_iter().chain(own.clone()).collect(), RATE)?;
+            let session = Kept::start(session, &cx.run.backup);
             Ok(Watch { session, named: named.clone(), _echoes: echoes })
         });
         match begun {
@@ -85,7 +95,7 @@ fn has_ends(cx: &Context, flow: &Wanted) -> bool {
 fn flows(cx: &Context) -> Vec<Flow> {
     let pods: Vec<&AdoptedPod> = cx.plan.adopted().filter(|pod| in_place::is_there(cx, pod)).collect();
     let flow = |from: Option<&AdoptedPod>, to: String, ip| Flow {
-        from: from.map_or_else(|| "host".to_owned(), |pod| pod.pod.clone()),
+        from: from.map_or_else(|| HOST.to_owned(), |pod| pod.pod.clone()),
         netns: from.map(|pod| cx.host.path(&pod.netns)),
         kind: Kind::Icmp,
         to,
@@ -117,7 +127,14 @@ fn flows(cx: &Context) -> Vec<Flow> {
 /// longer than it may be.
 pub(super) fn judge(cx: &mut Context, max_ms: Option<u64>) -> Result<Value> {
     let Some(watch) = cx.continuity.take() else { return Ok(json!({ "note": "nothing was watched" })) };
+    // One that was slow for a moment is given its time.
+    cx.stop.wait_for(LAST_ANSWER, || {
+        let own = of_living(cx, watch.session.reports().split_off(watch.named.len()));
+        Ok(silent(&own, clock::unix_milliseconds()).is_empty().then_some(()))
+    })?;
+    let asked_until = clock::unix_milliseconds();
     let (named, own) = end(cx, watch)?;
+    let cut: Vec<String> = silent(&own, asked_until).into_iter().map(since).collect();
     let limit = max_ms.map(Duration::from_millis);
     let told = |report: &FlowReport| Some(format!("{} {}", report.name(), surprise(report, limit)?));
     let must_answer = named.iter().chain(own.iter().filter(|report| report.answered > 0));
@@ -125,26 +142,49 @@ pub(super) fn judge(cx: &mut Context, max_ms: Option<u64>) -> Result<Value> {
     let too_long = worst.and_then(told);
     let surprises: Vec<String> = named.iter().filter_map(told).collect();
     let found = summary(named.iter().chain(&own).collect(), &surprises);
-    match too_long {
-        None => Ok(found),
-        Some(told) => {
-            cx.found = found;
-            bail!("{told}. To fix it: see what this node was busy with then, or allow more with --max-outage")
+    let why = match too_long {
+        _ if !cut.is_empty() => {
+            format!("{}. To fix it: see where its packets are lost, with tcpdump on its interface", cut.join("; "))
         }
-    }
+        Some(told) => {
+            format!("{told}. To fix it: see what this node was busy with then, or allow more with --max-outage")
+        }
+        None => return Ok(found),
+    };
+    cx.found = found;
+    bail!(why)
 }
 
-/// Ends the asking: what was named, and the pods' own flows, without those of pods that have gone. One that was deleted meanwhile
-/// does not answer, and is not to.
+/// A pod that was deleted meanwhile does not answer, and is not to.
+fn of_living(cx: &Context, mut reports: Vec<FlowReport>) -> Vec<FlowReport> {
+    let gone: Vec<&str> =
+        cx.plan.adopted().filter(|pod| !in_place::is_there(cx, pod)).map(|pod| pod.pod.as_str()).collect();
+    reports.retain(|report| !gone.contains(&report.from.as_str()) && !gone.contains(&report.to.as_str()));
+    reports
+}
+
+/// Pods that have answered this host and do not any more. Others a network policy may keep apart, which begins to be enforced
+/// with the new CNI; felix lets the own host through to its pods.
+fn silent(own: &[FlowReport], at_ms: u64) -> Vec<&FlowReport> {
+    let is_silent = |answers: &Answers| answers.last_ms + SILENT_MS < at_ms;
+    let from_host = own.iter().filter(|report| report.from == HOST);
+    from_host.filter(|report| report.answers.as_ref().is_some_and(is_silent)).collect()
+}
+
+/// Since when, in words.
+fn since(report: &FlowReport) -> String {
+    let gap = report.gaps.iter().max_by_key(|gap| gap.at_ms + gap.us / 1000);
+    let during = gap.map(|gap| gap.during.to_string()).unwrap_or_default();
+    format!("{} has answered before and does not any more{during}", report.to)
+}
+
+/// Ends the asking: what was named, and the pods' own flows, without those of pods that have gone.
 fn end(cx: &Context, watch: Watch) -> Result<(Vec<FlowReport>, Vec<FlowReport>)> {
     let mut named = watch.session.finish();
     trace(&mut named, &[Timeline::of(&cx.journal.log()?)]);
-    let mut own = named.split_off(watch.named.len());
+    let own = of_living(cx, named.split_off(watch.named.len()));
     let mut there = watch.named.iter().map(|flow| has_ends(cx, flow));
     named.retain(|_| there.next().unwrap_or(true));
-    let gone: Vec<&str> =
-        cx.plan.adopted().filter(|pod| !in_place::is_there(cx, pod)).map(|pod| pod.pod.as_str()).collect();
-    own.retain(|report| !gone.contains(&report.from.as_str()) && !gone.contains(&report.to.as_str()));
     Ok((named, own))
 }
 
@@ -159,7 +199,7 @@ pub fn watch_back(cx: &mut Context) -> Result<()> {
         && cx.continuity.is_none()
     {
         match begin(cx, named) {
-            Ok(watch) => cx.continuity = Some(watch).filter(|watch| !watch.session.is_empty()),
+            Ok(watch) => cx.continuity = Some(watch).filter(|watch| !watch.session.reports().is_empty()),
             Err(error) => tracing::warn!("what the way back costs the pods is not watched: {error:#}"),
         }
     }

@@ -122,6 +122,11 @@ impl Ledger {
         })
     }
 
+    /// Questions that will not be answered any more.
+    pub fn lost(&self) -> u64 {
+        self.sent - self.answered - self.under_way.len() as u64
+    }
+
     pub fn is_settled(&self) -> bool {
         self.under_way.is_empty()
     }
@@ -133,7 +138,7 @@ impl Ledger {
     /// The longest time without an answer in which a question was lost: that nothing was answered because the machine was busy
     /// is no outage.
     pub fn outage(&self) -> Duration {
-        if self.sent == self.answered {
+        if self.lost() == 0 {
             return Duration::ZERO;
         }
         let longest = self.gaps.iter().filter(|gap| self.is_outage(gap)).map(|(_, length)| *length).max();
@@ -144,8 +149,7 @@ impl Ledger {
     /// Whether a question was lost in this gap.
     fn is_outage(&self, (begin, length): &(Duration, Duration)) -> bool {
         // Of the lost ones only the first are remembered.
-        let lost = self.sent - self.answered;
-        lost > REMEMBERED as u64 || self.lost.iter().any(|at| (*begin..=*begin + *length).contains(at))
+        self.lost() > REMEMBERED as u64 || self.lost.iter().any(|at| (*begin..=*begin + *length).contains(at))
     }
 
     /// The longest gaps: those that are longer than `least`, and those in which a question was lost. In the order in which they
