@@ -7,6 +7,7 @@ use crate::clock;
 use crate::cni::Cni;
 use crate::journal::{Debt, Log, Outcome};
 use crate::probe::{Expect, FlowReport};
+use crate::step::words::count;
 
 use super::probe_text::{flows_text, surprises_text};
 
@@ -66,10 +67,10 @@ fn pairs_text(pairs: &[FlowReport]) -> String {
     if !losers.is_empty() {
         text.push_str(&flows_text(&losers));
     }
-    let other = if losers.is_empty() { "" } else { "other " };
+    let other = if losers.is_empty() { "pair" } else { "other pair" };
     match others.len() - refused {
         0 => {}
-        n => text.push_str(&format!("{n} {other}pairs, 0 lost\n")),
+        n => text.push_str(&format!("{}, 0 lost\n", count(n, other))),
     }
     text
 }
@@ -239,6 +240,6 @@ mod tests {
         assert_eq!(lines.len(), 5, "{text}");
         assert!(lines[2].starts_with("  icmp default/a") && lines[2].contains("    2"), "{text}");
         assert!(lines[3].ends_with("150 ms from 00:00:00.005Z, during hold (let new pods wait)"), "{text}");
-        assert_eq!(lines[4], "1 other pairs, 0 lost");
+        assert_eq!(lines[4], "1 other pair, 0 lost");
     }
 }
