@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nodectl_lab::cluster::until;
+use nodectl_lab::cluster::{is_ready, until};
 use nodectl_lab::node::Kind;
 use nodectl_lab::objects::{self, workloads};
 use nodectl_lab::scenario::crash::{Sample, is_full};
@@ -124,6 +124,30 @@ fn silent(scenario: &Scenario) -> Result<Option<String>> {
     Ok((!broken.is_empty()).then(|| format!("no answer: {}", broken.join(", "))))
 }
 
+/// What the node and its pods that are not ready say, after a round that went wrong.
+fn said(scenario: &Scenario) -> Result<String> {
+    let script = "cd /var/log; tail -n 15 switch nodectl-*.log kubelet.log containerd.log
+        ls -l /var/lib/cni-shim/* /var/lib/cni/networks/* /var/lib/containerd/lab/* /etc/cni/net.d /run/netns; ps -o pid,args";
+    let pods = scenario.pods()?.into_iter().filter(|pod| !is_ready(pod));
+    let pods: Vec<String> = pods.map(|pod| format!("{}: {}", pod["metadata"]["name"], pod["status"])).collect();
+    Ok(format!("{}\n{}", pods.join("\n"), scenario.node(1)?.exec(&["sh", "-c", script])?.stdout))
+}
+
+/// One cut on the way to the other CNI, and its end; where the node is then.
+fn round(scenario: &Scenario, from: Cni, point: usize) -> Result<Cni> {
+    let begun = Instant::now();
+    let to = from.other();
+    let passed = cut_at(scenario, to, point)?;
+    let what = format!("cut at point {passed} of the way to {}", to.name());
+    let cut = begun.elapsed();
+    let cni = boots_and_settles(scenario).with_context(|| what.clone())?;
+    let settled = begun.elapsed();
+    must_be_whole(scenario, cni).with_context(|| what.clone())?;
+    let [cut, settled, whole] = [cut, settled, begun.elapsed()].map(|time| time.as_secs_f32());
+    println!("{what} after {cut:.1} s: on {} after {settled:.1} s, whole after {whole:.1} s", cni.name());
+    Ok(cni)
+}
+
 #[test]
 fn a_power_cut_at_any_point_ends_on_one_cni_though_nothing_unsynced_was_kept() -> Result<()> {
     let begun = Instant::now();
@@ -131,23 +155,7 @@ fn a_power_cut_at_any_point_ends_on_one_cni_though_nothing_unsynced_was_kept() -
     println!("started: {:.1} s", begun.elapsed().as_secs_f32());
     let mut cni = Cni::Flannel;
     for point in Sample::from_environment().spread(POINTS, if is_full() { 20 } else { 1 }) {
-        let begun = Instant::now();
-        let to = cni.other();
-        let passed = cut_at(&scenario, to, point)?;
-        let cut = begun.elapsed();
-        cni = boots_and_settles(&scenario)
-            .with_context(|| format!("after a cut at point {passed} of the way to {}", to.name()))?;
-        let settled = begun.elapsed();
-        must_be_whole(&scenario, cni)
-            .with_context(|| format!("after a cut at point {passed} of the way to {}", to.name()))?;
-        println!(
-            "to {}, cut at point {passed} ({point}) after {:.1} s: on {} after {:.1} s, whole after {:.1} s",
-            to.name(),
-            cut.as_secs_f32(),
-            cni.name(),
-            settled.as_secs_f32(),
-            begun.elapsed().as_secs_f32()
-        );
+        cni = round(&scenario, cni, point).or_else(|error| bail!("{error:#}\n{}", said(&scenario)?))?;
     }
     Ok(())
 }
