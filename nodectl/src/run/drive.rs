@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::{Folders, confirm as deadman, motd, owing};
+use super::{Folders, Options, confirm as deadman, motd, owing};
 use crate::act::{self, Api, Context};
 use crate::events::{self, Event};
 use crate::execute::{self, StepFailed, Unpaid};
@@ -16,31 +16,12 @@ use crate::host::{Host, machine};
 use crate::journal::{self, Journal, Log, Outcome, Record};
 use crate::plan::Plan;
 use crate::remedy::Told;
-use crate::report::{Progress, ProgressFormat, RunSummary};
+use crate::report::{Progress, RunSummary};
 use crate::request::Strategy;
 use crate::run_note::{RUN_NOTE_VERSION, RunNote, RunState};
 use crate::step::UndoDue;
 use crate::stop::{Stop, Stopped};
 use crate::verify;
-
-/// How a run is driven.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Why, for the journal.
-    pub reason: Option<String>,
-    /// Who began it, for the journal.
-    pub by: String,
-    /// Take a new run back unless it is confirmed within this.
-    pub confirm_within: Option<Duration>,
-    /// Take a failed run back.
-    pub auto_revert: bool,
-    /// Leave a stopped run open.
-    pub stay_open_on_stop: bool,
-    /// How progress is shown.
-    pub progress: ProgressFormat,
-    /// The closed run that a new one is the way back of.
-    pub takes_back: Option<String>,
-}
 
 /// How long the node is given to look as it must, once every step is done.
 const SETTLE: Duration = Duration::from_secs(30);
