@@ -35,7 +35,11 @@ pub(super) fn way_back(args: &RevertArgs, strategy: Strategy) -> Result<(), Fail
 /// An open run is undone as its journal says, and asks what it was told to ask when it was begun.
 pub(super) fn open_run(args: &RevertArgs, run: &str) {
     let mut given = probe(&args.probe);
-    given.extend([("--strategy", args.strategy.is_some()), ("--unadoptable", args.unadoptable.is_some())]);
+    given.extend([
+        ("--strategy", args.strategy.is_some()),
+        ("--unadoptable", args.unadoptable.is_some()),
+        ("--max-outage", args.max_outage.is_some()),
+    ]);
     if let Some(names) = names(&given) {
         tracing::warn!("{names}: of no use now: run {run} is open, and is undone as its journal says");
     }
