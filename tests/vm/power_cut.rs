@@ -53,6 +53,8 @@ fn cut_at(scenario: &Scenario, to: Cni, point: usize) -> Result<usize> {
     let passed = || std::fs::read_to_string(&heard).unwrap_or_default().lines().count();
     let before = passed();
     let limits = "--drain-timeout 90 --agent-timeout 90";
+    // What was there before is on the disk: only what the switch itself does is lost.
+    node.sh("sync")?;
     node.sh(&format!(
         "(NODECTL_FAULT_LOG={HEARD} nodectl migrate --to {} --yes {limits} >/var/log/switch 2>&1; echo ended >{HEARD}) </dev/null &",
         to.name()

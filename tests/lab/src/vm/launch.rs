@@ -176,6 +176,7 @@ fn node_script(spec: &Spec) -> String {
         "for module in virtio_pci virtio_blk virtio_net overlay; do modprobe $module; done
          mkdir -p {DISK} /usr/bin && mount -t ext4 -o noauto_da_alloc /dev/vda {DISK}
          /busybox/busybox --install -s /bin; ln -sf /usr/sbin/dash /bin/sh; ln -s /usr/sbin/dbus-daemon /usr/bin/dbus-daemon
+         rmdir /var/run; ln -s /run /var/run
          echo root:x:0:0:root:/root:/bin/sh >/etc/passwd; echo root:x:0: >/etc/group
          own=$(ls /sys/class/net | grep -v '^lo$'); ip netns add {underlay}; ip link set $own netns {underlay} name own
          printf 'link set lo up\\nlink add ul0 type bridge forward_delay 0\\nlink set ul0 up\\nlink set own master ul0 up\\n' |
