@@ -10,6 +10,7 @@ mod options;
 mod owing;
 mod shortest;
 mod summary;
+mod torn;
 
 pub use confirm::{is_too_late, possible as can_be_confirmed, was_rebooted};
 pub use drive::{confirm, resume, revert_open, start};
@@ -18,3 +19,4 @@ pub use lock::Lock;
 pub use motd::update as update_motd;
 pub use options::Options;
 pub use shortest::shortest;
+pub use torn::remove_empty;

@@ -79,8 +79,17 @@ fn before_kubelet(host: &Host, folders: &Folders, id: &str, settings: &Settings)
     if changed {
         State::routed(shim_backend(cni)).store(&paths)?;
     }
+    let torn = run::remove_empty(host).unwrap_or_else(|error| {
+        tracing::warn!("files that a power cut may have left empty are not removed: {error:#}");
+        Vec::new()
+    });
     run::update_motd(host);
-    let text = format!("Run {id} is open; new pods get {cni} until it is settled.\n");
-    report::result(settings.output, &text, &json!({"outcome": "open", "cni": cni}), changed)?;
+    let removed = match torn.len() {
+        0 => String::new(),
+        _ => format!("Removed, since a power cut has left them empty: {}.\n", torn.join(", ")),
+    };
+    let text = format!("Run {id} is open; new pods get {cni} until it is settled.\n{removed}");
+    let data = json!({"outcome": "open", "cni": cni, "removed": torn});
+    report::result(settings.output, &text, &data, changed || !torn.is_empty())?;
     Ok(code::DONE)
 }
