@@ -14,6 +14,7 @@ use crate::clock;
 use crate::host::answerer::Answerer;
 use crate::host::files;
 use crate::host::line::Kind;
+use crate::host::ping;
 use crate::journal::Timeline;
 use crate::probe::{Answers, Expect, Flow, FlowReport, Session, Wanted, is_cut_off, open, surprise, trace};
 use crate::step::{AdoptedPod, Step};
@@ -134,7 +135,7 @@ pub(super) fn judge(cx: &mut Context, max_ms: Option<u64>) -> Result<Value> {
     })?;
     let asked_until = clock::unix_milliseconds();
     let (named, own) = end(cx, watch)?;
-    let cut: Vec<String> = silent(&own, asked_until).into_iter().map(since).collect();
+    let cut: Vec<String> = silent(&own, asked_until).into_iter().filter(|flow| is_cut(flow)).map(since).collect();
     let limit = max_ms.map(Duration::from_millis);
     let told = |report: &FlowReport| Some(format!("{} {}", report.name(), surprise(report, limit)?));
     let must_answer = named.iter().chain(own.iter().filter(|report| report.answered > 0));
@@ -169,6 +170,12 @@ fn silent(own: &[FlowReport], at_ms: u64) -> Vec<&FlowReport> {
     let is_silent = |answers: &Answers| answers.last_ms + SILENT_MS < at_ms;
     let from_host = own.iter().filter(|report| report.from == HOST);
     from_host.filter(|report| report.answers.as_ref().is_some_and(is_silent)).collect()
+}
+
+/// Once more, by nobody who asked before.
+fn is_cut(flow: &FlowReport) -> bool {
+    let replies = ping::ping(&[flow.address.ip()], 3, Duration::from_millis(500)).unwrap_or_default();
+    replies.iter().all(|reply| reply.received == 0)
 }
 
 /// Since when, in words.

@@ -111,6 +111,8 @@ pub(super) fn switch(
             Err(error) if tries > 0 && saved.is_none() && is_overtaken(&error) => {
                 tracing::warn!("{}; it is planned again", Told::of(&error.to_string()).what);
                 tries -= 1;
+                // The next run's name has its second in it, and our pid.
+                std::thread::sleep(Duration::from_secs(1));
                 go = match now()? {
                     Ok(go) => go,
                     Err(code) => return Ok(code),

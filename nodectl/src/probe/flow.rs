@@ -13,6 +13,10 @@ use crate::host::netns;
 /// How long a flow may take to notice that it is to end.
 const GLANCE: Duration = Duration::from_millis(50);
 
+/// A socket keeps the source address and the route that it was opened with, also when their device goes (a killed run's, for one):
+/// after so long a silence another is opened, as whoever asks anew would.
+const RENEW: Duration = Duration::from_secs(1);
+
 /// What asks; it runs in the network namespace that its thread is in.
 pub(super) struct Asker {
     pub kind: Kind,
@@ -30,8 +34,15 @@ impl Asker {
     pub fn run(&self) {
         let before = self.retransmitted();
         let (mut line, mut number, mut next) = (None, 0_u64, Instant::now());
+        let mut heard = (0, Instant::now());
         while !self.stopping.load(Ordering::Relaxed) {
             number += 1;
+            let answered = lock(&self.counted.ledger).answered;
+            if answered != heard.0 {
+                heard = (answered, Instant::now());
+            } else if self.kind != Kind::Tcp && heard.1.elapsed() >= RENEW {
+                (line, heard.1) = (None, Instant::now());
+            }
             self.ask(&mut line, number);
             // A late question is not made up for by a burst.
             next = (next + self.period).max(Instant::now());

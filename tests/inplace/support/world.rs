@@ -187,6 +187,8 @@ pub fn warm(session: &Session) {
 pub fn warmed(flows: Vec<Flow>, rate: u32) -> Session {
     let first = Session::start(flows.clone(), rate).unwrap();
     warm(&first);
+    // IPv6 of a new network is not at rest when it first answers (duplicate address detection takes a second).
+    std::thread::sleep(std::time::Duration::from_secs(2));
     first.finish();
     let session = Session::start(flows, rate).unwrap();
     warm(&session);
