@@ -119,6 +119,37 @@ impl FlowReport {
     }
 }
 
+#[cfg(test)]
+impl FlowReport {
+    /// One of this host's, for tests: so many questions, so many of them answered.
+    pub(crate) fn example(to: &str, sent: u64, answered: u64) -> FlowReport {
+        FlowReport {
+            from: "host".into(),
+            kind: Kind::Udp,
+            to: to.into(),
+            address: SocketAddr::from(([10, 1, 0, 2], 7)),
+            expect: Expect::Pass,
+            sent,
+            answered,
+            lost: sent - answered,
+            refused: 0,
+            failed: 0,
+            connections: 0,
+            breaks: 0,
+            retransmitted: None,
+            longest_gap_us: 0,
+            outage_us: 0,
+            lost_at_ms: Vec::new(),
+            gaps: Vec::new(),
+            answers: None,
+            least_us: 0,
+            mean_us: 0,
+            most_us: 0,
+            said: None,
+        }
+    }
+}
+
 /// Flows that are being probed.
 pub struct Session {
     flows: Vec<(Flow, Arc<Counted>, JoinHandle<()>)>,

@@ -58,35 +58,20 @@ fn both(earlier: &FlowReport, later: FlowReport) -> FlowReport {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Answers, Expect};
+    use super::super::Answers;
     use super::*;
-    use crate::host::line::Kind;
 
     fn report(to: &str, sent: u64, answered: u64, outage_us: u64) -> FlowReport {
         let answers = Answers { first_ms: sent, last_ms: sent + answered, during: Default::default() };
         FlowReport {
-            from: "host".into(),
-            kind: Kind::Icmp,
-            to: to.into(),
-            address: "10.1.0.2:0".parse().unwrap(),
-            expect: Expect::Pass,
-            sent,
-            answered,
-            lost: sent - answered,
-            refused: 0,
-            failed: 0,
-            connections: 0,
-            breaks: 0,
-            retransmitted: None,
             longest_gap_us: outage_us,
             outage_us,
             lost_at_ms: vec![sent],
-            gaps: Vec::new(),
             answers: (answered > 0).then_some(answers),
             least_us: 10 * answered,
             mean_us: 100,
             most_us: 10 * sent,
-            said: None,
+            ..FlowReport::example(to, sent, answered)
         }
     }
 

@@ -44,33 +44,15 @@ pub fn is_cut_off(report: &FlowReport, max_outage: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::line::Kind;
     use crate::probe::{Answers, Gap};
 
     fn report(expect: Expect, answered: u64, breaks: u64, outage_us: u64) -> FlowReport {
         FlowReport {
-            from: "host".into(),
-            kind: Kind::Udp,
-            to: "10.1.0.2:7".into(),
-            address: "10.1.0.2:7".parse().unwrap(),
             expect,
-            sent: 10,
-            answered,
-            lost: 10 - answered,
-            refused: 0,
-            failed: 0,
-            connections: 0,
             breaks,
-            retransmitted: None,
             longest_gap_us: outage_us,
             outage_us,
-            lost_at_ms: Vec::new(),
-            gaps: Vec::new(),
-            answers: None,
-            least_us: 0,
-            mean_us: 0,
-            most_us: 0,
-            said: None,
+            ..FlowReport::example("10.1.0.2:7", 10, answered)
         }
     }
 

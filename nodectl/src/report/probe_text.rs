@@ -87,33 +87,17 @@ fn remarks(report: &FlowReport) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::line::Kind;
     use crate::probe::During;
 
     fn flow(from: &str, to: &str) -> FlowReport {
         FlowReport {
             from: from.into(),
-            kind: Kind::Udp,
-            to: to.into(),
-            address: "10.1.0.2:7".parse().unwrap(),
-            expect: Expect::Pass,
-            sent: 1000,
-            answered: 998,
-            lost: 2,
-            refused: 0,
-            failed: 0,
-            connections: 0,
-            breaks: 0,
-            retransmitted: None,
             longest_gap_us: 123_456,
             outage_us: 123_456,
-            lost_at_ms: Vec::new(),
-            gaps: Vec::new(),
-            answers: None,
             least_us: 40,
             mean_us: 71,
             most_us: 12_345_678,
-            said: None,
+            ..FlowReport::example(to, 1000, 998)
         }
     }
 
