@@ -1,15 +1,16 @@
 //! ADD: wait out a hold, write down what is going to happen, run the backend's chain, and undo it if it fails.
 
-use cni_shim::chain::{self, Failure};
-use cni_shim::conflist::List;
-use cni_shim::delete::{self, Terms};
-use cni_shim::holds::Hold;
-use cni_shim::lock::{self, Lock};
-use cni_shim::pending::Pending;
-use cni_shim::record::{FORMAT, Phase, Pod, Record};
 use cni_shim::request::Request;
-use cni_shim::state::{Backend, Route, State};
-use cni_shim::{Error, convert, error, file, scratch};
+use cni_spec::chain::{self, Failure};
+use cni_spec::error::{self, Error};
+use cni_spec::{convert, process};
+use cni_store::delete::{self, Terms};
+use cni_store::holds::Hold;
+use cni_store::lock::{self, Lock};
+use cni_store::pending::Pending;
+use cni_store::record::{FORMAT, Phase, Pod, Record};
+use cni_store::state::{Backend, Route, State};
+use cni_store::{file, scratch};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde_json::Value;
@@ -61,14 +62,14 @@ pub fn run(request: &Request) -> Result<Value, Error> {
 }
 
 fn locked(request: &Request, begin_by: Instant) -> Result<Lock, Error> {
-    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let (id, ifname) = request.attachment();
     let lock = lock::attachment(&request.paths, id, ifname, request.lock_wait(begin_by))?;
     lock.ok_or_else(|| lock::busy(&request.paths, id, ifname))
 }
 
 /// Deals with what an earlier call for the same attachment has left.
 fn clear(request: &Request, lock: Lock, begin_by: Instant) -> Result<Lock, Error> {
-    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let (id, ifname) = request.attachment();
     let record = Record::load(&request.paths, id, ifname);
     if let Ok(Some(Record { phase: Phase::Added, backend, .. })) = &record {
         // Not undone: that would tear down a live attachment.
@@ -106,7 +107,7 @@ fn begin(request: &Request, last_read: bool, begin_by: Instant) -> Result<Begin,
         // No state yet: never a guess from the files that happen to be there.
         None => {
             let (missing, default) = (paths.state(), request.default);
-            file::log(&format!("{} is missing, so this pod gets the default, {default}", missing.display()));
+            error::log(format!("{} is missing, so this pod gets the default, {default}", missing.display()));
             default
         }
         Some(state) => match state.route(request.run(), file::since_boot_ms()) {
@@ -114,19 +115,20 @@ fn begin(request: &Request, last_read: bool, begin_by: Instant) -> Result<Begin,
             Route::Wait => return Ok(Begin::Wait(Box::new(state))),
         },
     };
-    let list = match List::of_backend(paths, &request.backends, backend, last_read) {
+    let list = match request.backends.list(paths, backend, last_read) {
         Err(_) if !last_read => return Ok(Begin::ReadAgain),
         list => list?,
     };
     if backend == Backend::Flannel {
         crate::watch::subnet_file(request, &list)?;
     }
-    let mut run = list.resolve(&request.invocation.cni_path)?;
-    run.runtime_config = list.declared(&request.runtime_config);
-    run.args.clone_from(&request.invocation.args);
-    let mut record = Record::new(&request.invocation.container_id, &request.invocation.ifname, backend, vec![run]);
-    record.netns.clone_from(&request.invocation.netns);
-    record.cni_path.clone_from(&request.invocation.cni_path);
+    let said = &request.input.invocation;
+    let mut run = list.resolve(&said.cni_path)?;
+    run.runtime_config = list.declared(&request.input.runtime_config);
+    run.args.clone_from(&said.args);
+    let mut record = Record::new(&said.container_id, &said.ifname, backend, vec![run]);
+    record.netns.clone_from(&said.netns);
+    record.cni_path.clone_from(&said.cni_path);
     record
         .store(paths, false)
         .map_err(|cause| Error { details: format!("Nothing was done: {}", cause.details), ..cause })?;
@@ -143,7 +145,7 @@ fn attach(request: &Request, mut record: Record, lock: Lock) -> Result<Value, Er
             scratch::save(&request.paths, &mut record);
             // The intent is enough for a DEL: a full disk is no reason to fail a pod that is attached.
             if let Err(cause) = record.complete(&request.paths) {
-                file::log(&cause.to_string());
+                error::log(&cause);
             }
             match Pending::load(&request.paths, &record.container_id, &record.ifname) {
                 Ok(None) => Ok(answer),
@@ -165,15 +167,16 @@ fn attach(request: &Request, mut record: Record, lock: Lock) -> Result<Value, Er
 fn chained(request: &Request, record: &Record) -> Result<(Value, Value), Error> {
     let deadline = Instant::now() + request.limits.add();
     let list = record.del.first().ok_or_else(|| Error::new(error::CONFIG, "the record has no list", AGAIN))?;
-    let result = chain::add(list, &request.invocation, request.previous.as_ref(), deadline)?;
-    Ok((convert::result(&result, &list.cni_version)?, convert::result(&result, &request.version)?))
+    let result = chain::add(list, &request.input.invocation, request.input.previous.as_ref(), deadline)?;
+    Ok((convert::result(&result, &list.cni_version)?, convert::result(&result, &request.input.version)?))
 }
 
 /// DEL over the whole chain, also over the plugins that were never reached. The runtime gets the ADD's error; what could
 /// not be undone stays recorded, and pending.
 fn undo(request: &Request, record: Record, lock: Lock) {
-    let terms = Terms { request_name: &request.name, within: request.limits.undo(), defer: false };
-    let undone: Result<(), Vec<Failure>> = delete::finish(&request.paths, record, &request.invocation, terms, lock);
+    let terms = Terms { request_name: &request.input.name, within: request.limits.undo(), defer: false };
+    let undone: Result<(), Vec<Failure>> =
+        delete::finish(&request.paths, record, &request.input.invocation, terms, lock);
     chain::log("undoing the failed ADD", &undone.err().unwrap_or_default());
 }
 
@@ -197,18 +200,19 @@ impl<'a> Waiting<'a> {
             watch.add_watch(dir, changes)?;
             Ok(watch)
         };
-        let watch = watched().map_err(|cause| file::log(&format!("cannot watch {}: {cause}", dir.display()))).ok();
+        let watch = watched().map_err(|cause| error::log(format!("cannot watch {}: {cause}", dir.display()))).ok();
         let (pid, now) = (std::process::id(), file::now_ms());
         let bound = until.saturating_duration_since(Instant::now()).as_millis();
+        let said = &request.input.invocation;
         let marker = Hold {
             format: FORMAT,
-            container_id: request.invocation.container_id.clone(),
-            ifname: request.invocation.ifname.clone(),
-            pod: Pod::from_args(&request.invocation.args),
+            container_id: said.container_id.clone(),
+            ifname: said.ifname.clone(),
+            pod: Pod::from_args(&said.args),
             since_ms: now,
             deadline_ms: now.saturating_add(u64::try_from(bound).unwrap_or(u64::MAX)),
             pid,
-            started: file::process_start(pid),
+            started: process::started(pid),
         };
         marker.store(&request.paths)?;
         Ok(Self { request, watch, marker, until })

@@ -1,13 +1,15 @@
 //! DEL: what was recorded, or what the evidence tells; whatever the state is now.
 
-use cni_shim::delete::{self, Terms};
-use cni_shim::evidence::{self, Sought};
-use cni_shim::holds::Hold;
-use cni_shim::pending::Pending;
-use cni_shim::record::Record;
 use cni_shim::request::Request;
-use cni_shim::state::State;
-use cni_shim::{Error, chain, error, file, lock};
+use cni_spec::chain;
+use cni_spec::error::{self, Error};
+use cni_store::delete::{self, Terms};
+use cni_store::evidence::{self, Sought};
+use cni_store::holds::Hold;
+use cni_store::pending::Pending;
+use cni_store::record::Record;
+use cni_store::state::State;
+use cni_store::{file, lock};
 use std::time::{Duration, Instant};
 
 /// How long a DEL may take whose failure is kept for later.
@@ -20,7 +22,7 @@ pub fn run(request: &Request) -> Result<(), Error> {
 
 /// The same, to be done at a deadline.
 pub fn by(request: &Request, deadline: Instant) -> Result<(), Error> {
-    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let (id, ifname) = request.attachment();
     let paths = &request.paths;
     Hold::remove(paths, id, ifname)?;
     let Some(lock) = lock::attachment(paths, id, ifname, request.lock_wait(deadline))? else {
@@ -34,30 +36,30 @@ pub fn by(request: &Request, deadline: Instant) -> Result<(), Error> {
         return Ok(());
     };
     for list in record.del.iter_mut().filter(|list| list.runtime_config.is_empty()) {
-        list.runtime_config.clone_from(&request.runtime_config);
+        list.runtime_config.clone_from(&request.input.runtime_config);
     }
     let defer = State::load(paths).ok().flatten().is_some_and(|state| state.defer_failed_del);
     let left = deadline.saturating_duration_since(Instant::now());
     // While failures are kept for later, an API server that hangs must not cost each pod the whole time.
     let within = if defer { left.min(DEFERRED) } else { left };
-    let terms = Terms { request_name: &request.name, within, defer };
-    delete::finish(paths, record, &request.invocation, terms, lock).map_err(|failures| chain::join(&failures))
+    let terms = Terms { request_name: &request.input.name, within, defer };
+    delete::finish(paths, record, &request.input.invocation, terms, lock).map_err(|failures| chain::join(&failures))
 }
 
 /// The ADD, or a delegate that outlived it, is still at work. The note makes it undo itself when it ends, and nodectl see to
 /// it if it cannot: a runtime may never ask again.
 fn overtaken(request: &Request) -> Error {
-    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let (id, ifname) = request.attachment();
     let error = lock::busy(&request.paths, id, ifname);
     let record = Record::load(&request.paths, id, ifname).ok().flatten();
     if let Err(cause) = Pending::note(&request.paths, id, ifname, record.as_ref(), &error) {
-        file::log(&cause.to_string());
+        error::log(&cause);
     }
     error
 }
 
 fn find(request: &Request) -> Result<Option<Record>, Error> {
-    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let (id, ifname) = request.attachment();
     let torn = match Record::load(&request.paths, id, ifname) {
         Ok(Some(record)) => return Ok(Some(record)),
         Ok(None) => None,
@@ -70,9 +72,9 @@ fn find(request: &Request) -> Result<Option<Record>, Error> {
         _ => {}
     }
     if let Some(cause) = &torn {
-        file::log(&format!("{cause}; going by other evidence"));
+        error::log(format!("{cause}; going by other evidence"));
     }
-    let (args, cni_path) = (request.invocation.args.as_str(), request.invocation.cni_path.as_str());
+    let (args, cni_path) = (request.input.invocation.args.as_str(), request.input.invocation.cni_path.as_str());
     let sought = Sought { container_id: id, ifname, args, cni_path, torn: torn.is_some() };
     let found = evidence::import_record(&request.paths, &request.backends, &sought)?;
     if found.is_none() {

@@ -4,8 +4,10 @@ mod add;
 mod del;
 mod watch;
 
-use cni_shim::request::{self, Request, Verb};
-use cni_shim::{Error, convert, error};
+use cni_shim::request::Request;
+use cni_spec::convert;
+use cni_spec::error::{self, Error};
+use cni_spec::skel::{self, Verb};
 use serde_json::Value;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -50,7 +52,7 @@ fn print(document: &Value) -> ExitCode {
 /// Does what CNI_COMMAND says. `version` becomes the runtime's as soon as that is known.
 fn answer(verb: &str, version: &mut String) -> Result<Option<Value>, Error> {
     let verb = match verb {
-        "VERSION" => return Ok(Some(request::version())),
+        "VERSION" => return Ok(Some(skel::version())),
         "ADD" => Verb::Add,
         "DEL" => Verb::Del,
         "CHECK" => Verb::Check,

@@ -1,12 +1,14 @@
 //! CHECK, GC and STATUS.
 
-use cni_shim::chain::Failure;
-use cni_shim::conflist::{List, TYPE};
-use cni_shim::delete::{self, Terms};
-use cni_shim::record::{Phase, Record};
 use cni_shim::request::Request;
-use cni_shim::state::{Backend, Route, State};
-use cni_shim::{Error, chain, convert, error, file, lock};
+use cni_spec::chain::{self, Failure};
+use cni_spec::conflist::{List, TYPE};
+use cni_spec::convert;
+use cni_spec::error::{self, Error};
+use cni_store::delete::{self, Terms};
+use cni_store::record::{Phase, Record};
+use cni_store::state::{Backend, Route, State};
+use cni_store::{file, lock};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Runs the CHECK of the list that made the attachment. What cannot be checked is taken for sound: CRI-O calls CHECK right
 /// after every ADD, and code 3 would say that no DEL is needed.
 pub fn check(request: &Request) -> Result<(), Error> {
-    let (id, ifname) = (&request.invocation.container_id, &request.invocation.ifname);
+    let (id, ifname) = request.attachment();
     let wait = request.limits.lock().min(Duration::from_secs(10));
     let Ok(Some(lock)) = lock::attachment(&request.paths, id, ifname, wait) else { return Ok(()) };
     let record = match Record::load(&request.paths, id, ifname) {
@@ -33,7 +35,7 @@ pub fn check(request: &Request) -> Result<(), Error> {
     };
     lock.inherit()?;
     let deadline = Instant::now() + request.limits.check();
-    let mut invocation = request.invocation.clone();
+    let mut invocation = request.input.invocation.clone();
     if !list.args.is_empty() {
         invocation.args.clone_from(&list.args);
     }
@@ -46,7 +48,8 @@ pub fn check(request: &Request) -> Result<(), Error> {
 pub fn gc(request: &Request) -> Result<(), Error> {
     let named = ["cni.dev/valid-attachments", "cni.dev/attachments"];
     // Absent or null: the runtime does not say what is valid (cnitool), so nothing is known to be invalid.
-    let Some(valid) = named.iter().find_map(|key| request.config.get(*key).filter(|valid| !valid.is_null())) else {
+    let Some(valid) = named.iter().find_map(|key| request.input.config.get(*key).filter(|valid| !valid.is_null()))
+    else {
         return Ok(());
     };
     let keep = attachments(valid).ok_or_else(|| {
@@ -69,12 +72,12 @@ pub fn gc(request: &Request) -> Result<(), Error> {
     }
     let more: Map<_, _> = named.iter().map(|key| ((*key).to_owned(), valid.clone())).collect();
     for backend in Backend::ALL {
-        let Ok(list) = List::of_backend(&request.paths, &request.backends, backend, true) else { continue };
+        let Ok(list) = request.backends.list(&request.paths, backend, true) else { continue };
         if list.disable_gc || !convert::at_least(&list.cni_version, "1.1.0") {
             continue;
         }
-        match list.resolve(&request.invocation.cni_path) {
-            Ok(run) => failures.extend(chain::each("GC", &run, &request.invocation, &more, deadline)),
+        match list.resolve(&request.input.invocation.cni_path) {
+            Ok(run) => failures.extend(chain::each("GC", &run, &request.input.invocation, &more, deadline)),
             Err(error) => failures.push(Failure { plugin: backend.to_string(), network: list.name, error }),
         }
     }
@@ -88,7 +91,7 @@ fn attachments(valid: &Value) -> Option<HashSet<(&str, &str)>> {
 }
 
 fn ours(request: &Request, error: Error) -> Failure {
-    Failure { plugin: TYPE.to_owned(), network: request.name.clone(), error }
+    Failure { plugin: TYPE.to_owned(), network: request.input.name.clone(), error }
 }
 
 /// Detaches one of them, unless a call or a delegate is at work on it, or its DEL has come meanwhile.
@@ -136,19 +139,19 @@ pub fn status(request: &Request) -> Result<(), Error> {
 }
 
 fn ready(request: &Request, backend: Backend, deadline: Instant) -> Result<(), Error> {
-    let list = List::of_backend(&request.paths, &request.backends, backend, true)?;
+    let list = request.backends.list(&request.paths, backend, true)?;
     match backend {
         Backend::Flannel => subnet_file(request, &list)?,
         Backend::Calico => calico_files(request, &list)?,
     }
-    if request.invocation.cni_path.is_empty() {
+    if request.input.invocation.cni_path.is_empty() {
         return Ok(());
     }
-    let run = list.resolve(&request.invocation.cni_path)?;
+    let run = list.resolve(&request.input.invocation.cni_path)?;
     if !convert::at_least(&run.cni_version, "1.1.0") {
         return Ok(());
     }
-    let failures = chain::each("STATUS", &run, &request.invocation, &Map::new(), deadline);
+    let failures = chain::each("STATUS", &run, &request.input.invocation, &Map::new(), deadline);
     if failures.is_empty() { Ok(()) } else { Err(chain::join(&failures)) }
 }
 

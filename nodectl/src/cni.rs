@@ -59,11 +59,11 @@ impl Cni {
     }
 }
 
-impl From<cni_shim::state::Backend> for Cni {
-    fn from(backend: cni_shim::state::Backend) -> Cni {
+impl From<cni_store::state::Backend> for Cni {
+    fn from(backend: cni_store::state::Backend) -> Cni {
         match backend {
-            cni_shim::state::Backend::Flannel => Cni::Flannel,
-            cni_shim::state::Backend::Calico => Cni::Calico,
+            cni_store::state::Backend::Flannel => Cni::Flannel,
+            cni_store::state::Backend::Calico => Cni::Calico,
         }
     }
 }

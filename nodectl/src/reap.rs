@@ -9,11 +9,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use cni_shim::conflist::Backends;
-use cni_shim::paths::attachment_of;
-use cni_shim::pending::{Outcome, Pending};
-use cni_shim::record::Record;
-use cni_shim::{Error, Paths, chain, error, file, lock};
+use cni_spec::{Error, chain, error};
+use cni_store::backends::Backends;
+use cni_store::paths::attachment_of;
+use cni_store::pending::{Outcome, Pending};
+use cni_store::record::Record;
+use cni_store::{Paths, file, lock};
 use serde::Serialize;
 
 use crate::fault;
@@ -74,7 +75,7 @@ impl Reaper<'_> {
         reaped.finished.extend(ran.finished);
         reaped.left.extend(ran.left);
         // Markers, temporary files and locks of killed shims go with their attachments. Listing is what sweeps.
-        cni_shim::holds::list(&self.paths)?;
+        cni_store::holds::list(&self.paths)?;
         self.paths.written().iter().try_for_each(|dir| file::list(dir).map(drop))?;
         lock::sweep(&self.paths)?;
         Ok(reaped)
@@ -144,8 +145,8 @@ fn since_written(path: &Path) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use cni_shim::record::{DelList, PluginCall};
-    use cni_shim::state::Backend;
+    use cni_spec::chain::{DelList, PluginCall};
+    use cni_store::state::Backend;
     use serde_json::Map;
 
     use super::*;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use cni_shim::record::{Phase, Pod, Record};
-use cni_shim::state::{Mode, State};
+use cni_store::record::{Phase, Pod, Record};
+use cni_store::state::{Mode, State};
 use serde::{Deserialize, Serialize};
 
 use crate::cni::Cni;
@@ -271,8 +271,8 @@ pub fn by_hand(cni: Cni) -> String {
 
 #[cfg(test)]
 mod tests {
-    use cni_shim::record::{DelList, PluginCall};
-    use cni_shim::state::Backend;
+    use cni_spec::chain::{DelList, PluginCall};
+    use cni_store::state::Backend;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Proving the end: what must be true of a node that is on a CNI, compared with what it looks like. Pure.
 
-use cni_shim::conflist::TYPE;
+use cni_spec::conflist::TYPE;
 
 use crate::act;
 use crate::cni::{Cni, NODE_LABEL};

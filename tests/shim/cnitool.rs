@@ -6,9 +6,10 @@
 
 use crate::common::{ARGS, Logged, World};
 use crate::real::{bridge_list, capability_args, inside, leftovers, long_flannel_list, on_a_node, run, seen};
-use cni_shim::Paths;
-use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
-use cni_shim::state::{Backend, State};
+use cni_spec::conflist::List;
+use cni_store::Paths;
+use cni_store::backends::{Backends, shim_conflist, union_of_capabilities};
+use cni_store::state::{Backend, State};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -103,7 +104,7 @@ fn the_newest_libcni_hands_on_the_same_through_the_shim() {
             // Before 1.2, libcni knows neither cniVersions nor STATUS and GC.
             let newer = result["cniVersion"] == "1.1.0";
             assert!(newer || result["cniVersion"] == "1.0.0", "{result}");
-            let back = cni_shim::convert::result(&result, expected["cniVersion"].as_str().unwrap()).unwrap();
+            let back = cni_spec::convert::result(&result, expected["cniVersion"].as_str().unwrap()).unwrap();
             assert_eq!((&back["ips"], &back["routes"]), (&expected["ips"], &expected["routes"]));
             for (through, natively) in through.0.iter().zip(&natively.0) {
                 assert_eq!(through, natively);

@@ -3,9 +3,9 @@
 use crate::common::crio::Crio;
 use crate::common::libcni::version;
 use crate::common::{ARGS, World, calico_list, flannel_list};
-use cni_shim::conflist::Backends;
-use cni_shim::pending::{Outcome, Pending};
-use cni_shim::state::Backend;
+use cni_store::backends::Backends;
+use cni_store::pending::{Outcome, Pending};
+use cni_store::state::Backend;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -111,7 +111,7 @@ fn row_30_a_binary_that_is_gone_costs_crio_its_one_del_and_the_record_makes_up_f
     crio.stop_pod("c1").unwrap();
     assert!(world.take_log().is_empty());
     let record = world.record("c1").expect("the record stays");
-    let gone = cni_shim::Error::new(11, "the runtime does not know the sandbox any more", "");
+    let gone = cni_spec::Error::new(11, "the runtime does not know the sandbox any more", "");
     Pending::note(&world.paths(), "c1", "eth0", Some(&record), &gone).unwrap();
     let pending = Pending::list(&world.paths()).unwrap().0.remove(0);
     let outcome = pending.run(&world.paths(), &Backends::default(), "", Duration::from_secs(10)).unwrap();

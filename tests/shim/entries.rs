@@ -1,19 +1,21 @@
 //! Where bytes of others come in, each with what must hold for any of them: for the fuzz targets (cni-shim/fuzz) and for
 //! mangled.rs.
 
-use cni_shim::chain::Invocation;
-use cni_shim::conflist::{List, union_of_capabilities};
-use cni_shim::convert;
-use cni_shim::pending::Pending;
-use cni_shim::record::Record;
-use cni_shim::request::{Request, Verb};
-use cni_shim::state::State;
+use cni_shim::request::Request;
+use cni_spec::chain::Invocation;
+use cni_spec::conflist::List;
+use cni_spec::convert;
+use cni_spec::skel::{Input, Verb};
+use cni_store::backends::union_of_capabilities;
+use cni_store::pending::Pending;
+use cni_store::record::Record;
+use cni_store::state::State;
 
 /// What a runtime hands over: a request, or an error object with one of the specification's codes.
 pub fn stdin(input: &[u8]) {
     for verb in [Verb::Add, Verb::Del, Verb::Check, Verb::Gc, Verb::Status] {
         let mut version = "1.1.0".to_owned();
-        if let Err(error) = Request::parse(verb, Invocation::default(), input, &mut version) {
+        if let Err(error) = Input::parse(verb, Invocation::default(), input, &mut version).and_then(Request::of) {
             assert!([1, 6, 7].contains(&error.code), "{error:?}");
         }
         assert!(convert::is_supported(&version));
@@ -35,7 +37,7 @@ pub fn record(input: &[u8]) {
     if let Ok(record) = serde_json::from_slice::<Record>(input) {
         let text = serde_json::to_vec(&record).expect("it is encoded");
         assert_eq!(serde_json::from_slice::<Record>(&text).expect("it is read again"), record);
-        cni_shim::delete::unattended(&record);
+        cni_store::delete::unattended(&record);
     }
     if let Ok(pending) = serde_json::from_slice::<Pending>(input) {
         let text = serde_json::to_vec(&pending).expect("it is encoded");

@@ -1,9 +1,10 @@
-//! What the shim does not do on its way through an ADD and a DEL.
+//! What the shim does not do on its way through an ADD and a DEL; and that there is not more of it than can be read at once.
 
 use crate::common::{World, calico_list, flannel_list};
-use cni_shim::Paths;
-use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
-use cni_shim::state::Backend;
+use cni_spec::conflist::List;
+use cni_store::Paths;
+use cni_store::backends::{Backends, shim_conflist, union_of_capabilities};
+use cni_store::state::Backend;
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -62,4 +63,19 @@ fn the_installed_conflist_serves_every_runtime_and_both_backends() {
     world.call("ADD", "c1").with("runtimeConfig", given.clone()).go().succeeded();
     let record = world.record("c1").unwrap();
     assert_eq!(Value::Object(record.del[0].runtime_config.clone()), json!({"portMappings": given["portMappings"]}));
+}
+
+/// What stands between every pod and its network is read as a whole by whoever must trust it. What it does as any runtime does, and
+/// what it shares with nodectl, are libraries of their own.
+#[test]
+fn the_shim_is_read_in_one_sitting() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.iter().all(|file| file.extension().is_some_and(|kind| kind == "rs")), "{files:?}");
+    let code = |text: String| {
+        let lines = text.lines().map(str::trim).take_while(|line| *line != "#[cfg(test)]");
+        lines.filter(|line| !line.is_empty() && !line.starts_with("//")).count()
+    };
+    let lines: usize = files.iter().map(|file| code(std::fs::read_to_string(file).unwrap())).sum();
+    assert!((100..1000).contains(&lines), "{lines} lines of code");
 }

@@ -1,8 +1,8 @@
 //! ADDs in a hold.
 
 use crate::common::{ARGS, World, wait_for};
-use cni_shim::holds;
-use cni_shim::state::{Backend, Mode, Owner, Route, State};
+use cni_store::holds;
+use cni_store::state::{Backend, Mode, Owner, Route, State};
 use serde_json::json;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -104,7 +104,7 @@ fn ends_by_itself_when_its_time_is_up() {
 fn ends_by_itself_when_its_owner_is_gone() {
     let world = World::new();
     let mut owner = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-    let started = cni_shim::file::process_start(owner.id());
+    let started = cni_spec::process::started(owner.id());
     hold(&world, Owner { pid: owner.id(), started, ..ours() }, LONG);
     let shim = waiting(&world);
     owner.kill().unwrap();
@@ -181,7 +181,7 @@ fn a_new_hold_after_a_hold_keeps_waiting() {
 fn routes() {
     let state = State { mode: Mode::Hold, ..State::hold(Backend::Calico, Backend::Flannel, ours(), LONG) };
     // Not by the clock of the day, which somebody may set.
-    let now = cni_shim::file::since_boot_ms();
+    let now = cni_store::file::since_boot_ms();
     assert!(state.deadline_boot_ms.unwrap().abs_diff(now + 600_000) < 60_000, "{state:?}");
     assert_eq!(state.route(None, now), Route::Wait);
     assert_eq!(state.route(Some("run-1"), now), Route::To(Backend::Flannel));

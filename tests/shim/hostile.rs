@@ -1,7 +1,7 @@
 //! Hostile input to the program itself (its parts: properties.rs): whatever stands in a file or on standard input, the answer is a result or an error object, never a panic.
 
 use crate::common::{World, cache_file, flannel_list};
-use cni_shim::state::Backend;
+use cni_store::state::Backend;
 use serde_json::{Value, json};
 
 struct Random(u64);

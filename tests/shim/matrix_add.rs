@@ -1,9 +1,10 @@
 //! The failure matrix, rows about ADD and its state, files and binaries; the disk: matrix_disk.rs. `row_N_...` is row N.
 
 use crate::common::{Answer, World, calico_list, flannel_list, wait_for};
-use cni_shim::record::{Phase, Record};
-use cni_shim::request::{Request, Verb};
-use cni_shim::state::{Backend, Owner, State};
+use cni_shim::request::Request;
+use cni_spec::skel::{Input, Verb};
+use cni_store::record::{Phase, Record};
+use cni_store::state::{Backend, Owner, State};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -169,10 +170,11 @@ fn row_05_every_verb_has_its_deadline_below_the_runtimes() {
     }
     world.del("c1").succeeded();
     // What it takes by itself: kubelet gives RunPodSandbox 240 s, CRI-O a DEL 60 s and a GC 30 s, and STATUS is asked every 5 s.
-    let invocation = cni_shim::chain::Invocation::default();
+    let invocation = cni_spec::chain::Invocation::default();
     let config = world.call("ADD", "c1").config;
-    let request =
-        Request::parse(Verb::Add, invocation, json!(config).to_string().as_bytes(), &mut String::new()).unwrap();
+    let request = Input::parse(Verb::Add, invocation, json!(config).to_string().as_bytes(), &mut String::new())
+        .and_then(Request::of)
+        .unwrap();
     let limits = request.limits;
     let seconds = |time: Duration| time.as_secs();
     // All waits before the first delegate share one limit; killing what hangs takes a little more, once in add and once in undo.
@@ -197,11 +199,11 @@ fn row_05_all_that_comes_before_the_first_delegate_has_one_deadline() {
     assert!(within(&answer), "{answer:?}");
     world.route(Backend::Flannel);
     // For another call, then for a change of the state that does not end.
-    let lock = cni_shim::lock::attachment(&world.paths(), "c1", "eth0", Duration::ZERO).unwrap();
+    let lock = cni_store::lock::attachment(&world.paths(), "c1", "eth0", Duration::ZERO).unwrap();
     let answer = begin().go().failed(11);
     assert!(within(&answer), "{answer:?}");
     drop(lock);
-    let lock = cni_shim::lock::state(&world.paths(), true, Duration::ZERO).unwrap();
+    let lock = cni_store::lock::state(&world.paths(), true, Duration::ZERO).unwrap();
     let answer = begin().go().failed(11);
     assert!(within(&answer), "{answer:?}");
     drop(lock);
@@ -223,7 +225,7 @@ fn row_05_all_that_comes_before_the_first_delegate_has_one_deadline() {
 }
 
 fn is_zombie(pid: &str) -> bool {
-    cni_shim::file::process_start(pid.trim().parse().unwrap()).is_none()
+    cni_spec::process::started(pid.trim().parse().unwrap()).is_none()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The failure matrix, rows about what a delegate answers; and what the delegates are given.
 
 use crate::common::{World, calico_list};
-use cni_shim::state::Backend;
+use cni_store::state::Backend;
 use serde_json::{Value, json};
 use std::fs;
 

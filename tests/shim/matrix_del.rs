@@ -1,10 +1,11 @@
 //! The failure matrix, rows about DEL.
 
 use crate::common::{ARGS, World, cache_file, calico_list, flannel_list};
-use cni_shim::conflist::Backends;
-use cni_shim::pending::{Outcome, Pending};
-use cni_shim::record::{DelList, Phase, Record};
-use cni_shim::state::{Backend, State};
+use cni_spec::chain::DelList;
+use cni_store::backends::Backends;
+use cni_store::pending::{Outcome, Pending};
+use cni_store::record::{Phase, Record};
+use cni_store::state::{Backend, State};
 use serde_json::json;
 use std::fs;
 use std::time::Duration;
@@ -321,7 +322,7 @@ fn adopted_pods_end_in_two_lists() {
     world.call("ADD", "c1").with("runtimeConfig", mappings.clone()).go().succeeded();
     let mut record = world.record("c1").unwrap();
     let flannel = record.del.remove(0);
-    let calico = cni_shim::conflist::List::parse(calico_list().to_string().as_bytes()).unwrap();
+    let calico = cni_spec::conflist::List::parse(calico_list().to_string().as_bytes()).unwrap();
     let calico = calico.resolve(world.path("bin").to_str().unwrap()).unwrap();
     record.del =
         vec![DelList { args: ARGS.into(), ..calico }, DelList { plugins: vec![flannel.plugins[1].clone()], ..flannel }];

@@ -1,7 +1,7 @@
 //! The failure matrix, rows about a disk that is full or can only be read.
 
 use crate::common::{World, in_namespaces};
-use cni_shim::record::Phase;
+use cni_store::record::Phase;
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use serde_json::json;

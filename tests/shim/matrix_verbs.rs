@@ -1,9 +1,9 @@
 //! The failure matrix, rows about GC, CHECK and the end of the shim.
 
 use crate::common::{ARGS, World, cache_file, calico_list, flannel_list};
-use cni_shim::lock;
-use cni_shim::record::{Phase, Record};
-use cni_shim::state::{Backend, Owner, State};
+use cni_store::lock;
+use cni_store::record::{Phase, Record};
+use cni_store::state::{Backend, Owner, State};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -226,14 +226,14 @@ fn importing_gives_records_that_replay() {
     cache_file(&world, &flannel_list(), "c1", &json!({"cniVersion": "0.3.1", "ips": []}));
     world.write("root/var/lib/cni/flannel/c1", r#"{"name":"cbr0","type":"bridge"}"#);
     let bin = world.path("bin");
-    let sought = cni_shim::evidence::Sought {
+    let sought = cni_store::evidence::Sought {
         container_id: "c1",
         ifname: "eth0",
         args: "",
         cni_path: bin.to_str().unwrap(),
         torn: false,
     };
-    let found = cni_shim::evidence::import_record(&world.paths(), &cni_shim::conflist::Backends::default(), &sought);
+    let found = cni_store::evidence::import_record(&world.paths(), &cni_store::backends::Backends::default(), &sought);
     let record = found.unwrap().unwrap();
     assert!(record.imported && record.flannel_scratch.is_some() && record.backend == Backend::Flannel);
     assert_eq!(record.pod.as_ref().unwrap().name, "web-0");

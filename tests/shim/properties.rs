@@ -2,14 +2,18 @@
 //! what is read is what was written, or nothing.
 
 use crate::strategies::{cases, conflist, confused, entry, json_value, record, result, state, torn, word};
-use cni_shim::chain::{Invocation, parse_result};
-use cni_shim::conflist::{Backends, List};
-use cni_shim::evidence::{self, Sought};
-use cni_shim::exec::Outcome;
-use cni_shim::record::{DelList, Phase, PluginCall, Record};
-use cni_shim::request::{Request, Verb, environment};
-use cni_shim::state::{Mode, State};
-use cni_shim::{Error, Paths, convert};
+use cni_shim::request::Request;
+use cni_spec::chain::{DelList, PluginCall};
+use cni_spec::chain::{Invocation, parse_result};
+use cni_spec::conflist::List;
+use cni_spec::exec::Outcome;
+use cni_spec::skel::{Input, Verb, environment};
+use cni_spec::{Error, convert};
+use cni_store::Paths;
+use cni_store::backends::Backends;
+use cni_store::evidence::{self, Sought};
+use cni_store::record::{Phase, Record};
+use cni_store::state::{Mode, State};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -48,8 +52,8 @@ proptest! {
         ],
     ) {
         let mut version = "1.1.0".to_owned();
-        match Request::parse(verb, invocation(), &input, &mut version) {
-            Ok(request) => prop_assert!(convert::is_supported(&request.version) && !request.name.is_empty()),
+        match Input::parse(verb, invocation(), &input, &mut version).and_then(Request::of) {
+            Ok(request) => prop_assert!(convert::is_supported(&request.input.version) && !request.input.name.is_empty()),
             Err(error) => {
                 prop_assert!([1, 6, 7].contains(&error.code) && !error.msg.is_empty(), "{error:?}");
                 prop_assert_eq!(error.details.matches("To fix it: ").count(), 1, "{:?}", error);

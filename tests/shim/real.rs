@@ -3,9 +3,9 @@
 
 use crate::common::libcni::Runtime;
 use crate::common::{Answer, Call, Logged, World, in_namespaces, wait_for};
-use cni_shim::pending::Pending;
-use cni_shim::record::Record;
-use cni_shim::state::Backend;
+use cni_store::pending::Pending;
+use cni_store::record::Record;
+use cni_store::state::Backend;
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use serde_json::{Value, json};

@@ -1,9 +1,10 @@
 //! Documents for the property tests: valid ones, confused ones and torn ones.
 
 use crate::common::{is_full, seed};
-use cni_shim::convert;
-use cni_shim::record::{DelList, Phase, PluginCall, Pod, Record};
-use cni_shim::state::{Backend, Mode, Owner, State};
+use cni_spec::chain::{DelList, PluginCall};
+use cni_spec::convert;
+use cni_store::record::{Phase, Pod, Record};
+use cni_store::state::{Backend, Mode, Owner, State};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;

@@ -1,11 +1,11 @@
 //! Many at once, and killed at any point (a seeded sample; 300 times where every case is wanted).
 
 use crate::common::{World, is_full, seed, wait_for};
-use cni_shim::conflist::Backends;
-use cni_shim::lock;
-use cni_shim::pending::{Outcome, Pending};
-use cni_shim::record::Record;
-use cni_shim::state::{Backend, Owner, State};
+use cni_store::backends::Backends;
+use cni_store::lock;
+use cni_store::pending::{Outcome, Pending};
+use cni_store::record::Record;
+use cni_store::state::{Backend, Owner, State};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -112,7 +112,7 @@ fn row_22_an_add_holds_the_states_lock_only_while_it_reads_it_and_writes_its_int
     std::thread::sleep(Duration::from_millis(300));
     assert!(world.record("c2").is_none());
     let copy = world.paths().state_dir().join("another/state.json");
-    State::routed(Backend::Calico).store(&cni_shim::Paths::new("/", copy.parent().unwrap())).unwrap();
+    State::routed(Backend::Calico).store(&cni_store::Paths::new("/", copy.parent().unwrap())).unwrap();
     std::fs::rename(copy, world.paths().state()).unwrap();
     drop(held);
     assert!(later.wait_with_output().unwrap().status.success());
@@ -172,7 +172,7 @@ fn killed_at_any_point_nothing_leaks() {
         world.del(id).succeeded();
     }
     for record in Record::list(&world.paths()).unwrap().0 {
-        let error = cni_shim::Error::new(11, "the sandbox is gone", "");
+        let error = cni_spec::Error::new(11, "the sandbox is gone", "");
         Pending::note(&world.paths(), &record.container_id, &record.ifname, Some(&record), &error).unwrap();
     }
     for pending in Pending::list(&world.paths()).unwrap().0 {
@@ -186,7 +186,7 @@ fn killed_at_any_point_nothing_leaks() {
     assert!(records.0.is_empty() && records.1.is_empty());
     let files = std::fs::read_dir(world.paths().attachments()).unwrap().count();
     assert_eq!(files, 0, "not even a temporary file");
-    cni_shim::lock::sweep(&world.paths()).unwrap();
+    cni_store::lock::sweep(&world.paths()).unwrap();
     world.assert_clean();
 }
 

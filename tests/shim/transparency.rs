@@ -2,7 +2,7 @@
 
 use crate::common::libcni::Runtime;
 use crate::common::{Logged, World, calico_list, flannel_list};
-use cni_shim::state::Backend;
+use cni_store::state::Backend;
 use serde_json::{Value, json};
 
 /// What a delegate sees, without what differs from process to process.

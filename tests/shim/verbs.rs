@@ -1,8 +1,8 @@
 //! What a runtime may send, and in which version it is answered.
 
 use crate::common::{Answer, World};
-use cni_shim::convert;
-use cni_shim::state::Backend;
+use cni_spec::convert;
+use cni_store::state::Backend;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;

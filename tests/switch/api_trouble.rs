@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use cni_shim::pending::Pending;
-use cni_shim::record::Record;
-use cni_shim::state::Backend;
+use cni_store::pending::Pending;
+use cni_store::record::Record;
+use cni_store::state::Backend;
 use nix::sys::signal::Signal;
 use nodectl_lab::scenario::{Cni, Done, Scenario, full, sample};
 
@@ -248,7 +248,7 @@ fn revert_on_the_way_to_flannel_does_without_the_api_server() {
     let mut lab = Lab::start().unwrap();
     lab.scenario.migrate(1, Cni::Calico).unwrap();
     let steps = lab.scenario.steps(1, "flannel").unwrap();
-    let paths = cni_shim::Paths::under(lab.scenario.node(1).unwrap().path("/").unwrap());
+    let paths = cni_store::Paths::under(lab.scenario.node(1).unwrap().path("/").unwrap());
     let wanted: Vec<String> =
         if full() { steps } else { steps.into_iter().filter(|s| HARD_BACK.contains(&s.as_str())).collect() };
     for (_, step) in chosen(wanted.into_iter().map(|step| (Killed, step)).collect()) {
@@ -259,7 +259,7 @@ fn revert_on_the_way_to_flannel_does_without_the_api_server() {
         run.kill().unwrap();
         if HARD_BACK.contains(&step.as_str()) {
             // A DEL that kubelet had asked for when the server was away already, of a pod that is gone by now.
-            let gone = cni_shim::Error::new(11, "the API server does not answer", "");
+            let gone = cni_spec::Error::new(11, "the API server does not answer", "");
             Pending::note(&paths, &pod.container_id, &pod.ifname, Some(&pod), &gone).unwrap();
         }
         lab.begin(Killed).unwrap();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use cni_shim::record::Record;
+use cni_store::record::Record;
 use nix::sys::signal::Signal;
 use nodectl_lab::cluster::until;
 use nodectl_lab::objects::workloads;
@@ -240,7 +240,7 @@ exec /opt/cni/bin/bridge.real
             scenario.client.delete(&format!("/api/v1/namespaces/default/pods/{name}"))?;
         }
     }
-    let paths = cni_shim::Paths::under(node.path("/")?);
+    let paths = cni_store::Paths::under(node.path("/")?);
     until(PATIENCE, || Ok(Record::in_flight(&paths)?.is_empty().then(|| "no ADD is under way".to_owned())))?;
     run.signal(Signal::SIGTERM)?;
     let done = run.finish()?.expect(4)?;

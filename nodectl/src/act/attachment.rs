@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use cni_shim::evidence::{self, Sought};
-use cni_shim::lock;
-use cni_shim::record::Record;
+use cni_store::evidence::{self, Sought};
+use cni_store::lock;
+use cni_store::record::Record;
 use serde_json::{Value, json};
 
 use super::Context;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use cni_shim::record::{Phase, Record};
+use cni_store::record::{Phase, Record};
 use serde_json::{Value, json};
 
 use super::Context;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::attachment::{self, Call};
-use cni_shim::record::Record;
+use cni_store::record::Record;
 
 use crate::cni::Cni;
 use crate::host::{netns, ping};
@@ -137,7 +137,7 @@ fn waiting_pod(cx: &mut Context) -> Result<Option<(String, String, String)>> {
     };
     let limit = if comes { Duration::from_secs(20) } else { Duration::ZERO };
     stop.wait_for(limit, || {
-        let holds = cni_shim::holds::list(&paths)?;
+        let holds = cni_store::holds::list(&paths)?;
         Ok(holds.into_iter().find_map(|h| h.pod).map(|p| (p.namespace, p.name, p.uid)))
     })
 }

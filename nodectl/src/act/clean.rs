@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use cni_shim::pending::Pending;
+use cni_store::pending::Pending;
 use serde_json::{Value, json};
 
 use super::{Context, attachment};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use cni_shim::conflist::Backends;
+use cni_store::backends::Backends;
 use serde_json::Value;
 
 use super::api::Api;
@@ -76,8 +76,8 @@ impl<'a> Context<'a> {
     }
 
     /// The shim's files.
-    pub fn shim(&self) -> cni_shim::Paths {
-        cni_shim::Paths::under(self.host.root())
+    pub fn shim(&self) -> cni_store::Paths {
+        cni_store::Paths::under(self.host.root())
     }
 
     /// The two conflists behind the shim, as the node names them.

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use cni_shim::lock;
-use cni_shim::record::{Phase, Record};
+use cni_store::lock;
+use cni_store::record::{Phase, Record};
 use serde_json::{Value, json};
 
 use super::{Context, records};

@@ -4,9 +4,8 @@ use std::fs::OpenOptions;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use cni_shim::conflist::List;
-use cni_shim::record::Record;
-use cni_shim::state::Backend;
+use cni_store::record::Record;
+use cni_store::state::Backend;
 use serde_json::{Value, json};
 
 use super::in_place::{record, under_lock};
@@ -134,7 +133,7 @@ fn kube(cx: &Context, installed: &claim::Installed) -> Result<Kube> {
 }
 
 fn calico(cx: &Context) -> Result<claim::Installed> {
-    claim::Installed::of(&List::of_backend(&cx.shim(), &cx.backends(), Backend::Calico, true)?)
+    claim::Installed::of(&cx.backends().list(&cx.shim(), Backend::Calico, true)?)
 }
 
 fn of_pod(pod: &AdoptedPod) -> Result<Attachment> {
@@ -216,7 +215,7 @@ fn take_lease(cx: &Context, pod: &AdoptedPod, installed: &lease::Installed) -> R
 }
 
 fn flannel(cx: &Context) -> Result<lease::Installed> {
-    let list = List::of_backend(&cx.shim(), &cx.backends(), Backend::Flannel, true)?;
+    let list = cx.backends().list(&cx.shim(), Backend::Flannel, true)?;
     lease::Installed::of(&list, &observe::subnet_env(cx.host)?)
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cni_shim::convert;
-use cni_shim::record::{Phase, Record};
+use cni_spec::convert;
+use cni_store::record::{Phase, Record};
 use serde_json::{Value, json};
 
 use super::{Context, shim};
@@ -30,7 +30,7 @@ pub(super) fn hand_over(cx: &mut Context, conflist: &str) -> Result<Value> {
         )
     })?;
     let list =
-        cni_shim::conflist::List::parse(text.as_bytes()).with_context(|| format!("{conflist} cannot be used"))?;
+        cni_spec::conflist::List::parse(text.as_bytes()).with_context(|| format!("{conflist} cannot be used"))?;
     let living: BTreeSet<String> = cx.cri()?.sandboxes()?.into_iter().map(|s| s.id).collect();
     let (records, torn) = Record::list(&paths)?;
     if let Some(torn) = torn.first() {
@@ -58,7 +58,7 @@ fn one(
     cx: &Context,
     results: &Path,
     record: &Record,
-    list: &cni_shim::conflist::List,
+    list: &cni_spec::conflist::List,
     text: &str,
     lives: bool,
 ) -> Result<bool> {
@@ -108,7 +108,7 @@ fn backups(cx: &Context) -> PathBuf {
 /// its own with it.
 pub(super) fn undo_hand_over(cx: &mut Context, conflist: &str) -> Result<()> {
     let text = files::read_text_optional(&cx.host.path(conflist))?.unwrap_or_default();
-    let native = cni_shim::conflist::List::parse(text.as_bytes()).map(|list| list.name).unwrap_or_default();
+    let native = cni_spec::conflist::List::parse(text.as_bytes()).map(|list| list.name).unwrap_or_default();
     let (records, _) = Record::list(&cx.shim())?;
     for record in &records {
         let ending = format!("-{}-{}", record.container_id, record.ifname);

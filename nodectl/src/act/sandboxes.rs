@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use cni_shim::record::{Phase, Record};
-use cni_shim::state::State;
+use cni_store::record::{Phase, Record};
+use cni_store::state::State;
 use serde_json::{Value, json};
 
 use super::{Context, attachment, shim};
@@ -139,7 +139,7 @@ pub(super) fn undo_release(cx: &mut Context, to: Cni) -> Result<()> {
     if to == Cni::Calico && cx.api.get_node().is_err() {
         // Calico's DEL needs the API server. Without it, DELs are kept and answered with success; they are owed.
         State::change(&paths, |state| {
-            let mut state = state.ok_or_else(|| cni_shim::Error::new(5, "the shim has no state", ""))?;
+            let mut state = state.ok_or_else(|| cni_spec::Error::new(5, "the shim has no state", ""))?;
             state.defer_failed_del = true;
             Ok(state)
         })

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use cni_shim::lock;
-use cni_shim::record::Record;
-use cni_shim::state::{Owner, State};
+use cni_store::lock;
+use cni_store::record::Record;
+use cni_store::state::{Owner, State};
 use serde_json::{Value, json};
 
 use super::{Context, attachment};
@@ -66,7 +66,7 @@ pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
             await_idle(cx)?;
             let folder = cx.host.path(crate::plan::SHIM_STATE_DIR);
             // DELs that failed since nothing was owed any more outlive the shim's own folder.
-            if cni_shim::pending::Pending::list(&cx.shim())?.0.is_empty() {
+            if cni_store::pending::Pending::list(&cx.shim())?.0.is_empty() {
                 crate::host::files::remove_directory(&folder)?;
             }
             Ok(())

@@ -1,6 +1,6 @@
 //! What the plugins behind a pod's former CNI have left, which its DEL must still take away under their network's name. Pure.
 
-use cni_shim::record::{DelList, PluginCall};
+use cni_spec::chain::{DelList, PluginCall};
 
 /// The lists of a record without `agents`, and without those plugins that have nothing of this pod.
 pub fn rest(del: &[DelList], agents: &[&str]) -> Vec<DelList> {

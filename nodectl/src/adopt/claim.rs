@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cni_shim::conflist::List;
-use cni_shim::record::{DelList, PluginCall, Record};
-use cni_shim::state::Backend;
+use cni_spec::chain::{DelList, PluginCall};
+use cni_spec::conflist::List;
+use cni_store::record::Record;
+use cni_store::state::Backend;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

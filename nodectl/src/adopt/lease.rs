@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use cni_shim::conflist::List;
-use cni_shim::record::{DelList, PluginCall, Record};
-use cni_shim::state::Backend;
+use cni_spec::chain::{DelList, PluginCall};
+use cni_spec::conflist::List;
+use cni_store::record::Record;
+use cni_store::state::Backend;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 

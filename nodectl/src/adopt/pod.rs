@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cni_shim::evidence::calico_interface;
+use cni_store::evidence::calico_interface;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! `nodectl resume`: finishes the open run, or pays what it owes; and what the boot-time units do.
 
 use anyhow::{Context, Result};
-use cni_shim::state::{Mode, State};
+use cni_store::state::{Mode, State};
 use serde_json::json;
 
 use super::migrate;
@@ -73,7 +73,7 @@ fn before_kubelet(host: &Host, folders: &Folders, id: &str, settings: &Settings)
     let log = folders.open_log(id)?;
     let plan = log.plan().context("the journal holds no plan")?;
     let cni: Cni = if is_released(&log)? && !run::is_too_late(&log)? { plan.request.to } else { plan.from };
-    let paths = cni_shim::Paths::under(host.root());
+    let paths = cni_store::Paths::under(host.root());
     let state = State::load(&paths)?;
     let changed = state.is_some_and(|s| s.mode != Mode::from(shim_backend(cni)));
     if changed {

@@ -29,7 +29,7 @@ fn status(host: &Host, settings: &Settings) -> Result<u8> {
     let view = crate::observe::shim_view(host, &crate::observe::node(host))?;
     let (problems, needed_for) = (view.problems(), view.needed_for());
     let code = if problems.is_empty() { code::DONE } else { code::NEEDS_HANDS };
-    let text = report::shim_text(&view, cni_shim::file::now_ms());
+    let text = report::shim_text(&view, cni_store::file::now_ms());
     report::result(
         settings.output,
         &text,
@@ -42,7 +42,7 @@ fn status(host: &Host, settings: &Settings) -> Result<u8> {
 fn reap(host: &Host, older_than: Duration, settings: &Settings) -> Result<u8> {
     let facts = crate::observe::node(host);
     let reaper = Reaper {
-        paths: cni_shim::Paths::under(host.root()),
+        paths: cni_store::Paths::under(host.root()),
         backends: crate::observe::backends(&facts),
         cni_path: host.path(&facts.files.bin_dir).display().to_string(),
         living: facts.runtime.as_ref().map(|runtime| runtime.sandboxes.iter().map(|s| s.id.clone()).collect()),

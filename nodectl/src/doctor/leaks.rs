@@ -1,7 +1,7 @@
 //! What pods that are gone have left: leases, devices, port mappings. Only the runtime knows who lives; where it does not
 //! answer, nobody is taken for dead. Other users of the same plugins (podman, say) have networks of their own.
 
-use cni_shim::evidence::calico_interface;
+use cni_store::evidence::calico_interface;
 
 use super::findings::{Found, quoted};
 use super::node::Node;

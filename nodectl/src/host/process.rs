@@ -26,7 +26,7 @@ pub fn read(pid: u32) -> Option<Process> {
 
 /// Whether a process with this id is there and not merely waiting to be reaped.
 pub fn alive(pid: u32) -> bool {
-    cni_shim::file::process_start(pid).is_some()
+    cni_spec::process::started(pid).is_some()
 }
 
 fn name(pid: u32, args: &[String]) -> String {

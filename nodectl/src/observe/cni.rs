@@ -177,16 +177,16 @@ pub fn shim(host: &Host, dirs: &CniDirectories) -> Result<Shim> {
     if !files::exists(&host.path(Path::new(&dirs.conf_dir).join(SHIM_CONFLIST))) {
         return Ok(Shim::default());
     }
-    let paths = cni_shim::Paths::under(host.root());
-    let state = cni_shim::state::State::load(&paths)?;
+    let paths = cni_store::Paths::under(host.root());
+    let state = cni_store::state::State::load(&paths)?;
     let mode = state.map(|s| variant::name(s.mode));
-    let (records, torn) = cni_shim::record::Record::list(&paths)?;
+    let (records, torn) = cni_store::record::Record::list(&paths)?;
     let mut attachments: BTreeMap<Cni, Vec<String>> = BTreeMap::new();
     for record in records {
         let id = format!("{}-{}", record.container_id, record.ifname);
         attachments.entry(record.backend.into()).or_default().push(id);
     }
-    let (pending, torn_pending) = cni_shim::pending::Pending::list(&paths)?;
+    let (pending, torn_pending) = cni_store::pending::Pending::list(&paths)?;
     let mut pending: Vec<String> = pending.into_iter().map(|p| format!("{}-{}", p.container_id, p.ifname)).collect();
     pending.extend(torn.iter().map(|path| format!("unreadable record {}", path.display())));
     pending.extend(torn_pending.iter().map(|path| format!("unreadable DEL {}", path.display())));

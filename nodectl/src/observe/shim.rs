@@ -6,10 +6,11 @@ use std::path::Path;
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cni_shim::conflist::{Backends, List, TYPE};
-use cni_shim::pending::Pending;
-use cni_shim::record::{Pod, Record};
-use cni_shim::state::{Mode, State};
+use cni_spec::conflist::{List, TYPE};
+use cni_store::backends::Backends;
+use cni_store::pending::Pending;
+use cni_store::record::{Pod, Record};
+use cni_store::state::{Mode, State};
 use serde_json::Value;
 
 use crate::cni::Cni;
@@ -20,7 +21,7 @@ use crate::shim::{Attachment, Native, PendingDel, ShimView, WaitingAdd};
 
 /// All that can be told of the shim, with what was observed of the rest of the node.
 pub fn shim_view(host: &Host, facts: &Facts) -> Result<ShimView> {
-    let paths = cni_shim::Paths::under(host.root());
+    let paths = cni_store::Paths::under(host.root());
     let join = |dir: &str, name: &str| Path::new(dir).join(name).display().to_string();
     let conflist = join(&facts.files.conf_dir, SHIM_CONFLIST);
     let binary = join(&facts.files.bin_dir, TYPE);
@@ -48,7 +49,7 @@ pub fn shim_view(host: &Host, facts: &Facts) -> Result<ShimView> {
         ahead: facts.files.conf_names.iter().filter(|name| name.as_str() < SHIM_CONFLIST).cloned().collect(),
         attachments: records.iter().map(|r| Attachment::new(r, native.as_ref(), alive(&r.container_id))).collect(),
         pending: pending.iter().map(pending_del).collect(),
-        waiting: cni_shim::holds::list(&paths)?.into_iter().map(waiting_add).collect(),
+        waiting: cni_store::holds::list(&paths)?.into_iter().map(waiting_add).collect(),
         runtime_answers: living.is_some(),
         conflist,
         binary,
@@ -103,7 +104,7 @@ pub fn is_the_shims(cache: &Value) -> bool {
 }
 
 /// Sandboxes whose cached network configuration names the shim.
-fn cached_through_the_shim(paths: &cni_shim::Paths) -> BTreeSet<String> {
+fn cached_through_the_shim(paths: &cni_store::Paths) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for folder in paths.results() {
         for name in files::list(&folder).unwrap_or_default() {
@@ -129,7 +130,7 @@ fn pending_del(pending: &Pending) -> PendingDel {
     }
 }
 
-fn waiting_add(hold: cni_shim::holds::Hold) -> WaitingAdd {
+fn waiting_add(hold: cni_store::holds::Hold) -> WaitingAdd {
     WaitingAdd {
         pod: hold.pod.as_ref().map(Pod::full_name),
         container: hold.container_id,
@@ -141,7 +142,7 @@ fn waiting_add(hold: cni_shim::holds::Hold) -> WaitingAdd {
 
 #[cfg(test)]
 mod tests {
-    use cni_shim::state::Backend;
+    use cni_store::state::Backend;
 
     use super::*;
 
@@ -153,8 +154,8 @@ mod tests {
         let list = r#"{"name":"cbr0","cniVersion":"0.3.1","plugins":[{"type":"flannel"}]}"#;
         std::fs::write(dir.join("10-flannel.conflist"), list).expect("a file");
         let backends = backends(&Facts::default());
-        let paths = cni_shim::Paths::under(root.path());
-        assert_eq!(List::of_backend(&paths, &backends, Backend::Flannel, false).expect("a list").name, "cbr0");
+        let paths = cni_store::Paths::under(root.path());
+        assert_eq!(backends.list(&paths, Backend::Flannel, false).expect("a list").name, "cbr0");
         let native = native(&Host::new(root.path()), &backends, Cni::Flannel).expect("a list");
         assert_eq!(native.conflist, "/etc/cni/net.d/10-flannel.conflist");
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cni_shim::evidence::calico_interface;
+use cni_store::evidence::calico_interface;
 
 use super::known::plugin;
 use crate::cni::Cni;

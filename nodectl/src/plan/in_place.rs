@@ -5,7 +5,7 @@ mod to_flannel;
 
 use std::net::IpAddr;
 
-use cni_shim::evidence::calico_interface;
+use cni_store::evidence::calico_interface;
 use ipnet::IpNet;
 
 use crate::adopt::{PodNetwork, Way};

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use cni_shim::Paths;
-use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
+use cni_spec::conflist::List;
+use cni_store::Paths;
+use cni_store::backends::{Backends, shim_conflist, union_of_capabilities};
 
 use crate::cni::Cni;
 use crate::facts::{ClusterView, Facts, Network, Pod, Sandbox};
@@ -133,10 +134,10 @@ fn front_conflist(facts: &Facts, prepared: &Prepared, from: Cni) -> serde_json::
 }
 
 /// The shim's name for a CNI.
-pub fn shim_backend(cni: Cni) -> cni_shim::state::Backend {
+pub fn shim_backend(cni: Cni) -> cni_store::state::Backend {
     match cni {
-        Cni::Flannel => cni_shim::state::Backend::Flannel,
-        Cni::Calico => cni_shim::state::Backend::Calico,
+        Cni::Flannel => cni_store::state::Backend::Flannel,
+        Cni::Calico => cni_store::state::Backend::Calico,
     }
 }
 

@@ -16,8 +16,8 @@ const FOLDERS: [&str; 3] = ["/var/lib/nodectl", "/var/lib/cni", "/run/motd.d"];
 pub(super) fn sweep(host: &Host) -> Result<()> {
     FOLDERS.iter().try_for_each(|folder| below(&host.path(folder)))?;
     // Listing is what sweeps there.
-    for dir in cni_shim::Paths::under(host.root()).written() {
-        cni_shim::file::list(&dir).context("could not look for drafts of the shim")?;
+    for dir in cni_store::Paths::under(host.root()).written() {
+        cni_store::file::list(&dir).context("could not look for drafts of the shim")?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! A run that ends owing: what is said of it, and who pays.
 
-use cni_shim::pending::Pending;
+use cni_store::pending::Pending;
 
 use crate::cni::Cni;
 use crate::execute::Unpaid;
@@ -28,7 +28,7 @@ pub(super) fn told(sentence: &str, left: &[Unpaid], remedy: &str) -> Told {
 }
 
 /// DELs that failed while the run went on, in a line; the node is well without them.
-pub(super) fn kept_dels(paths: &cni_shim::Paths) -> Vec<String> {
+pub(super) fn kept_dels(paths: &cni_store::Paths) -> Vec<String> {
     let kept = Pending::list(paths).map_or(0, |(kept, torn)| kept.len() + torn.len());
     let line = || {
         format!(

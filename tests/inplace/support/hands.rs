@@ -52,7 +52,7 @@ fn look(world: &World, n: usize) -> PodNetwork {
 }
 
 pub fn cali(n: usize) -> String {
-    cni_shim::evidence::calico_interface("cali", "default", &format!("pod{n}"))
+    cni_store::evidence::calico_interface("cali", "default", &format!("pod{n}"))
 }
 
 /// Carries out one sweep for every pod, each operation held for a while. First, it is begun and killed as often as `cut` says.

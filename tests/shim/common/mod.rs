@@ -5,10 +5,11 @@
 pub mod crio;
 pub mod libcni;
 
-use cni_shim::Paths;
-use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
-use cni_shim::record::Record;
-use cni_shim::state::{Backend, State};
+use cni_spec::conflist::List;
+use cni_store::Paths;
+use cni_store::backends::{Backends, shim_conflist, union_of_capabilities};
+use cni_store::record::Record;
+use cni_store::state::{Backend, State};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Map, Value, json};

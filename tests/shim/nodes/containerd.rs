@@ -8,8 +8,8 @@ mod fixture;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cni_shim::pending::Pending;
-use cni_shim::state::Backend;
+use cni_store::pending::Pending;
+use cni_store::state::Backend;
 use fixture::{Bench, SHIM_CONFLIST};
 use nodectl_lab::node::Kind;
 use serde_json::Value;
@@ -154,7 +154,7 @@ fn row_31_and_33_containerd_restarts_in_mid_flip() {
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| bench.cri().run_pod_sandbox(fixture::pod("waits")));
         bench.wait_for("the ADD to wait", || {
-            !cni_shim::holds::list(&bench.paths()).unwrap().is_empty() || waits.is_finished()
+            !cni_store::holds::list(&bench.paths()).unwrap().is_empty() || waits.is_finished()
         });
         bench.node().restart_unit("containerd.service").unwrap();
         assert!(waits.join().unwrap().is_err(), "containerd was restarted under it");

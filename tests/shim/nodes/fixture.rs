@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
-use cni_shim::record::Record;
-use cni_shim::state::{Backend, Owner, State};
+use cni_spec::conflist::List;
+use cni_store::backends::{Backends, shim_conflist, union_of_capabilities};
+use cni_store::record::Record;
+use cni_store::state::{Backend, Owner, State};
 use nodectl_lab::cluster::{Cluster, Network, Options, until};
 use nodectl_lab::command::Output;
 use nodectl_lab::cri;
@@ -54,7 +55,7 @@ impl Bench {
         self.node().sh("cp /usr/libexec/nodectl/cni-shim /opt/cni/bin/").expect("the shim's binary");
         self.route(Backend::Flannel);
         let lists = [flannel::conflist(), second_list()].map(|list| List::parse(list.to_string().as_bytes()).unwrap());
-        let paths = cni_shim::Paths::under("/");
+        let paths = cni_store::Paths::under("/");
         let capabilities = union_of_capabilities(&lists);
         let list = shim_conflist("cbr0", &paths, &Backends::default(), &capabilities, Backend::Flannel);
         // containerd ignores a file that comes; one that is written or renamed within the folder it reads.
@@ -72,8 +73,8 @@ impl Bench {
     }
 
     /// The shim's files, seen from here.
-    pub fn paths(&self) -> cni_shim::Paths {
-        cni_shim::Paths::under(self.node().path("/").expect("the root"))
+    pub fn paths(&self) -> cni_store::Paths {
+        cni_store::Paths::under(self.node().path("/").expect("the root"))
     }
 
     pub fn route(&self, backend: Backend) {

@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use cni_shim::state::Backend;
+use cni_store::state::Backend;
 use fixture::{Bench, LIMIT, SHIM_CONFLIST};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

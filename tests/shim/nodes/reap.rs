@@ -5,9 +5,9 @@
 #[path = "fixture.rs"]
 mod fixture;
 
-use cni_shim::pending::Pending;
-use cni_shim::record::{Phase, Record};
-use cni_shim::state::Backend;
+use cni_store::pending::Pending;
+use cni_store::record::{Phase, Record};
+use cni_store::state::Backend;
 use fixture::Bench;
 use nodectl_lab::node::Kind;
 use serde_json::json;
@@ -131,7 +131,7 @@ fn without_a_runtime_only_pending_dels_are_run() {
     let reaped = bench.json(&["shim", "reap", "--older-than", "0"], 0);
     assert_eq!((&reaped["runtime_silent"], &reaped["finished"]), (&json!(true), &json!([])), "{reaped}");
     let record = Record::load(&bench.paths(), &id, "eth0").unwrap().unwrap();
-    let error = cni_shim::Error::new(11, "later", "");
+    let error = cni_spec::Error::new(11, "later", "");
     Pending::note(&bench.paths(), &id, "eth0", Some(&record), &error).unwrap();
     assert_eq!(bench.json(&["shim", "reap"], 0)["finished"], json!([id]));
     assert!(bench.records().is_empty());

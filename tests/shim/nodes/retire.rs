@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says so")]
 
 use anyhow::{Context, Result, ensure};
-use cni_shim::pending::Pending;
-use cni_shim::record::{DelList, Record};
-use cni_shim::state::{Backend, State};
+use cni_spec::chain::DelList;
+use cni_store::pending::Pending;
+use cni_store::record::Record;
+use cni_store::state::{Backend, State};
 use nodectl_lab::cluster::until;
 use nodectl_lab::objects::workloads;
 use nodectl_lab::scenario::crash::Sample;
@@ -24,8 +25,8 @@ fn scenario() -> Result<Scenario> {
 }
 
 /// The shim's files on node 1, seen from here.
-fn paths(s: &Scenario) -> Result<cni_shim::Paths> {
-    Ok(cni_shim::Paths::under(s.node(1)?.path("/")?))
+fn paths(s: &Scenario) -> Result<cni_store::Paths> {
+    Ok(cni_store::Paths::under(s.node(1)?.path("/")?))
 }
 
 /// Every trace of the shim on node 1 where CNI keeps things.
@@ -76,7 +77,7 @@ fn row_29_the_shim_stays_while_anything_needs_it() -> Result<()> {
     Record { del: vec![portmap], backend: Backend::Flannel, ..first.clone() }.store(&paths, true)?;
     refused(&s, &name)?;
     first.store(&paths, true)?;
-    let error = cni_shim::Error::new(11, "later", "");
+    let error = cni_spec::Error::new(11, "later", "");
     Pending::note(&paths, "gone", "eth0", None, &error)?;
     refused(&s, "1 DEL still to be done")?;
     s.nodectl(1, &["shim", "reap"])?.expect(0)?;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use cni_shim::conflist::{Backends, shim_conflist};
-use cni_shim::state::Backend;
+use cni_store::backends::{Backends, shim_conflist};
+use cni_store::state::Backend;
 use serde_json::{Map, Value, json};
 
 use super::figure::{Figure, Spent, spent};
@@ -59,7 +59,7 @@ fn in_front() -> Result<(Vec<Spent>, Vec<Spent>)> {
     let list = json!({"name": "noop", "cniVersion": "1.0.0", "plugins": [{"type": "noop"}]});
     write("/run/bench/noop/10-noop.conflist", list.to_string())?;
     let backends = Backends { flannel: "/run/bench/none".into(), calico: "/run/bench/noop/10-noop.conflist".into() };
-    let paths = cni_shim::Paths::new("/", "/run/bench/noop-state");
+    let paths = cni_store::Paths::new("/", "/run/bench/noop-state");
     let shims: Value = shim_conflist("noop", &paths, &backends, &Map::new(), Backend::Calico);
     write("/run/bench/noop-shim/00-cni-shim.conflist", shims.to_string())?;
     let lists = ["/run/bench/noop", "/run/bench/noop-shim"].map(|folder| load_folder(Path::new(folder)));

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use cni_shim::conflist::{Backends, List, shim_conflist, union_of_capabilities};
-use cni_shim::state::{Backend, State};
+use cni_spec::conflist::List;
+use cni_store::backends::{Backends, shim_conflist, union_of_capabilities};
+use cni_store::state::{Backend, State};
 
 use super::figure::{Figure, Spent, spent};
 use crate::command;
@@ -81,7 +82,7 @@ fn set_up() -> Result<(ConfList, ConfList)> {
     let backends = Backends::default();
     let text = flannel::conflist().to_string();
     write(backends.flannel.clone(), &text)?;
-    let paths = cni_shim::Paths::under("/");
+    let paths = cni_store::Paths::under("/");
     State::routed(Backend::Flannel).store(&paths)?;
     let list = List::parse(text.as_bytes())?;
     let shim = shim_conflist("cbr0", &paths, &backends, &union_of_capabilities([&list]), Backend::Flannel);

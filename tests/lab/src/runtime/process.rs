@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 
 /// When a process started, in clock ticks since boot; nothing when it has ended, be it as a zombie.
 pub fn start_ticks(pid: i32) -> Option<u64> {
-    cni_shim::file::process_start(pid.cast_unsigned())
+    cni_spec::process::started(pid.cast_unsigned())
 }
 
 /// True while this very process runs.

@@ -1,8 +1,8 @@
 //! ADDs that wait: one marker each, for nodectl to tell which pods a hold delays.
 
-use crate::error::Error;
 use crate::record::Pod;
 use crate::{Paths, file};
+use cni_spec::{Error, process};
 use serde::{Deserialize, Serialize};
 
 /// An ADD that waits for the state to change.
@@ -50,9 +50,7 @@ pub fn list(paths: &Paths) -> Result<Vec<Hold>, Error> {
     let mut holds = Vec::new();
     for path in file::list(&paths.holds())? {
         match file::read_json::<Hold>(&path) {
-            Ok(Some(hold)) if hold.started.is_some() && file::process_start(hold.pid) == hold.started => {
-                holds.push(hold)
-            }
+            Ok(Some(hold)) if hold.started.is_some() && process::started(hold.pid) == hold.started => holds.push(hold),
             Ok(None) => {}
             Ok(Some(_)) | Err(_) => file::remove(&path)?,
         }

@@ -1,10 +1,11 @@
 //! What the shim remembers of an attachment: everything that its DEL needs, whatever the node looks like by then.
 
-use crate::error::{self, Error};
 use crate::state::Backend;
 use crate::{Paths, file, lock};
+use cni_spec::chain::{DelList, argument};
+use cni_spec::error::{self, Error};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,43 +50,6 @@ impl Pod {
             uid: argument(args, "K8S_POD_UID").unwrap_or_default().to_owned(),
         })
     }
-}
-
-/// One value out of CNI_ARGS.
-pub fn argument<'a>(args: &'a str, key: &str) -> Option<&'a str> {
-    args.split(';').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == key).map(|(_, value)| value)
-}
-
-/// One plugin of a list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PluginCall {
-    /// The plugin's type.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The binary that ADD ran. DEL runs the same, or the one that CNI_PATH offers if this is gone.
-    pub path: PathBuf,
-    /// The plugin's entry in its conflist, as it stands there: name, version, prevResult and runtimeConfig come per call.
-    pub config: Map<String, Value>,
-}
-
-/// A list of plugins with all that is needed to call them as libcni would.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DelList {
-    /// The network's name: a key of what the plugins made (host-local's directory, portmap's chains, Calico's handle).
-    pub network: String,
-    /// The list's CNI version.
-    pub cni_version: String,
-    /// The plugins in ADD's order; DEL goes backwards.
-    pub plugins: Vec<PluginCall>,
-    /// The capability arguments of ADD: without portMappings, portmap's DEL does nothing.
-    #[serde(default)]
-    pub runtime_config: Map<String, Value>,
-    /// CNI_ARGS of ADD.
-    #[serde(default)]
-    pub args: String,
-    /// The list says disableCheck.
-    #[serde(default)]
-    pub disable_check: bool,
 }
 
 /// One attachment.

@@ -1,8 +1,8 @@
 //! flock(2) locks. An attachment's lock is inherited by the delegates, so it stays taken until the last of them is gone,
 //! even if the shim is killed. That is why nothing here unlocks: descriptors are closed.
 
-use crate::error::{self, Error};
 use crate::{Paths, file};
+use cni_spec::error::{self, Error};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;

@@ -1,11 +1,12 @@
 //! The DEL of a recorded attachment: by the runtime, by GC, by nodectl, or to undo an ADD.
 
-use crate::chain::{self, Failure, Invocation};
-use crate::error::{self, Error};
 use crate::lock::Lock;
 use crate::pending::Pending;
-use crate::record::{DelList, Phase, PluginCall, Record};
-use crate::{Paths, conflist, file, scratch};
+use crate::record::{Phase, Record};
+use crate::{Paths, file, scratch};
+use cni_spec::chain::{self, DelList, Failure, Invocation, PluginCall};
+use cni_spec::conflist;
+use cni_spec::error::{self, Error};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ pub fn replay(paths: &Paths, record: &mut Record, invocation: &Invocation, deadl
         record.phase = Phase::Deleting;
         // On a full disk the DEL goes on without this note.
         if let Err(cause) = record.store(paths, false) {
-            file::log(&cause.to_string());
+            error::log(&cause);
         }
     }
     scratch::restore(paths, record);
@@ -144,7 +145,7 @@ pub fn finish(
             record.remove(paths).map_err(fail)
         }
         noted => {
-            noted.unwrap_or_else(|cause| file::log(&cause.to_string()));
+            noted.unwrap_or_else(|cause| error::log(&cause));
             Err(failures)
         }
     }

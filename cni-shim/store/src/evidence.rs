@@ -4,12 +4,13 @@
 //! has reserved for it, Calico's host interface of the pod. Guesses from the node's present state are not among them: a
 //! sandbox without evidence has nothing to clean up.
 
-use crate::conflist::{Backends, List, TYPE, find_in_path};
-use crate::error::Error;
-use crate::record::{DelList, PluginCall, Pod, Record};
-use crate::scratch;
+use crate::backends::Backends;
+use crate::record::{Pod, Record};
 use crate::state::Backend;
-use crate::{Paths, convert};
+use crate::{Paths, scratch};
+use cni_spec::chain::{DelList, PluginCall};
+use cni_spec::conflist::{List, TYPE, find_in_path};
+use cni_spec::{Error, convert};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -156,7 +157,7 @@ pub fn build(
     sought: &Sought<'_>,
     found: &Evidence,
 ) -> Result<Option<Record>, Error> {
-    let load = |backend| List::of_backend(paths, backends, backend, true);
+    let load = |backend| backends.list(paths, backend, true);
     let (mut lists, mut owner, mut unclear) = (Vec::new(), None, sought.torn);
     for cached in &found.cached {
         let list = cached.conflist.as_deref().and_then(|bytes| List::parse(bytes).ok()).filter(|list| !list.runs(TYPE));

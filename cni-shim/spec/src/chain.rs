@@ -2,10 +2,11 @@
 
 use crate::conflist::declares;
 use crate::error::{self, Error};
-use crate::record::{DelList, PluginCall};
-use crate::{convert, exec, file};
+use crate::{convert, exec};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// What the runtime said about the attachment.
@@ -21,6 +22,43 @@ pub struct Invocation {
     pub args: String,
     /// CNI_PATH.
     pub cni_path: String,
+}
+
+/// One value out of CNI_ARGS.
+pub fn argument<'a>(args: &'a str, key: &str) -> Option<&'a str> {
+    args.split(';').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == key).map(|(_, value)| value)
+}
+
+/// One plugin of a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PluginCall {
+    /// The plugin's type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The binary that ADD ran. DEL runs the same, or the one that CNI_PATH offers if this is gone.
+    pub path: PathBuf,
+    /// The plugin's entry in its conflist, as it stands there: name, version, prevResult and runtimeConfig come per call.
+    pub config: Map<String, Value>,
+}
+
+/// A list of plugins with all that is needed to call them as libcni would.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DelList {
+    /// The network's name: a key of what the plugins made (host-local's directory, portmap's chains, Calico's handle).
+    pub network: String,
+    /// The list's CNI version.
+    pub cni_version: String,
+    /// The plugins in ADD's order; DEL goes backwards.
+    pub plugins: Vec<PluginCall>,
+    /// The capability arguments of ADD: without portMappings, portmap's DEL does nothing.
+    #[serde(default)]
+    pub runtime_config: Map<String, Value>,
+    /// CNI_ARGS of ADD.
+    #[serde(default)]
+    pub args: String,
+    /// The list says disableCheck.
+    #[serde(default)]
+    pub disable_check: bool,
 }
 
 /// A delegate that failed.
@@ -156,7 +194,7 @@ pub fn each(
 /// Writes failures that nobody else will hear of.
 pub fn log(what: &str, failures: &[Failure]) {
     for failure in failures {
-        file::log(&format!(
+        error::log(format!(
             "{what}: plugin \"{}\" of network \"{}\": {}",
             failure.plugin, failure.network, failure.error
         ));

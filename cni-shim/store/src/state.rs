@@ -1,7 +1,8 @@
 //! Where new pods go: `state.json`, written by nodectl, read by every ADD.
 
-use crate::error::{self, Error};
 use crate::{Paths, file, lock};
+use cni_spec::error::{self, Error};
+use cni_spec::process;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -86,12 +87,12 @@ impl Owner {
     /// This process, as the owner of a hold.
     pub fn this_process(run: impl Into<String>) -> Self {
         let pid = std::process::id();
-        Self { run: run.into(), pid, boot_id: file::boot_id(), started: file::process_start(pid) }
+        Self { run: run.into(), pid, boot_id: file::boot_id(), started: process::started(pid) }
     }
 
     /// Whether the owner still runs.
     pub fn is_alive(&self) -> bool {
-        let start = file::process_start(self.pid);
+        let start = process::started(self.pid);
         self.boot_id == file::boot_id() && start.is_some() && (self.started.is_none() || self.started == start)
     }
 }

@@ -1,6 +1,7 @@
 //! Small files: written whole or not at all, read without surprise.
 
-use crate::error::{self, Error};
+use cni_spec::error::{self, Error};
+use cni_spec::process;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -144,7 +145,7 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn writer_is_gone(temporary: &Path) -> bool {
     let pid = temporary.file_stem().map(Path::new).and_then(Path::extension).and_then(|pid| pid.to_str());
-    pid.and_then(|pid| pid.parse().ok()).is_some_and(|pid| process_start(pid).is_none())
+    pid.and_then(|pid| pid.parse().ok()).is_some_and(|pid| process::started(pid).is_none())
 }
 
 /// Milliseconds since 1970.
@@ -162,34 +163,4 @@ pub fn since_boot_ms() -> u64 {
 /// This boot's id; empty if the kernel does not tell.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
-}
-
-/// When a process started, in clock ticks since boot; `None` if it is gone or a zombie.
-pub fn process_start(pid: u32) -> Option<u64> {
-    living(&pid.to_string(), 19)
-}
-
-/// Whether a process of this group lives.
-pub fn group_lives(group: u32) -> bool {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .into_iter()
-        .any(|process| process.file_name().to_str().and_then(|pid| living(pid, 2)) == Some(group.into()))
-}
-
-/// One number of /proc/PID/stat, counted from the state; `None` if the process is gone or a zombie.
-fn living(pid: &str, place: usize) -> Option<u64> {
-    // proc_pid_stat(5): the name (field 2) may contain anything, so count from its closing parenthesis: field 3 is the
-    // state, field 5 the group, field 22 the start.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    match *fields.clone().next()?.as_bytes() {
-        [b'Z' | b'X' | b'x'] => None,
-        _ => fields.nth(place)?.parse().ok(),
-    }
-}
-
-/// A line on standard error, which the runtime logs.
-pub fn log(text: &str) {
-    let _ = writeln!(std::io::stderr(), "cni-shim: {text}");
 }

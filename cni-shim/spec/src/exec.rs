@@ -1,7 +1,7 @@
 //! One delegate, run to its end or to its deadline.
 
 use crate::error::{self, Error};
-use crate::file;
+use crate::process;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
@@ -195,7 +195,7 @@ fn kill_group(child: &mut Child) {
 /// Waits until the last of a group that was killed is dead. It may stay a zombie: its parent by now is init.
 fn await_group(child: &Child) {
     let until = Instant::now() + DEATH;
-    while killpg(group(child), None).is_ok() && file::group_lives(child.id()) && Instant::now() < until {
+    while killpg(group(child), None).is_ok() && process::group_lives(child.id()) && Instant::now() < until {
         sleep(Duration::from_millis(1));
     }
 }

@@ -1,6 +1,7 @@
 //! The one error type: the error object of the CNI specification.
 
 use serde::{Deserialize, Serialize};
+use std::io::Write as _;
 
 /// The configuration's CNI version is not supported.
 pub const VERSION: u32 = 1;
@@ -91,3 +92,8 @@ impl std::fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// A line on standard error, which the runtime logs: for what is no reason to fail.
+pub fn log(what: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "cni-shim: {what}");
+}

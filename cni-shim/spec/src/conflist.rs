@@ -1,56 +1,14 @@
-//! Conflists: the backends', read as libcni reads them (libcni/conf.go), and the shim's own.
+//! Conflists, read as libcni reads them (libcni/conf.go).
 
+use crate::chain::{DelList, PluginCall};
 use crate::error::{self, Error};
-use crate::record::{DelList, PluginCall};
-use crate::state::Backend;
-use crate::{Paths, convert, exec, file};
-use serde_json::{Map, Value, json};
+use crate::{convert, exec};
+use serde_json::{Map, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The shim's plugin type, and the name of its binary.
 pub const TYPE: &str = "cni-shim";
-
-/// The capabilities of the CNI project's CONVENTIONS.md, and containerd's own.
-const CAPABILITIES: [&str; 11] = [
-    "portMappings",
-    "bandwidth",
-    "dns",
-    "ipRanges",
-    "ips",
-    "mac",
-    "aliases",
-    "cgroupPath",
-    "deviceID",
-    "infinibandGUID",
-    "io.kubernetes.cri.pod-annotations",
-];
-
-/// Where the two backends' conflists are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backends {
-    /// flannel's conflist.
-    pub flannel: PathBuf,
-    /// Calico's conflist.
-    pub calico: PathBuf,
-}
-
-impl Default for Backends {
-    fn default() -> Self {
-        let dir = Path::new("/etc/cni/net.d");
-        Self { flannel: dir.join("10-flannel.conflist"), calico: dir.join("10-calico.conflist") }
-    }
-}
-
-impl Backends {
-    /// The conflist of one backend.
-    pub fn path(&self, backend: Backend) -> &Path {
-        match backend {
-            Backend::Flannel => &self.flannel,
-            Backend::Calico => &self.calico,
-        }
-    }
-}
 
 /// A conflist, parsed no further than needed: plugin entries stay as they are.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,7 +57,8 @@ impl List {
         Ok((list.with_siblings(path)?, bytes))
     }
 
-    fn with_siblings(mut self, path: &Path) -> Result<Self, Error> {
+    /// The list with the plugins beside it.
+    pub fn with_siblings(mut self, path: &Path) -> Result<Self, Error> {
         let dir = path.parent().unwrap_or(Path::new("/")).join(&self.name);
         let mut files = match fs::read_dir(&dir) {
             Ok(entries) if !self.only_inlined => entries.flatten().map(|entry| entry.path()).collect(),
@@ -119,29 +78,6 @@ impl List {
             ));
         }
         Ok(self)
-    }
-
-    /// Reads a backend's conflist and keeps a copy of it; with `copy_will_do`, a missing or half-written conflist (Calico's
-    /// installer writes it in place) is replaced by that copy.
-    pub fn of_backend(paths: &Paths, backends: &Backends, backend: Backend, copy_will_do: bool) -> Result<Self, Error> {
-        let (path, copy) = (paths.node(backends.path(backend)), paths.backend_copy(backend));
-        match Self::read(&path) {
-            Ok((list, bytes)) => {
-                if fs::read(&copy).ok().as_deref() != Some(&bytes)
-                    && let Err(cause) = file::write(&copy, &bytes, false)
-                {
-                    file::log(&cause.to_string());
-                }
-                Ok(list)
-            }
-            Err(cause) => {
-                let kept = fs::read(&copy).ok().filter(|_| copy_will_do).and_then(|bytes| Self::parse(&bytes).ok());
-                kept.and_then(|list| list.with_siblings(&path).ok()).ok_or_else(|| {
-                    let fix = format!("{cause}. To fix it: see why {backend}'s installer has not written it");
-                    Error::new(error::TRY_LATER, format!("{backend}'s conflist cannot be used"), fix)
-                })
-            }
-        }
     }
 
     /// The list ready to be run, with each plugin's binary out of CNI_PATH. Nothing is run if one is missing, or is the shim,
@@ -235,47 +171,4 @@ pub fn find_in_path(cni_path: &str, kind: &str) -> Option<PathBuf> {
     let mut candidates =
         cni_path.split(':').filter(|dir| usable && !dir.is_empty()).map(|dir| Path::new(dir).join(kind));
     candidates.find(|file| file.is_file())
-}
-
-/// The union of the capabilities of conflists, as the shim must declare them to be given the arguments; always with the ones
-/// that runtimes are known to have, since the other backend's conflist may not be on the node yet. Each delegate is given
-/// those that it declares, as without the shim.
-pub fn union_of_capabilities<'a>(lists: impl IntoIterator<Item = &'a List>) -> Map<String, Value> {
-    let mut union: Map<_, _> = CAPABILITIES.iter().map(|name| ((*name).to_owned(), true.into())).collect();
-    for plugin in lists.into_iter().flat_map(|list| &list.plugins) {
-        let declared = plugin.get("capabilities").and_then(Value::as_object);
-        union.extend(
-            declared
-                .into_iter()
-                .flatten()
-                .filter(|(_, on)| **on == json!(true))
-                .map(|(key, _)| (key.clone(), true.into())),
-        );
-    }
-    union
-}
-
-/// The conflist that puts the shim in front of both backends. `native_name` is the name of the list that it replaces, so
-/// that a runtime's cache, and CRI-O's GC, keep seeing one network.
-pub fn shim_conflist(
-    native_name: &str,
-    paths: &Paths,
-    backends: &Backends,
-    capabilities: &Map<String, Value>,
-    default: Backend,
-) -> Value {
-    // A runtime older than cniVersions reads 1.0.0, a newer one picks 1.1.0.
-    json!({
-        "cniVersion": "1.0.0",
-        "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
-        "name": native_name,
-        "loadOnlyInlinedPlugins": true,
-        "plugins": [{
-            "type": TYPE,
-            "capabilities": capabilities,
-            "stateDir": paths.state_dir(),
-            "default": default,
-            "backends": {"flannel": backends.flannel, "calico": backends.calico},
-        }],
-    })
 }

@@ -1,11 +1,11 @@
 //! DELs that have failed and that a runtime may never send again (CRI-O forgets a sandbox after one failed DEL, containerd
 //! after a failed ADD): nodectl finishes them.
 
-use crate::chain::Failure;
-use crate::conflist::Backends;
-use crate::error::{self, Error};
+use crate::backends::Backends;
 use crate::record::{FORMAT, Record};
 use crate::{Paths, delete, evidence, file, lock};
+use cni_spec::chain::Failure;
+use cni_spec::error::{self, Error};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;

@@ -3,8 +3,10 @@
 //! flannel's plugin removes the file even when the DEL that it delegated has failed; the next DEL then does nothing and
 //! succeeds, and the pod's address stays reserved for ever. So the shim keeps a copy and puts it back.
 
-use crate::record::{PluginCall, Record};
+use crate::record::Record;
 use crate::{Paths, file};
+use cni_spec::chain::PluginCall;
+use cni_spec::error;
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -39,6 +41,6 @@ pub fn restore(paths: &Paths, record: &Record) {
         && read(&path).is_none()
         && let Err(cause) = file::write(&path, text.as_bytes(), false)
     {
-        file::log(&cause.to_string());
+        error::log(&cause);
     }
 }
