@@ -2,6 +2,8 @@
 
 #[path = "standins/calico.rs"]
 mod calico;
+#[path = "standins/dual.rs"]
+mod dual;
 #[path = "standins/felix.rs"]
 mod felix;
 #[path = "standins/flannel.rs"]

@@ -15,6 +15,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("demo", nodectl_lab::demo::main),
     ("enter", nodectl_lab::runtime::enter::main),
     ("flanneld", nodectl_lab::flannel::main),
+    ("flannel-plugin", nodectl_lab::flannel::plugin::main),
     ("guard", nodectl_lab::cluster::guard),
     ("in-machine", nodectl_lab::vm::enter::main),
     ("init", nodectl_lab::init::main),

@@ -1,36 +1,39 @@
 //! The stand-ins where they belong: as containers of DaemonSets on light nodes, one node switched by hand.
 
+use nodectl_lab::agent::family::Family;
 use nodectl_lab::client::{Client, Patch};
 use nodectl_lab::cluster::{Cluster, Options, until};
 use nodectl_lab::objects::{self, workloads};
-use nodectl_lab::traffic::matrix;
+use nodectl_lab::traffic::matrix_in;
 use nodectl_lab::wait::{PATIENCE, eventually};
 use serde_json::{Value, json};
 
 use crate::prepared::prepare;
 
-fn label(client: &Client, node: &str, cni: &str) {
+/// Says which network a node is to have.
+pub fn label(client: &Client, node: &str, cni: &str) {
     let patch = json!({"metadata": {"labels": {"nodectl.io/cni": cni}}});
     client.patch(&format!("/api/v1/nodes/{node}"), Patch::Merge, &patch).unwrap();
 }
 
 /// The pods of a namespace whose names begin so, on a node.
-fn pods(client: &Client, namespace: &str, name: &str, node: &str) -> Vec<Value> {
+pub fn pods(client: &Client, namespace: &str, name: &str, node: &str) -> Vec<Value> {
     let all =
         client.list(&format!("/api/v1/namespaces/{namespace}/pods?fieldSelector=spec.nodeName%3D{node}")).unwrap();
     all.into_iter().filter(|pod| pod["metadata"]["name"].as_str().unwrap().starts_with(name)).collect()
 }
 
 /// Every pair of pods reaches each other under its own address.
-fn whole(cluster: &Cluster) {
+pub fn whole(cluster: &Cluster, family: Family) {
     until(PATIENCE, || {
-        let broken: Vec<_> = matrix(cluster)?.into_iter().filter(|pair| !pair.is_whole()).collect();
+        let broken: Vec<_> = matrix_in(cluster, family)?.into_iter().filter(|pair| !pair.is_whole()).collect();
         Ok((!broken.is_empty()).then(|| format!("{broken:?}")))
     })
     .unwrap();
 }
 
-fn condition(client: &Client, node: &str) -> (String, String) {
+/// Status and reason of a Node's NetworkUnavailable.
+pub fn condition(client: &Client, node: &str) -> (String, String) {
     let object = client.get(&format!("/api/v1/nodes/{node}")).unwrap();
     let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let found = conditions.into_iter().find(|condition| condition["type"] == "NetworkUnavailable").unwrap_or_default();
@@ -46,7 +49,7 @@ fn a_node_switched_by_hand_talks_to_the_one_that_was_not() {
     cluster.install(&objects::calico::manifests(&objects::calico::Calico::default())).unwrap();
     cluster.install(&[workloads::daemon("everywhere"), workloads::deployment("web", 4)]).unwrap();
     cluster.wait_pods_ready(8, PATIENCE).unwrap();
-    whole(&cluster);
+    whole(&cluster, Family::V4);
 
     prepare(&client, &["node1", "node2"], 26);
     label(&client, "node1", "flannel");
@@ -74,7 +77,7 @@ fn a_node_switched_by_hand_talks_to_the_one_that_was_not() {
     for pod in pods(&client, "default", "", "node1") {
         assert!(pod["metadata"]["annotations"]["cni.projectcalico.org/podIP"].is_string(), "{pod}");
     }
-    whole(&cluster);
+    whole(&cluster, Family::V4);
 
     label(&client, "node1", "none");
     eventually("Calico leaves", || pods(&client, "kube-system", "calico-node", "node1").is_empty());

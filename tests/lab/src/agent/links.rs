@@ -5,6 +5,8 @@ use serde_json::Value;
 
 use crate::command;
 
+use super::family::Family;
+
 /// A VXLAN device: as one wants it, or as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vxlan {
@@ -150,31 +152,33 @@ pub fn read_vxlan(link: &Value) -> Vxlan {
         name: text(&link["ifname"]),
         vni: data["id"].as_u64().unwrap_or_default(),
         port: data["port"].as_u64().unwrap_or_default(),
-        local: text(&data["local"]),
+        // ip has another name for the IPv6 one.
+        local: data["local"].as_str().or(data["local6"].as_str()).unwrap_or_default().to_owned(),
         parent: text(&data["link"]),
         mac: text(&link["address"]).to_lowercase(),
         mtu: link["mtu"].as_u64().unwrap_or_default(),
         gbp: data["gbp"].as_bool().unwrap_or_default(),
         l2miss: data["l2miss"].as_bool().unwrap_or_default(),
-        group: data["group"].as_str().or(data["remote"].as_str()).map(str::to_owned),
+        group: ["group", "remote", "group6", "remote6"].iter().find_map(|key| data[*key].as_str()).map(str::to_owned),
         external: data["external"].as_bool().unwrap_or_default(),
     }
 }
 
-/// The IPv4 addresses of a link, as `address/length`.
-pub fn addresses_v4(link: &Value) -> Vec<String> {
+/// The addresses of a link that are of a family, as `address/length`; those that IPv6 gives every link by itself are left out.
+pub fn addresses(link: &Value, family: Family) -> Vec<String> {
     let addresses = link["addr_info"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let of_family = addresses.iter().filter(|address| address["family"] == "inet");
+    let own = |address: &&Value| family == Family::V4 || address["scope"] != "link";
+    let of_family = addresses.iter().filter(|address| address["family"] == family.kernel()).filter(own);
     of_family
         .filter_map(|address| Some(format!("{}/{}", address["local"].as_str()?, address["prefixlen"].as_u64()?)))
         .collect()
 }
 
-/// The device that holds an IPv4 address, and the address with its prefix length.
+/// The device that holds an address, and the address with its prefix length.
 pub fn holder_of<'a>(links: &'a [Value], address: &str) -> Option<(&'a str, String)> {
     links.iter().find_map(|link| {
-        let found =
-            addresses_v4(link).into_iter().find(|with_length| with_length.split('/').next() == Some(address))?;
+        let mut all = Family::BOTH.into_iter().flat_map(|family| addresses(link, family));
+        let found = all.find(|with_length| with_length.split('/').next() == Some(address))?;
         Some((link["ifname"].as_str()?, found))
     })
 }

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod condition;
 pub mod connection;
+pub mod family;
 pub mod health;
 pub mod kubeconfig;
 pub mod links;

@@ -102,6 +102,9 @@ pub struct ControllerOptions {
     /// Nodes without a podCIDR get one out of this
     #[arg(long, default_value = "10.244.0.0/16")]
     pub cluster_cidr: ipnet::Ipv4Net,
+    /// And one out of this, in a dual-stack cluster
+    #[arg(long)]
+    pub cluster_cidr_v6: Option<ipnet::Ipv6Net>,
     /// A node whose heartbeat is older than this is NotReady
     #[arg(long, value_parser = milliseconds, default_value = "40000")]
     pub node_grace_ms: Duration,
@@ -141,6 +144,7 @@ impl Default for ControllerOptions {
     fn default() -> Self {
         Self {
             cluster_cidr: ipnet::Ipv4Net::new_assert([10, 244, 0, 0].into(), 16),
+            cluster_cidr_v6: None,
             node_grace_ms: Duration::from_secs(40),
             settle_ms: Duration::from_millis(50),
             ipam_gc_period_ms: Duration::from_secs(450),

@@ -1,6 +1,6 @@
 //! WorkloadEndpoints: in the Kubernetes datastore a Pod is one, whatever CNI networked it. Pure.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde_json::Value;
 use sha1::{Digest, Sha1};
@@ -25,8 +25,8 @@ pub struct Endpoint {
     pub node: String,
     /// The host interface that felix expects.
     pub interface: String,
-    /// The pod's IPv4 addresses.
-    pub addresses: Vec<Ipv4Addr>,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// `cali` and the first eleven hex digits of sha1("<namespace>.<pod>").
@@ -64,7 +64,7 @@ fn finished(pod: &Value) -> bool {
 }
 
 /// status.podIPs before status.podIP before the annotations.
-fn addresses(pod: &Value) -> Vec<Ipv4Addr> {
+fn addresses(pod: &Value) -> Vec<IpAddr> {
     let listed = pod["status"]["podIPs"].as_array().map(Vec::as_slice).unwrap_or_default();
     let sources = [
         listed.iter().filter_map(|entry| entry["ip"].as_str()).collect::<Vec<_>>(),
@@ -72,7 +72,7 @@ fn addresses(pod: &Value) -> Vec<Ipv4Addr> {
         annotation(pod, POD_IPS).unwrap_or_default().split(',').collect(),
         vec![annotation(pod, POD_IP).unwrap_or_default()],
     ];
-    let parse = |source: Vec<&str>| -> Vec<Ipv4Addr> {
+    let parse = |source: Vec<&str>| -> Vec<IpAddr> {
         source.into_iter().filter_map(|text| text.split('/').next()?.trim().parse().ok()).collect()
     };
     sources.into_iter().map(parse).find(|found| !found.is_empty()).unwrap_or_default()
@@ -92,12 +92,12 @@ mod tests {
     fn any_pod_with_an_address_is_an_endpoint() {
         let pod = |spec: Value, status: Value| json!({"metadata": {"namespace": "default", "name": "nginx"}, "spec": spec, "status": status});
         let flannel = pod(json!({"nodeName": "n1"}), json!({"podIP": "10.244.1.7"}));
-        assert_eq!(from_pod(&flannel).unwrap().addresses, ["10.244.1.7".parse::<Ipv4Addr>().unwrap()]);
+        assert_eq!(from_pod(&flannel).unwrap().addresses, ["10.244.1.7".parse::<IpAddr>().unwrap()]);
         assert!(from_pod(&pod(json!({"nodeName": "n1", "hostNetwork": true}), json!({"podIP": "1.2.3.4"}))).is_none());
         assert!(from_pod(&pod(json!({"nodeName": "n1"}), json!({}))).is_none());
         let mut annotated = pod(json!({"nodeName": "n1"}), json!({}));
         annotated["metadata"]["annotations"] = json!({POD_IPS: "10.244.1.8/32"});
-        assert_eq!(from_pod(&annotated).unwrap().addresses, ["10.244.1.8".parse::<Ipv4Addr>().unwrap()]);
+        assert_eq!(from_pod(&annotated).unwrap().addresses, ["10.244.1.8".parse::<IpAddr>().unwrap()]);
         annotated["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         annotated["metadata"]["annotations"] = json!({POD_IP: "", POD_IPS: ""});
         annotated["status"]["podIP"] = json!("10.244.1.8");

@@ -44,6 +44,9 @@ impl ApiServer {
         ] {
             arguments.extend([flag.to_owned(), value]);
         }
+        if let Some(network) = &options.cluster_cidr_v6 {
+            arguments.extend(["--cluster-cidr-v6".to_owned(), network.clone()]);
+        }
         if let Some(assets) = &options.assets {
             arguments.extend(["--assets".to_owned(), assets.display().to_string()]);
         }

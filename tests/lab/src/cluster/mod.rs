@@ -9,6 +9,7 @@ pub mod up;
 mod workspace;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::objects::{self, Manifest};
 use crate::vm::MachineNode;
 
 pub use api_server::ApiServer;
-pub use options::{Network, Options, assets, cache};
+pub use options::{Network, Options, POD_NETWORK_V6, assets, cache};
 pub use readiness::{is_ready, until};
 use workspace::Workspace;
 pub use workspace::{guard, scratch};
@@ -46,8 +47,9 @@ impl Cluster {
     pub fn start(options: Options) -> Result<Cluster> {
         options.check()?;
         let workspace = Workspace::new(&options.binary)?;
-        underlay::set_up(&workspace.underlay())?;
+        underlay::set_up(&workspace.underlay(), options.cluster_cidr_v6.is_some())?;
         copy_plugins(&options, &workspace.folder.join("opt"))?;
+        write_flannel_plugin(&workspace.folder)?;
         let api = if options.api { Some(ApiServer::start(&options, &workspace)?) } else { None };
         let mut cluster = Cluster { nodes: Vec::new(), api, options, workspace };
         if let Some(api) = &cluster.api {
@@ -139,15 +141,22 @@ impl Cluster {
         if let Some(api) = &self.api {
             let client = api.client()?;
             let mut object = objects::node(&name, &address.to_string());
-            object["spec"] = serde_json::json!({"podCIDR": self.options.pod_cidr(index)?, "podCIDRs": [self.options.pod_cidr(index)?]});
+            let cidrs = self.options.pod_cidrs(index)?;
+            object["spec"] = serde_json::json!({"podCIDR": cidrs.first(), "podCIDRs": cidrs});
             client.ensure("/api/v1/nodes", &object)?;
             files.extend(credentials::files(api, &client, &name)?);
         }
         if let Network::Bridge = self.options.network {
             files.push(("/etc/cni/net.d/10-lab.conflist".to_owned(), bridge_conflist(&self.options.pod_cidr(index)?)));
         }
+        let ipv6 = self.options.cluster_cidr_v6.is_some().then(|| underlay::second(index));
+        if let Some(second) = &ipv6 {
+            let arguments = format!("KUBELET_EXTRA_ARGS=\"--node-ip={address},{}\"\n", second.address);
+            files.push(("/etc/default/kubelet".to_owned(), arguments));
+        }
         let spec = Spec {
             address,
+            ipv6,
             gateway: underlay::gateway(),
             underlay: self.workspace.underlay(),
             service: [10, 96, 0, 1].into(),
@@ -178,7 +187,11 @@ impl Cluster {
         let given = Path::new("/usr/local/lib/nodectl-lab");
         binds.extend(options.programs.iter().map(|(name, path)| (path.clone(), given.join(name))));
         for plugin in BROUGHT {
-            binds.extend(options.plugin(plugin).map(|path| (path, given.join("plugins").join(plugin))));
+            let file = match plugin {
+                "flannel" if options.cluster_cidr_v6.is_some() => Some(flannel_plugin(&self.workspace.folder)),
+                _ => options.plugin(plugin),
+            };
+            binds.extend(file.map(|path| (path, given.join("plugins").join(plugin))));
         }
         binds
     }
@@ -200,6 +213,19 @@ fn bridge_conflist(subnet: &str) -> String {
             "ipam": {"type": "host-local", "ranges": [[{"subnet": subnet}]]}},
         {"type": "portmap", "capabilities": {"portMappings": true}}]});
     list.to_string()
+}
+
+/// Where a dual-stack cluster keeps flannel's plugin.
+fn flannel_plugin(folder: &Path) -> PathBuf {
+    folder.join("flannel-plugin")
+}
+
+/// Writes flannel's plugin of a dual-stack cluster, the lab's own: a script, since every node copies it.
+fn write_flannel_plugin(folder: &Path) -> Result<()> {
+    let path = flannel_plugin(folder);
+    fs::write(&path, "#!/bin/sh\nexec /usr/local/bin/nodectl-lab flannel-plugin\n")
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("{} could not be written", path.display()))
 }
 
 /// Fills the folder that nodes see as /opt; a plugin that is nowhere is left out.

@@ -7,6 +7,9 @@ use anyhow::{Context, Result, bail};
 use crate::node::Kind;
 use crate::objects::flannel::Flannel;
 
+/// The IPv6 pod network of a dual-stack cluster.
+pub const POD_NETWORK_V6: &str = "fd00:10:244::/56";
+
 /// A cluster's network.
 #[derive(Debug, Clone)]
 pub enum Network {
@@ -27,6 +30,8 @@ pub struct Options {
     pub kinds: Vec<Kind>,
     /// The network of all pods; node N has the Nth /24 of it.
     pub cluster_cidr: String,
+    /// The IPv6 network of all pods, which makes a cluster dual stack; node N has the Nth /64 of it. See [`Options::dual_stack`].
+    pub cluster_cidr_v6: Option<String>,
     /// The lab's binary.
     pub binary: PathBuf,
     /// The nodectl under test, seen as /usr/local/bin/nodectl on light nodes and as /usr/bin/nodectl on full ones; none when it is not built.
@@ -56,6 +61,7 @@ impl Default for Options {
             nodes: 3,
             kinds: Vec::new(),
             cluster_cidr: "10.244.0.0/16".to_owned(),
+            cluster_cidr_v6: None,
             binary,
             nodectl: built("LAB_NODECTL", "nodectl"),
             shim: built("LAB_SHIM", "cni-shim"),
@@ -71,6 +77,23 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Makes the cluster dual stack: nodes have an IPv6 address and a second pod CIDR out of [`POD_NETWORK_V6`], flannel (where it is the
+    /// network) and Calico's manifests (see [`Calico::of`](crate::objects::calico::Calico::of)) have both families, and flannel's
+    /// plugin is the lab's own, as the packaged one knows no IPv6.
+    ///
+    /// ```
+    /// # use nodectl_lab::cluster::Options;
+    /// let mut options = Options { nodes: 2, ..Options::default() };
+    /// options.dual_stack();
+    /// assert_eq!(options.pod_cidrs(1).unwrap(), ["10.244.1.0/24", "fd00:10:244:1::/64"]);
+    /// ```
+    pub fn dual_stack(&mut self) {
+        self.cluster_cidr_v6 = Some(POD_NETWORK_V6.to_owned());
+        if let Network::Flannel(flannel) = &mut self.network {
+            flannel.network_v6 = Some(POD_NETWORK_V6.to_owned());
+        }
+    }
+
     /// How node `index`, from 1, is made.
     pub fn kind(&self, index: u8) -> Kind {
         let place = usize::from(index).saturating_sub(1);
@@ -99,13 +122,24 @@ impl Options {
         self.plugin_folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file())
     }
 
-    /// The subnet of node `index`.
+    /// The IPv4 subnet of node `index`.
     pub fn pod_cidr(&self, index: u8) -> Result<String> {
-        let network: ipnet::Ipv4Net =
-            self.cluster_cidr.parse().with_context(|| format!("{} is no IPv4 network", self.cluster_cidr))?;
-        let subnet = network.subnets(24).context("the cluster's network has no /24")?.nth(usize::from(index));
-        Ok(subnet.with_context(|| format!("{} has no /24 for node {index}", self.cluster_cidr))?.to_string())
+        nth_subnet(&self.cluster_cidr, 24, index)
     }
+
+    /// All subnets of node `index`, IPv4 first.
+    pub fn pod_cidrs(&self, index: u8) -> Result<Vec<String>> {
+        let second = self.cluster_cidr_v6.as_deref().map(|network| nth_subnet(network, 64, index));
+        std::iter::once(self.pod_cidr(index)).chain(second).collect()
+    }
+}
+
+/// The subnet of that length and number.
+fn nth_subnet(network: &str, length: u8, number: u8) -> Result<String> {
+    let parsed: ipnet::IpNet = network.parse().with_context(|| format!("{network} is no network"))?;
+    let subnet =
+        parsed.subnets(length).with_context(|| format!("{network} has no /{length}"))?.nth(usize::from(number));
+    Ok(subnet.with_context(|| format!("{network} has no /{length} for node {number}"))?.to_string())
 }
 
 /// A binary named by the environment, else one beside this program or one folder up, as cargo places tests.

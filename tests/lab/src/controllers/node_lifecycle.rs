@@ -50,21 +50,31 @@ pub fn run(access: &Access, options: &ControllerOptions) -> ClientResult<()> {
     Ok(())
 }
 
-/// Node N of a name that ends in N gets the Nth /24, if it is free; others the lowest free one.
+/// A node gets a /24, and in a dual-stack cluster a /64 too; all or none.
 fn allocate(access: &Access, options: &ControllerOptions, node: &Value, nodes: &[Arc<Value>]) {
+    let networks =
+        std::iter::once((options.cluster_cidr.into(), 24)).chain(options.cluster_cidr_v6.map(|v6| (v6.into(), 64)));
+    let cidrs: Option<Vec<String>> = networks.map(|(network, length)| free(network, length, node, nodes)).collect();
+    if let Some(cidrs) = cidrs {
+        access.patch("nodes", node, "", &json!({"spec": {"podCIDR": cidrs.first(), "podCIDRs": cidrs}}));
+    }
+}
+
+/// Node N of a name that ends in N gets the Nth subnet, if it is free; others the lowest free one.
+fn free(network: ipnet::IpNet, length: u8, node: &Value, nodes: &[Arc<Value>]) -> Option<String> {
     let name = text(&node["metadata"]["name"]);
     let digits: String =
         name.chars().rev().take_while(char::is_ascii_digit).collect::<Vec<_>>().into_iter().rev().collect();
-    let Ok(subnets) = options.cluster_cidr.subnets(24) else { return };
-    let free: Vec<String> = subnets
-        .map(|subnet| subnet.to_string())
-        .filter(|subnet| !nodes.iter().any(|other| other["spec"]["podCIDR"] == subnet.as_str()))
-        .collect();
-    let own = digits.parse().ok().and_then(|number| options.cluster_cidr.subnets(24).ok()?.nth(number));
+    let taken = |subnet: &str| {
+        nodes.iter().any(|other| {
+            other["spec"]["podCIDR"] == subnet || items(&other["spec"]["podCIDRs"]).any(|cidr| cidr == subnet)
+        })
+    };
+    let free: Vec<String> =
+        network.subnets(length).ok()?.map(|subnet| subnet.to_string()).filter(|subnet| !taken(subnet)).collect();
+    let own = digits.parse().ok().and_then(|number| network.subnets(length).ok()?.nth(number));
     let own = own.map(|subnet| subnet.to_string()).filter(|subnet| free.contains(subnet));
-    if let Some(cidr) = own.or_else(|| free.into_iter().nth(1)) {
-        access.patch("nodes", node, "", &json!({"spec": {"podCIDR": cidr, "podCIDRs": [cidr]}}));
-    }
+    own.or_else(|| free.into_iter().nth(1))
 }
 
 /// Milliseconds since the node's last sign of life.

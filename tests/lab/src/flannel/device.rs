@@ -1,11 +1,13 @@
-//! flannel.<VNI>: created, reused or recreated, with the pod CIDR's base address on it.
+//! flannel.<VNI>, and flannel-v6.<VNI> where IPv6 is in use: created, reused or recreated, with the pod CIDR's base address on it.
 
 use anyhow::{Context, Result, bail};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::agent::api::annotation;
+use crate::agent::family::Family;
 use crate::agent::links::{self, AddError, Vxlan};
+use crate::agent::set_sysctl;
 use crate::command;
 
 use super::log;
@@ -25,14 +27,17 @@ pub struct External {
 }
 
 /// Finds the interface by name and the public address by annotation (public-ip-overwrite) or by the interface.
-pub fn external_interface(name: &str, node: &Value) -> Result<External> {
+pub fn external_interface(name: &str, node: &Value, family: Family) -> Result<External> {
     let all = links::all()?;
     let link = links::by_name(&all, name).with_context(|| format!("Could not find valid interface matching {name}"))?;
-    let addresses = links::addresses_v4(link);
+    let addresses = links::addresses(link, family);
     let Some(address) = addresses.first().and_then(|address| address.split('/').next()) else {
-        bail!("failed to find IPv4 address for interface {name}");
+        bail!("failed to find {family} address for interface {name}");
     };
-    let overwrite = annotation(node, "flannel.alpha.coreos.com/public-ip-overwrite");
+    let overwrite = match family {
+        Family::V4 => annotation(node, "flannel.alpha.coreos.com/public-ip-overwrite"),
+        Family::V6 => annotation(node, "flannel.alpha.coreos.com/public-ipv6-overwrite"),
+    };
     Ok(External {
         name: name.to_owned(),
         address: address.to_owned(),
@@ -41,24 +46,35 @@ pub fn external_interface(name: &str, node: &Value) -> Result<External> {
     })
 }
 
-/// The VXLAN device, as it is to be.
+/// What a packet grows by in the tunnel, as flannel reckons.
+pub const OVERHEAD: u64 = 50;
+
+/// A VXLAN device, as it is to be.
 #[derive(Debug, Clone)]
 pub struct Device {
     wanted: Vxlan,
+    subnet: IpNet,
+    public_ip: String,
     address: String,
     index: u64,
 }
 
 impl Device {
     /// Creates the device, or takes over one that fits. A link with the same VNI under another name is an error, as upstream.
-    pub fn ensure(net_conf: &NetConf, external: &External, pod_cidr: Ipv4Net, mac: Option<String>) -> Result<Device> {
+    pub fn ensure(net_conf: &NetConf, external: &External, pod_cidr: IpNet, mac: Option<String>) -> Result<Device> {
         let backend = &net_conf.backend;
         let mac = mac.unwrap_or_else(random_mac);
-        let name = format!("flannel.{}", backend.vni);
-        let mtu = external.mtu.saturating_sub(50);
+        // flannel subtracts 50 for both; the kernel gives an IPv6 device the 20 bytes less that its longer header takes.
+        let (name, overhead) = match Family::of(pod_cidr.addr()) {
+            Family::V4 => (format!("flannel.{}", backend.vni), OVERHEAD),
+            Family::V6 => (format!("flannel-v6.{}", backend.vni), OVERHEAD + 20),
+        };
+        let mtu = external.mtu.saturating_sub(overhead);
         let wanted =
             Vxlan::new(&name, backend.vni, backend.effective_port(), &external.address, &external.name, &mac, mtu);
-        let mut device = Device { wanted, address: format!("{}/32", pod_cidr.network()), index: 0 };
+        let address = IpNet::from(pod_cidr.network()).to_string();
+        let public_ip = external.public_ip.clone();
+        let mut device = Device { wanted, subnet: pod_cidr, public_ip, address, index: 0 };
         device.ensure_link()?;
         device.remember()?;
         Ok(device)
@@ -104,20 +120,20 @@ impl Device {
         let name = &self.wanted.name;
         let all = links::all()?;
         let link = links::by_name(&all, name).with_context(|| format!("{name} has gone"))?;
-        let existing = links::addresses_v4(link);
+        let existing = links::addresses(link, self.family());
+        let network = net_conf.network_of(self.family());
         for other in existing.iter().filter(|other| **other != self.address) {
-            let inside = other
-                .split('/')
-                .next()
-                .and_then(|text| text.parse().ok())
-                .is_some_and(|ip: std::net::Ipv4Addr| net_conf.network.contains(&ip));
-            if inside {
+            let ip = other.split('/').next().and_then(|text| text.parse::<std::net::IpAddr>().ok());
+            if network.zip(ip).is_some_and(|(network, ip)| network.contains(&ip)) {
                 log(&format!("removed IP address {other} from {name}"));
                 command::run(&["ip", "address", "delete", other, "dev", name])?;
             }
         }
         if !existing.contains(&self.address) {
             command::run(&["ip", "address", "add", &self.address, "dev", name])?;
+        }
+        if self.family() == Family::V6 {
+            set_sysctl(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
         }
         let mtu = self.wanted.mtu.to_string();
         command::run(&["ip", "link", "set", "dev", name, "mtu", &mtu, "up"]).map(|_| ())
@@ -151,6 +167,21 @@ impl Device {
         command::run(&["ip", "link", "set", "dev", &self.wanted.name, "mtu", &mtu, "up"]).map(|_| ())
     }
 
+    /// The family that it tunnels, and tunnels in.
+    pub fn family(&self) -> Family {
+        Family::of(self.subnet.addr())
+    }
+
+    /// The node's pod CIDR.
+    pub fn subnet(&self) -> IpNet {
+        self.subnet
+    }
+
+    /// The outer address that peers are told.
+    pub fn public_ip(&self) -> &str {
+        &self.public_ip
+    }
+
     /// The link's name.
     pub fn name(&self) -> &str {
         &self.wanted.name
@@ -164,11 +195,6 @@ impl Device {
     /// The VNI.
     pub fn vni(&self) -> u64 {
         self.wanted.vni
-    }
-
-    /// The MTU, overhead subtracted.
-    pub fn mtu(&self) -> u64 {
-        self.wanted.mtu
     }
 }
 

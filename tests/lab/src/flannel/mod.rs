@@ -1,4 +1,4 @@
-//! The stand-in for flanneld (kube subnet manager, VXLAN backend, IPv4), and for the init containers of its DaemonSet.
+//! The stand-in for flanneld (kube subnet manager, VXLAN backend, IPv4 or dual stack), and for the init containers of its DaemonSet.
 //!
 //! How the real one behaves, and therefore this one:
 //! - It heals while it runs: iptables rules every `--iptables-resync` seconds (the whole set deleted and appended again if one is missing);
@@ -8,6 +8,8 @@
 //! - A peer whose annotations are removed is not withdrawn; only the deletion of its Node object is, and only with the annotations still on it.
 //! - It reuses a device that fits (whatever its MAC, which it then publishes) and recreates one that does not. A foreign device with the same VNI and port makes it fail.
 //! - NetworkUnavailable=False with reason FlannelIsUp is written once, after subnet.env exists, and never taken back.
+//! - In dual stack a second device, flannel-v6.<VNI>, tunnels IPv6 in IPv6, with the same VNI and port; nobody watches over its deletion. Of a Node
+//!   whose annotations change in one family alone nothing is seen.
 //! - Peers are programmed ARP first, FDB second, route last. Entries of peers that went while it was down are never pruned.
 
 pub mod device;
@@ -15,6 +17,7 @@ pub mod install;
 pub mod lease;
 pub mod options;
 pub mod peers;
+pub mod plugin;
 pub mod rules;
 pub mod subnet;
 
@@ -25,13 +28,15 @@ use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::agent::api::{self, Api};
+use crate::agent::family::Family;
 use crate::agent::watch::LinkEvent;
 use crate::agent::{self, condition, health, stop, watch};
 
-use device::Device;
+use device::{Device, OVERHEAD};
 use lease::{Change, Lease};
 use options::{NetConf, Options};
 use rules::Rules;
@@ -61,7 +66,8 @@ pub fn main(args: &[String]) -> Result<ExitCode> {
 /// A running flanneld.
 struct Flanneld {
     options: Options,
-    device: Device,
+    /// One for each family in use, IPv4's first.
+    devices: Vec<Device>,
     own: Lease,
     rules: Rules,
     nodes: BTreeMap<String, Value>,
@@ -76,20 +82,31 @@ impl Flanneld {
         let node = options.node_name(api)?;
         let path = format!("/api/v1/nodes/{node}");
         let object = api.get(&path).with_context(|| format!("the Node {node} could not be read"))?;
-        let pod_cidr = lease::pod_cidr(&object, &net_conf)?;
-        let external = device::external_interface(&options.iface, &object)?;
-        let stored_mac = lease::stored_mac(&object).filter(|_| options.version.keeps_mac());
-        let device = Device::ensure(&net_conf, &external, pod_cidr, stored_mac)?;
-        let own = Lease::own(&node, pod_cidr, &device, &external);
+        let families: Vec<Family> = net_conf.families().collect();
+        let subnets: Vec<IpNet> =
+            families.iter().map(|family| lease::pod_cidr(&object, &net_conf, *family)).collect::<Result<_>>()?;
+        let mut devices = Vec::new();
+        let mut mtu = 0;
+        for (family, subnet) in families.iter().zip(&subnets) {
+            let external = device::external_interface(&options.iface, &object, *family)?;
+            let kept = match family {
+                Family::V4 => options.version.keeps_mac(),
+                Family::V6 => options.version.keeps_mac_v6(),
+            };
+            let stored_mac = lease::stored_mac(&object, *family).filter(|_| kept);
+            devices.push(Device::ensure(&net_conf, &external, *subnet, stored_mac)?);
+            mtu = external.mtu.saturating_sub(OVERHEAD);
+        }
+        let own = Lease::own(&node, &devices);
         own.publish(api, &object)?;
-        device.configure(&net_conf)?;
-        let rules = Rules::set_up(&options, &net_conf, pod_cidr)?;
-        subnet::write(&options.subnet_file, &net_conf, pod_cidr, device.mtu(), options.ip_masq)?;
+        devices.iter().try_for_each(|device| device.configure(&net_conf))?;
+        let rules = Rules::set_up(&options, &net_conf, &subnets)?;
+        subnet::write(&options.subnet_file, &net_conf, &subnets, mtu, options.ip_masq)?;
         log(&format!("Wrote subnet file to {}", options.subnet_file.display()));
         if options.set_network_unavailable {
             condition::set_network_unavailable(api, &node, false, "FlannelIsUp", "Flannel is running on this node")?;
         }
-        Ok(Flanneld { options, device, own, rules, nodes: BTreeMap::new(), recreate: None })
+        Ok(Flanneld { options, devices, own, rules, nodes: BTreeMap::new(), recreate: None })
     }
 
     /// Follows the Nodes until SIGTERM.
@@ -124,7 +141,8 @@ impl Flanneld {
 
     /// True if the deletion of this link is what the watcher waits for: by name, and only in those releases that have one.
     fn misses(&self, deleted: &str) -> bool {
-        self.options.version.watches_device() && deleted == self.device.name()
+        let watched = self.devices.first().filter(|_| self.options.version.watches_device());
+        watched.is_some_and(|device| device.name() == deleted)
     }
 
     /// What is left undone on exit is the point: nothing is removed, but for the rules by those versions that did.
@@ -140,10 +158,11 @@ impl Flanneld {
     /// Programs what changed since the last look.
     fn follow_nodes(&mut self, list: Vec<Value>) {
         let now: BTreeMap<String, Value> = list.into_iter().map(|node| (api::name(&node).to_owned(), node)).collect();
-        for change in lease::changes(&self.nodes, &now) {
+        let families: Vec<Family> = self.devices.iter().map(Device::family).collect();
+        for change in lease::changes(&families, &self.nodes, &now) {
             match change {
-                Change::Added(lease) if !lease.same_subnet(&self.own) => peers::add(&self.device, &lease),
-                Change::Removed(lease) if !lease.same_subnet(&self.own) => peers::remove(&self.device, &lease),
+                Change::Added(lease) if !lease.same_subnet(&self.own) => peers::add(&self.devices, &lease),
+                Change::Removed(lease) if !lease.same_subnet(&self.own) => peers::remove(&self.devices, &lease),
                 Change::Added(_) | Change::Removed(_) => {}
             }
         }
@@ -152,9 +171,10 @@ impl Flanneld {
 
     /// From v0.27.4: device and address come back, routes, ARP and FDB do not, so that the overlay stays dead.
     fn recreate_device(&mut self) {
-        match self.device.recreate() {
+        let Some(device) = self.devices.first_mut() else { return };
+        match device.recreate() {
             Ok(()) => {
-                log(&format!("VXLAN device {} recreated successfully", self.device.name()));
+                log(&format!("VXLAN device {} recreated successfully", device.name()));
                 self.recreate = None;
             }
             Err(error) => {

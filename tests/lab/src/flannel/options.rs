@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
+use crate::agent::family::Family;
 use crate::agent::{self, api};
 
 /// The stand-in for flanneld.
@@ -117,6 +118,11 @@ impl Version {
     pub fn keeps_mac(self) -> bool {
         self >= Version(0, 24, 1)
     }
+
+    /// From v0.25.2 that of the IPv6 device too.
+    pub fn keeps_mac_v6(self) -> bool {
+        self >= Version(0, 25, 2)
+    }
 }
 
 /// net-conf.json.
@@ -125,6 +131,12 @@ impl Version {
 pub struct NetConf {
     /// The pod network of the whole cluster.
     pub network: Ipv4Net,
+    /// Dual stack.
+    #[serde(rename = "EnableIPv6", default)]
+    pub enable_ipv6: bool,
+    /// The IPv6 pod network; it counts only where IPv6 is enabled.
+    #[serde(rename = "IPv6Network", default)]
+    pub ipv6_network: Option<Ipv6Net>,
     /// The backend; only vxlan is known here.
     #[serde(default)]
     pub backend: Backend,
@@ -158,6 +170,19 @@ impl Backend {
 }
 
 impl NetConf {
+    /// The families in use.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        Family::BOTH.into_iter().filter(|family| self.network_of(*family).is_some())
+    }
+
+    /// A family's pod network, where it is in use.
+    pub fn network_of(&self, family: Family) -> Option<IpNet> {
+        match family {
+            Family::V4 => Some(self.network.into()),
+            Family::V6 => self.ipv6_network.filter(|_| self.enable_ipv6).map(IpNet::from),
+        }
+    }
+
     /// Reads net-conf.json, or FLANNEL_NET_CONF, or falls back to the lab's network.
     pub fn read(path: &Path) -> Result<NetConf> {
         let text = match (std::fs::read_to_string(path), agent::env("FLANNEL_NET_CONF")) {
@@ -169,6 +194,9 @@ impl NetConf {
             .with_context(|| format!("{} is no flannel network configuration", path.display()))?;
         if parsed.backend.kind != "vxlan" {
             bail!("the backend {:?} is not known to this stand-in. To fix it: use vxlan", parsed.backend.kind);
+        }
+        if parsed.enable_ipv6 && parsed.ipv6_network.is_none() {
+            bail!("please define a correct IPv6Network parameter in the flannel net config");
         }
         Ok(parsed)
     }
@@ -185,5 +213,13 @@ mod tests {
         assert!(version("0.25.0").removes_rules_on_exit() && version("0.26").removes_rules_on_exit());
         assert!(!version("0.27").removes_rules_on_exit() && version("0.27").watches_device());
         assert!(!version("0.27.3").watches_device() && !version("0.24.0").keeps_mac());
+        assert!(!version("0.25.1").keeps_mac_v6() && version("0.25.2").keeps_mac_v6());
+    }
+
+    #[test]
+    fn ipv6_is_in_use_only_where_it_is_enabled() {
+        let families = |text: &str| serde_json::from_str::<NetConf>(text).unwrap().families().count();
+        assert_eq!(families(r#"{"Network":"10.244.0.0/16","IPv6Network":"fd00:10:244::/56"}"#), 1);
+        assert_eq!(families(r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/56"}"#), 2);
     }
 }

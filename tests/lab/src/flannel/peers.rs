@@ -1,46 +1,65 @@
-//! What is programmed for a peer: ARP, FDB, route, in this order, all permanent and all lost with the device.
+//! What is programmed for a peer: ARP (or its like in IPv6), FDB, route, in this order, all permanent and all lost with the device.
 
+use crate::agent::family::Family;
 use crate::command;
 
 use super::device::Device;
-use super::lease::Lease;
+use super::lease::{Lease, Side};
 use super::log;
 
-/// Programs a peer, replacing what is there for its subnet. An FDB row of an old MAC stays, as upstream.
-pub fn add(device: &Device, lease: &Lease) {
+/// Programs a peer, replacing what is there for its subnets. An FDB row of an old MAC stays, as upstream.
+pub fn add(devices: &[Device], lease: &Lease) {
     if lease.backend_type != "vxlan" {
-        return log(&format!("ignoring non-vxlan v4Subnet({}): type={}", lease.subnet, lease.backend_type));
+        let subnets: Vec<String> = lease.sides.iter().map(|side| side.subnet.to_string()).collect();
+        return log(&format!("ignoring non-vxlan Subnet({}): type={}", subnets.join(" "), lease.backend_type));
     }
-    log(&format!("adding subnet: {} PublicIP: {} VtepMAC: {}", lease.subnet, lease.public_ip, lease.mac));
-    let (base, subnet) = (lease.subnet.network().to_string(), lease.subnet.to_string());
+    for (device, side) in sides(devices, lease) {
+        add_side(device, side);
+    }
+}
+
+/// Takes a peer out: each entry as well as may be.
+pub fn remove(devices: &[Device], lease: &Lease) {
+    for (device, side) in sides(devices, lease) {
+        log(&format!("removing subnet: {} PublicIP: {} VtepMAC: {}", side.subnet, side.public_ip, side.mac));
+        let name = device.current_name();
+        remove_neighbours(&name, side);
+        let (base, subnet) = (side.subnet.network().to_string(), side.subnet.to_string());
+        attempt(&["ip", "route", "delete", &subnet, "via", &base, "dev", &name, "onlink"]);
+    }
+}
+
+/// Each side of a lease with the device of its family.
+fn sides<'a>(devices: &'a [Device], lease: &'a Lease) -> impl Iterator<Item = (&'a Device, &'a Side)> {
+    let of = |side: &Side| Family::of(side.subnet.addr());
+    lease.sides.iter().filter_map(move |side| {
+        let device = devices.iter().find(|device| device.family() == of(side))?;
+        Some((device, side))
+    })
+}
+
+fn add_side(device: &Device, side: &Side) {
+    log(&format!("adding subnet: {} PublicIP: {} VtepMAC: {}", side.subnet, side.public_ip, side.mac));
+    let (base, subnet) = (side.subnet.network().to_string(), side.subnet.to_string());
     let name = device.current_name();
     let name = name.as_str();
-    if !attempt(&["ip", "neighbour", "replace", &base, "lladdr", &lease.mac, "dev", name, "nud", "permanent"]) {
+    if !attempt(&["ip", "neighbour", "replace", &base, "lladdr", &side.mac, "dev", name, "nud", "permanent"]) {
         return;
     }
-    if !attempt(&["bridge", "fdb", "replace", &lease.mac, "dev", name, "dst", &lease.public_ip, "self", "permanent"]) {
+    if !attempt(&["bridge", "fdb", "replace", &side.mac, "dev", name, "dst", &side.public_ip, "self", "permanent"]) {
         // One that is half programmed is taken back.
         attempt(&["ip", "neighbour", "delete", &base, "dev", name]);
         return;
     }
     if !attempt(&["ip", "route", "replace", &subnet, "via", &base, "dev", name, "onlink", "proto", "boot"]) {
-        remove_neighbours(name, lease);
+        remove_neighbours(name, side);
     }
 }
 
-/// Takes a peer out: each entry as well as may be.
-pub fn remove(device: &Device, lease: &Lease) {
-    log(&format!("removing subnet: {} PublicIP: {} VtepMAC: {}", lease.subnet, lease.public_ip, lease.mac));
-    let name = device.current_name();
-    remove_neighbours(&name, lease);
-    let (base, subnet) = (lease.subnet.network().to_string(), lease.subnet.to_string());
-    attempt(&["ip", "route", "delete", &subnet, "via", &base, "dev", &name, "onlink"]);
-}
-
-fn remove_neighbours(name: &str, lease: &Lease) {
-    let base = lease.subnet.network().to_string();
+fn remove_neighbours(name: &str, side: &Side) {
+    let base = side.subnet.network().to_string();
     attempt(&["ip", "neighbour", "delete", &base, "dev", name]);
-    attempt(&["bridge", "fdb", "delete", &lease.mac, "dev", name, "dst", &lease.public_ip, "self"]);
+    attempt(&["bridge", "fdb", "delete", &side.mac, "dev", name, "dst", &side.public_ip, "self"]);
 }
 
 /// Runs a command; a failure is logged, and flanneld goes on with the next peer.

@@ -27,11 +27,27 @@ pub fn set_up(spec: &Spec) -> Result<()> {
         }
     }
     let (address, gateway) = (spec.address, spec.gateway);
-    let script = format!(
+    let mut script = format!(
         "link set lo up\naddress add {address}/24 brd + dev eth0\nlink set eth0 up\nroute add default via {gateway} dev eth0 onlink\n"
     );
+    if let Some(second) = &spec.ipv6 {
+        let (address, gateway) = (second.address, second.gateway);
+        script.push_str(&format!(
+            "address add {address}/64 dev eth0 nodad\nroute add default via {gateway} dev eth0 onlink\n"
+        ));
+    }
     command::run_with_input(&["ip", "-batch", "-"], &script)?;
+    if spec.ipv6.is_some() {
+        command::run_with_input(&["ip6tables-nft-restore", "--noflush"], &kube_rules_v6())?;
+    }
     command::run_with_input(&["iptables-nft-restore", "--noflush"], &kube_rules(spec)).map(drop)
+}
+
+/// The same without what is IPv4's alone: the service has no IPv6 address, and there is no local network to guard.
+fn kube_rules_v6() -> String {
+    const V4_ONLY: [&str; 5] = ["SERVICE_IP", "APISERVER_IP", "127.0.0.0/8", "LABAPISERVER", "NPX46M4PTMTKRN6Y"];
+    let kept = |line: &&str| !line.starts_with("##") && !V4_ONLY.iter().any(|word| line.contains(word));
+    include_str!("kube-rules.txt").lines().filter(kept).map(|line| format!("{line}\n")).collect()
 }
 
 /// The rules as kubelet and kube-proxy write them, for the one service that the lab itself needs: the API server's.

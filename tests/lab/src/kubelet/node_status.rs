@@ -1,5 +1,6 @@
 //! The Node: registered, kept alive, Ready as the runtime says.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -117,10 +118,7 @@ fn status(kubelet: &Kubelet, problem: Option<&str>, since: &str) -> Value {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     json!({"status": {
-        "addresses": [
-            {"type": "InternalIP", "address": kubelet.options.address.to_string()},
-            {"type": "Hostname", "address": kubelet.options.node},
-        ],
+        "addresses": addresses(kubelet),
         "conditions": [
             condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available", since),
             condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure", since),
@@ -135,6 +133,17 @@ fn status(kubelet: &Kubelet, problem: Option<&str>, since: &str) -> Value {
             "machineID": "", "systemUUID": "",
         },
     }})
+}
+
+/// The node's addresses. Two of one type cannot be merged by their type: then the list is replaced, as the real kubelet does.
+fn addresses(kubelet: &Kubelet) -> Vec<Value> {
+    let options = &kubelet.options;
+    let internal = |address: &IpAddr| json!({"type": "InternalIP", "address": address.to_string()});
+    let host = json!({"type": "Hostname", "address": options.node});
+    match &options.second_address {
+        None => vec![internal(&options.address), host],
+        Some(second) => vec![json!({"$patch": "replace"}), internal(&options.address), internal(second), host],
+    }
 }
 
 /// Renews the node's lease, by which controllers see that it lives.

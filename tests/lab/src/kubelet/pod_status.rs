@@ -107,7 +107,8 @@ fn addresses(kubelet: &Kubelet, pod: &Value, found: &Found) -> Result<Vec<String
         return Ok(Vec::new());
     };
     if pod::is_host_network(pod) {
-        return Ok(vec![kubelet.options.address.to_string()]);
+        let options = &kubelet.options;
+        return Ok(std::iter::once(options.address).chain(options.second_address).map(|ip| ip.to_string()).collect());
     }
     let network = kubelet.cri.pod_sandbox_status(&sandbox.id)?.network.unwrap_or_default();
     let more = network.additional_ips.into_iter().map(|ip| ip.ip);

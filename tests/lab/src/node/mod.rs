@@ -7,7 +7,7 @@ mod power;
 mod spec;
 pub(crate) mod units;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,7 +19,7 @@ use crate::kubelet::Cri;
 pub use exec::Running;
 pub use light::LightNode;
 pub use power::Power;
-pub use spec::Spec;
+pub use spec::{Second, Spec};
 pub use units::UnitState;
 
 /// How a node is made.
@@ -57,6 +57,11 @@ pub trait Node: Send + Sync {
     /// Its address on the underlay.
     fn address(&self) -> Ipv4Addr {
         self.power().spec().address
+    }
+
+    /// Its IPv6 address on the underlay, in a dual-stack cluster.
+    fn address_v6(&self) -> Option<Ipv6Addr> {
+        self.power().spec().ipv6.map(|second| second.address)
     }
 
     /// Its PID 1 as the machine sees it; an error while it is off.

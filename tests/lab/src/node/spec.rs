@@ -1,6 +1,6 @@
 //! What a node is made from: written by the cluster, read by its launcher and, on a light node, its PID 1.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -17,6 +17,8 @@ pub struct Spec {
     pub address: Ipv4Addr,
     /// Default gateway and address of the API server.
     pub gateway: Ipv4Addr,
+    /// What a node of a dual-stack cluster has besides.
+    pub ipv6: Option<Second>,
     /// The network namespace that holds the underlay bridge.
     pub underlay: String,
     /// First address of the service network: the `kubernetes` service.
@@ -31,6 +33,15 @@ pub struct Spec {
     pub opt: PathBuf,
     /// Text files that the node has from its first boot on: (path in the node, text).
     pub files: Vec<(String, String)>,
+}
+
+/// A node's place in the IPv6 underlay.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Second {
+    /// Its address, a /64.
+    pub address: Ipv6Addr,
+    /// Default gateway.
+    pub gateway: Ipv6Addr,
 }
 
 impl Spec {

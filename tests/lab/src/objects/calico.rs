@@ -3,12 +3,15 @@
 use serde_json::{Value, json};
 
 use super::{Manifest, from_field, host_path, service_account};
+use crate::cluster::Options;
 
 /// What the manifest leaves to choose.
 #[derive(Debug, Clone)]
 pub struct Calico {
     /// The pod network of the whole cluster.
     pub network: String,
+    /// The IPv6 pod network of a dual-stack cluster.
+    pub network_v6: Option<String>,
     /// Release, without the v.
     pub version: String,
     /// MTU of pods; 0: found out.
@@ -19,7 +22,14 @@ pub struct Calico {
 
 impl Default for Calico {
     fn default() -> Self {
-        Self { network: "10.244.0.0/16".into(), version: "3.31.0".into(), mtu: 1450, env: Vec::new() }
+        Self { network: "10.244.0.0/16".into(), network_v6: None, version: "3.31.0".into(), mtu: 1450, env: Vec::new() }
+    }
+}
+
+impl Calico {
+    /// With the pod networks of a cluster, one or both.
+    pub fn of(options: &Options) -> Self {
+        Self { network: options.cluster_cidr.clone(), network_v6: options.cluster_cidr_v6.clone(), ..Self::default() }
     }
 }
 
@@ -53,7 +63,18 @@ pub fn cluster_information(calico: &Calico) -> Manifest {
 fn config_map(calico: &Calico) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "calico-config", "namespace": "kube-system"},
         "data": {"calico_backend": "vxlan", "typha_service_name": "none", "veth_mtu": calico.mtu.to_string(),
-            "cni_network_config": CONFLIST}})
+            "cni_network_config": conflist(calico)}})
+}
+
+/// The template; in dual stack its IPAM is asked for both families.
+fn conflist(calico: &Calico) -> String {
+    match calico.network_v6 {
+        None => CONFLIST.to_owned(),
+        Some(_) => CONFLIST.replace(
+            r#""type": "calico-ipam""#,
+            "\"type\": \"calico-ipam\",\n          \"assign_ipv4\": \"true\",\n          \"assign_ipv6\": \"true\"",
+        ),
+    }
 }
 
 /// The template that install-cni fills in.
@@ -146,13 +167,23 @@ fn calico_node(calico: &Calico) -> Value {
         ("CALICO_IPV4POOL_CIDR", &calico.network),
         ("CALICO_DISABLE_FILE_LOGGING", "true"),
         ("FELIX_DEFAULTENDPOINTTOHOSTACTION", "ACCEPT"),
-        ("FELIX_IPV6SUPPORT", "false"),
+        ("FELIX_IPV6SUPPORT", if calico.network_v6.is_some() { "true" } else { "false" }),
         ("FELIX_HEALTHENABLED", "true"),
         ("CALICO_VERSION", &format!("v{}", calico.version)),
         ("FELIX_LIKE", &calico.version),
     ];
     let mut env = vec![from_field("NODENAME", "spec.nodeName"), from_field("POD_NAMESPACE", "metadata.namespace")];
     env.extend(settings.iter().map(|(name, value)| json!({"name": name, "value": value})));
+    if let Some(second) = &calico.network_v6 {
+        let settings = [
+            ("IP6", "autodetect"),
+            ("IP6_AUTODETECTION_METHOD", "kubernetes-internal-ip"),
+            ("CALICO_IPV6POOL_CIDR", second.as_str()),
+            ("CALICO_IPV6POOL_VXLAN", "Always"),
+            ("CALICO_IPV6POOL_NAT_OUTGOING", "true"),
+        ];
+        env.extend(settings.iter().map(|(name, value)| json!({"name": name, "value": value})));
+    }
     env.extend(calico.env.iter().map(|(name, value)| json!({"name": name, "value": value})));
     json!({"name": "calico-node", "image": format!("lab/calico-node:v{}", calico.version), "env": env,
         "lifecycle": {"preStop": {"exec": {"command": ["/bin/calico-node", "-shutdown"]}}},

@@ -9,6 +9,8 @@ use super::{Manifest, from_field, host_path, namespace, service_account};
 pub struct Flannel {
     /// The pod network of the whole cluster.
     pub network: String,
+    /// The IPv6 pod network of a dual-stack cluster.
+    pub network_v6: Option<String>,
     /// VXLAN network identifier.
     pub vni: u32,
     /// UDP port; left out of net-conf.json when `None`: the kernel's 8472.
@@ -23,6 +25,7 @@ impl Default for Flannel {
     fn default() -> Self {
         Self {
             network: "10.244.0.0/16".into(),
+            network_v6: None,
             vni: 1,
             port: None,
             image: "lab/flanneld:v0.26.7".into(),
@@ -69,7 +72,11 @@ pub fn config_map(flannel: &Flannel) -> Value {
     if let Some(port) = flannel.port {
         backend["Port"] = json!(port);
     }
-    let network = json!({"Network": flannel.network, "EnableNFTables": false, "Backend": backend});
+    let mut network = json!({"Network": flannel.network, "EnableNFTables": false, "Backend": backend});
+    if let Some(second) = &flannel.network_v6 {
+        network["EnableIPv6"] = json!(true);
+        network["IPv6Network"] = json!(second);
+    }
     json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "kube-flannel-cfg", "namespace": "kube-flannel",
             "labels": {"tier": "node", "k8s-app": "flannel", "app": "flannel"}},

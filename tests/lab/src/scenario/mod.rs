@@ -38,7 +38,8 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// A cluster of so many nodes on flannel, with Calico's manifests applied and these workloads running.
+    /// A cluster of so many nodes on flannel, with Calico's manifests applied and these workloads running. `Options::dual_stack` as the
+    /// change makes it dual stack.
     pub fn start(nodes: u8, workloads: &[Manifest], change: impl FnOnce(&mut Options)) -> Result<Scenario> {
         let mut options =
             Options { nodes, network: Network::Flannel(objects::flannel::Flannel::default()), ..Options::default() };
@@ -46,7 +47,7 @@ impl Scenario {
         let cluster = Cluster::start(options)?;
         let client = cluster.client()?;
         objects::install(&client, &objects::calico_crds::manifests())?;
-        objects::install(&client, &objects::calico::manifests(&objects::calico::Calico::default()))?;
+        objects::install(&client, &objects::calico::manifests(&objects::calico::Calico::of(cluster.options())))?;
         cluster.wait_nodes_ready(PATIENCE).context("flannel's nodes did not become Ready")?;
         objects::install(&client, workloads)?;
         let scenario = Scenario { cluster, client };

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::agent::family::Family;
 use crate::node::Node;
 use crate::pod::PORT;
 
@@ -41,7 +42,23 @@ impl Endpoint {
             .find(|pod| pod["metadata"]["namespace"] == namespace.as_str() && pod["metadata"]["name"] == name.as_str())
     }
 
-    /// Where datagrams to it go; nothing while a pod has no address.
+    /// Where datagrams of a family to it go; nothing where it has no such address.
+    pub fn address_in(&self, family: Family, pods: &[Value], nodes: &[&dyn Node]) -> Option<SocketAddr> {
+        match self {
+            Endpoint::Address(address) => Some(*address).filter(|address| Family::of(address.ip()) == family),
+            Endpoint::Host(name) => {
+                let node = nodes.iter().find(|node| node.name() == name)?;
+                let ip = match family {
+                    Family::V4 => node.address().into(),
+                    Family::V6 => node.address_v6()?.into(),
+                };
+                Some(SocketAddr::new(ip, PORT))
+            }
+            Endpoint::Pod(..) => Some(SocketAddr::new(pod_address(self.find(pods)?, family)?, PORT)),
+        }
+    }
+
+    /// Where datagrams to it go, at its first address; nothing while a pod has none.
     pub fn address(&self, pods: &[Value], nodes: &[&dyn Node]) -> Option<SocketAddr> {
         match self {
             Endpoint::Address(address) => Some(*address),
@@ -54,6 +71,13 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// A pod's address of a family.
+pub fn pod_address(pod: &Value, family: Family) -> Option<IpAddr> {
+    let listed = pod["status"]["podIPs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let all = listed.iter().map(|entry| &entry["ip"]).chain(std::iter::once(&pod["status"]["podIP"]));
+    all.filter_map(|ip| ip.as_str()?.parse().ok()).find(|ip| Family::of(*ip) == family)
 }
 
 impl std::fmt::Display for Endpoint {

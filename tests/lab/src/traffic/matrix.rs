@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::Endpoint;
-use super::endpoint::netns;
+use super::endpoint::{netns, pod_address};
 use super::prober::Prober;
+use crate::agent::family::Family;
 use crate::cluster::{Cluster, is_ready};
 use crate::node::Node;
 
@@ -37,8 +38,13 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Datagrams a second.
 const RATE: u32 = 20;
 
-/// Asks all pods on pod networks that are ready, each from each, themselves left out.
+/// Asks all pods on pod networks that are ready, each from each, themselves left out, over IPv4.
 pub fn matrix(cluster: &Cluster) -> Result<Vec<Pair>> {
+    matrix_in(cluster, Family::V4)
+}
+
+/// The same over one of the families of a dual-stack cluster.
+pub fn matrix_in(cluster: &Cluster, family: Family) -> Result<Vec<Pair>> {
     let pods = cluster.client()?.list("/api/v1/pods")?;
     let ends: Vec<Endpoint> = pods
         .iter()
@@ -51,11 +57,15 @@ pub fn matrix(cluster: &Cluster) -> Result<Vec<Pair>> {
     let pairs = ends.iter().flat_map(|source| {
         ends.iter().filter(move |target| *target != source).map(move |target| (source.clone(), target.clone()))
     });
-    matrix_of(cluster, &pairs.collect::<Vec<_>>())
+    asked(cluster, &pairs.collect::<Vec<_>>(), family)
 }
 
-/// Asks the given pairs.
+/// Asks the given pairs, over IPv4.
 pub fn matrix_of(cluster: &Cluster, pairs: &[(Endpoint, Endpoint)]) -> Result<Vec<Pair>> {
+    asked(cluster, pairs, Family::V4)
+}
+
+fn asked(cluster: &Cluster, pairs: &[(Endpoint, Endpoint)], family: Family) -> Result<Vec<Pair>> {
     let pods = cluster.client()?.list("/api/v1/pods")?;
     let nodes = cluster.shared_nodes();
     let mut sources: Vec<&Endpoint> = pairs.iter().map(|(source, _)| source).collect();
@@ -68,7 +78,7 @@ pub fn matrix_of(cluster: &Cluster, pairs: &[(Endpoint, Endpoint)]) -> Result<Ve
                 let targets: Vec<&Endpoint> =
                     pairs.iter().filter(|(from, _)| from == source).map(|(_, to)| to).collect();
                 let (pods, nodes) = (&pods, &nodes);
-                scope.spawn(move || ask(source, &targets, pods, nodes))
+                scope.spawn(move || ask(source, &targets, pods, nodes, family))
             })
             .collect();
         let answers =
@@ -80,7 +90,13 @@ pub fn matrix_of(cluster: &Cluster, pairs: &[(Endpoint, Endpoint)]) -> Result<Ve
 }
 
 /// Asks all targets of one source.
-fn ask(source: &Endpoint, targets: &[&Endpoint], pods: &[Value], nodes: &[Arc<dyn Node>]) -> Result<Vec<Pair>> {
+fn ask(
+    source: &Endpoint,
+    targets: &[&Endpoint],
+    pods: &[Value],
+    nodes: &[Arc<dyn Node>],
+    family: Family,
+) -> Result<Vec<Pair>> {
     let pod = source.find(pods);
     let name = match (source, pod) {
         (Endpoint::Host(name), _) => name.clone(),
@@ -96,7 +112,8 @@ fn ask(source: &Endpoint, targets: &[&Endpoint], pods: &[Value], nodes: &[Arc<dy
     let all: Vec<&dyn Node> = nodes.iter().map(AsRef::as_ref).collect();
     let mut prober = Prober::start(node.as_ref(), path.as_deref(), RATE)?;
     for (number, target) in targets.iter().enumerate() {
-        let address = target.address(pods, &all).with_context(|| format!("the target {target} has no address"))?;
+        let address = target.address_in(family, pods, &all);
+        let address = address.with_context(|| format!("the target {target} has no {family} address"))?;
         prober.set(&number.to_string(), address)?;
     }
     let until = Instant::now() + LIMIT;
@@ -105,7 +122,7 @@ fn ask(source: &Endpoint, targets: &[&Endpoint], pods: &[Value], nodes: &[Arc<dy
     while (0..targets.len()).any(|number| is_silent(&prober, number)) && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let address = pod.and_then(|pod| pod["status"]["podIP"].as_str()).map(str::to_owned);
+    let address = pod.and_then(|pod| pod_address(pod, family)).map(|ip| ip.to_string());
     let pairs = targets.iter().enumerate().map(|(number, target)| Pair {
         source: source.clone(),
         target: (*target).clone(),

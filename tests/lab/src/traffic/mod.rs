@@ -10,4 +10,4 @@ mod prober;
 pub use endpoint::{Endpoint, netns};
 pub use flow::Flow;
 pub use follow::Traffic;
-pub use matrix::{Pair, matrix, matrix_of};
+pub use matrix::{Pair, matrix, matrix_in, matrix_of};

@@ -57,6 +57,8 @@ struct Target {
 struct Shared {
     targets: Mutex<BTreeMap<String, Target>>,
     socket: UdpSocket,
+    /// For IPv6 targets; none where the kernel has no IPv6.
+    second: Option<UdpSocket>,
     stopping: AtomicBool,
 }
 
@@ -67,9 +69,17 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     };
     let rate: u32 = rate.parse().with_context(|| format!("{rate} is no rate"))?;
     let socket = UdpSocket::bind(("0.0.0.0", 0)).context("no UDP socket")?;
-    crate::pod::make_room(&socket);
-    let shared = Arc::new(Shared { targets: Mutex::default(), socket, stopping: AtomicBool::new(false) });
-    let workers: [fn(&Shared, u32); 3] = [send, |shared, _| receive(shared), |shared, _| write_reports(shared)];
+    let second = UdpSocket::bind(("::", 0)).ok();
+    for socket in std::iter::once(&socket).chain(&second) {
+        crate::pod::make_room(socket);
+    }
+    let shared = Arc::new(Shared { targets: Mutex::default(), socket, second, stopping: AtomicBool::new(false) });
+    let workers: [fn(&Shared, u32); 4] = [
+        send,
+        |shared, _| receive(shared, &shared.socket),
+        |shared, _| shared.second.iter().for_each(|socket| receive(shared, socket)),
+        |shared, _| write_reports(shared),
+    ];
     for worker in workers {
         let shared = Arc::clone(&shared);
         std::thread::spawn(move || worker(&shared, rate.max(1)));
@@ -119,7 +129,8 @@ fn send(shared: &Shared, rate: u32) {
             target.report.sent += 1;
             let text = format!("{key} {} {}", target.generation, target.report.sent);
             // Refused by the kernel, for want of a route: lost.
-            let refused = shared.socket.send_to(text.as_bytes(), target.address).err().map(|e| e.to_string());
+            let socket = shared.second.as_ref().filter(|_| target.address.is_ipv6()).unwrap_or(&shared.socket);
+            let refused = socket.send_to(text.as_bytes(), target.address).err().map(|e| e.to_string());
             target.waiting.insert(target.report.sent, (now(), refused));
         }
         next = (next + period).max(Instant::now());
@@ -128,10 +139,10 @@ fn send(shared: &Shared, rate: u32) {
 }
 
 /// Counts answers: "SEEN KEY GENERATION NUMBER".
-fn receive(shared: &Shared) {
+fn receive(shared: &Shared, socket: &UdpSocket) {
     let mut buffer = [0u8; 512];
     loop {
-        let Ok((length, _)) = shared.socket.recv_from(&mut buffer) else {
+        let Ok((length, _)) = socket.recv_from(&mut buffer) else {
             continue;
         };
         let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();

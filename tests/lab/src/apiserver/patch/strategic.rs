@@ -71,10 +71,13 @@ fn merge_field(parent: &str, target: &mut Value, field: &str, value: &Value) {
 }
 
 fn merge_list(current: &mut Value, patch: &[Value], key: &str, field: &str) {
-    let mut merged = current.as_array().cloned().unwrap_or_default();
     if patch.iter().any(|item| item["$patch"] == "replace" && item[key].is_null()) {
-        merged.clear();
+        // Taken as it is: a Node has two addresses of one type in a dual-stack cluster.
+        let kept = patch.iter().filter(|item| item["$patch"].is_null());
+        *current = kept.cloned().collect();
+        return;
     }
+    let mut merged = current.as_array().cloned().unwrap_or_default();
     for item in patch {
         if item[key].is_null() {
             continue;

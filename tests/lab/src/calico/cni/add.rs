@@ -1,10 +1,14 @@
 //! ADD of the `calico` plugin, in the real one's order.
 
+use std::net::IpAddr;
+
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::agent::api::{Api, annotation, text};
 use crate::agent::env;
+use crate::agent::family::Family;
 use crate::calico::endpoint;
 
 use super::conf::{self, Invocation, PodRef};
@@ -30,11 +34,11 @@ pub fn add(call: &Invocation) -> std::result::Result<Value, Failure> {
             .into());
         }
     };
-    let wanted = object.as_ref().map(requested_address).transpose()?.flatten();
-    let address = ipam_plugin::delegate_add(call, wanted)?;
-    let attached = attach(call, api.as_ref(), pod.as_ref(), object.as_ref(), address, mtu);
+    let wanted = object.as_ref().map(requested_addresses).transpose()?.unwrap_or_default();
+    let addresses = addresses(call, &wanted)?;
+    let attached = attach(call, api.as_ref(), pod.as_ref(), object.as_ref(), &addresses, mtu);
     if attached.is_err() {
-        // Whatever fails from here on, the address goes back.
+        // Whatever fails from here on, the addresses go back.
         let _ = ipam_plugin::delegate_del(call);
     }
     Ok(attached?)
@@ -47,17 +51,40 @@ fn read_pod(api: &dyn Api, pod: &PodRef) -> Result<Value> {
     api.get(&pod.path()).with_context(|| format!("the pod {}/{} could not be read", pod.namespace, pod.name))
 }
 
-/// The address that the pod's annotation asks for, if it does.
-fn requested_address(pod: &Value) -> Result<Option<std::net::Ipv4Addr>> {
+/// The addresses that the pod's annotation asks for, if it does: one of a family at most.
+fn requested_addresses(pod: &Value) -> Result<Vec<IpAddr>> {
     let Some(list) = annotation(pod, "cni.projectcalico.org/ipAddrs").filter(|list| !list.is_empty()) else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
-    let addresses: Vec<std::net::Ipv4Addr> = serde_json::from_str(list)
+    let addresses: Vec<IpAddr> = serde_json::from_str(list)
         .with_context(|| format!("failed to parse '{list}' as JSON for annotation cni.projectcalico.org/ipAddrs"))?;
-    match addresses[..] {
-        [address] => Ok(Some(address)),
-        _ => bail!("annotation cni.projectcalico.org/ipAddrs must hold one IPv4 address, found {list}"),
+    let of = |family: Family| addresses.iter().filter(|address| Family::of(**address) == family).count();
+    if addresses.is_empty() || Family::BOTH.into_iter().any(|family| of(family) > 1) {
+        bail!(
+            "annotation cni.projectcalico.org/ipAddrs must hold one IPv4 address and one IPv6 address at most, found {list}"
+        );
     }
+    Ok(addresses)
+}
+
+/// Asks the IPAM plugin: once for each address that is wanted by name, else for what the configuration says.
+fn addresses(call: &Invocation, wanted: &[IpAddr]) -> Result<Vec<IpAddr>> {
+    if wanted.is_empty() {
+        return ipam_plugin::delegate_add(call, None);
+    }
+    let mut all = Vec::new();
+    for address in wanted {
+        match ipam_plugin::delegate_add(call, Some(*address)) {
+            Ok(given) => all.extend(given),
+            Err(error) => {
+                if !all.is_empty() {
+                    let _ = ipam_plugin::delegate_del(call);
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn attach(
@@ -65,7 +92,7 @@ fn attach(
     api: &dyn Api,
     pod: Option<&PodRef>,
     object: Option<&Value>,
-    address: std::net::Ipv4Addr,
+    addresses: &[IpAddr],
     mtu: Option<u64>,
 ) -> Result<Value> {
     let host = match pod {
@@ -76,28 +103,22 @@ fn attach(
         netns: &call.netns,
         ifname: &call.ifname,
         host: &host,
-        address,
+        addresses,
         mtu,
         forwarding: call.conf["container_settings"]["allow_ip_forwarding"] == true,
     };
     let mac = wiring.connect()?;
     if let (Some(pod), Some(object)) = (pod, object) {
-        annotate(api, pod, object, address, &call.container_id)?;
+        annotate(api, pod, object, addresses, &call.container_id)?;
     }
-    Ok(result::main(call.version(), address, &host, (&call.ifname, &mac), &call.netns))
+    Ok(result::main(call.version(), addresses, &host, (&call.ifname, &mac), &call.netns))
 }
 
 /// One patch of pods/status; no resourceVersion, so that the kubelet's own writes do not get in its way.
-fn annotate(
-    api: &dyn Api,
-    pod: &PodRef,
-    object: &Value,
-    address: std::net::Ipv4Addr,
-    container_id: &str,
-) -> Result<()> {
-    let with_length = format!("{address}/32");
+fn annotate(api: &dyn Api, pod: &PodRef, object: &Value, addresses: &[IpAddr], container_id: &str) -> Result<()> {
+    let all: Vec<String> = addresses.iter().map(|address| IpNet::from(*address).to_string()).collect();
     let mut metadata = json!({"annotations": {
-        endpoint::POD_IP: with_length, endpoint::POD_IPS: with_length, endpoint::CONTAINER_ID: container_id,
+        endpoint::POD_IP: all.first(), endpoint::POD_IPS: all.join(","), endpoint::CONTAINER_ID: container_id,
     }});
     let uid = text(object, "/metadata/uid");
     if !uid.is_empty() {

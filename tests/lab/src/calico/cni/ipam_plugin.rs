@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,13 +12,14 @@ use serde_json::Value;
 
 use crate::agent::api::text;
 use crate::agent::env;
+use crate::agent::family::Family;
 use crate::calico::ipam::{Ipam, Request, Use};
 use crate::command;
 
 use super::conf::{self, Invocation};
 use super::{Failure, result};
 
-/// ADD: one address, requested with `IP=` or the next free one.
+/// ADD: the address requested with `IP=`, or the next free one of each family that the configuration asks for; all or none.
 pub fn add(call: &Invocation) -> std::result::Result<Value, Failure> {
     let node = call.node()?;
     let api = call.connect()?;
@@ -26,15 +27,39 @@ pub fn add(call: &Invocation) -> std::result::Result<Value, Failure> {
     mark_upgraded();
     let request = Request { handle: call.handle(), attributes: attributes(call, &node), intended: Use::Workload };
     let ipam = Ipam::new(api.as_ref(), &node);
-    let address = match call.args.get("IP").filter(|text| !text.is_empty()) {
+    let addresses = match call.args.get("IP").filter(|text| !text.is_empty()) {
         Some(wanted) => {
-            let wanted: Ipv4Addr =
-                wanted.parse().with_context(|| format!("the requested IP {wanted:?} is no IPv4 address"))?;
-            ipam.assign(wanted, &request)?
+            let wanted: IpAddr = wanted.parse().with_context(|| format!("the requested IP {wanted:?} is none"))?;
+            vec![ipam.assign(wanted, &request)?.addr()]
         }
-        None => ipam.auto_assign(&request)?,
+        None => assign_each(&ipam, &request, &families(&call.conf))?,
     };
-    Ok(result::ipam(call.version(), address.addr()))
+    Ok(result::ipam(call.version(), &addresses))
+}
+
+/// The families that the configuration asks for, as texts: IPv4 unless it says otherwise, IPv6 only where it says so.
+fn families(conf: &Value) -> Vec<Family> {
+    let says = |key: &str| conf["ipam"][key].as_str().map(str::to_lowercase);
+    let v4 = says("assign_ipv4").is_none_or(|value| value != "false").then_some(Family::V4);
+    let v6 = says("assign_ipv6").filter(|value| value == "true").map(|_| Family::V6);
+    v4.into_iter().chain(v6).collect()
+}
+
+fn assign_each(ipam: &Ipam, request: &Request, families: &[Family]) -> Result<Vec<IpAddr>> {
+    let mut addresses = Vec::new();
+    for family in families {
+        match ipam.auto_assign(request, *family) {
+            Ok(address) => addresses.push(address.addr()),
+            Err(error) => {
+                // One family's address alone is not given out.
+                if !addresses.is_empty() {
+                    ipam.release_by_handle(&request.handle)?;
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(addresses)
 }
 
 /// DEL: everything of the sandbox's handle, then of the historic handle `<namespace>.<pod>`; nothing there is fine.
@@ -95,8 +120,8 @@ fn mark_upgraded() {
     }
 }
 
-/// Runs the IPAM plugin's ADD on behalf of the main plugin; answers the first address.
-pub fn delegate_add(call: &Invocation, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr> {
+/// Runs the IPAM plugin's ADD on behalf of the main plugin; answers the addresses.
+pub fn delegate_add(call: &Invocation, wanted: Option<IpAddr>) -> Result<Vec<IpAddr>> {
     let mut command = delegate(call, "ADD")?;
     if let Some(wanted) = wanted {
         command.env("CNI_ARGS", format!("{};IP={wanted}", conf::lenient_args()));
@@ -106,7 +131,11 @@ pub fn delegate_add(call: &Invocation, wanted: Option<Ipv4Addr>) -> Result<Ipv4A
     if !output.ok() {
         bail!("{}", said(&answer, &output.stderr));
     }
-    result::addresses(&answer).first().copied().context("IPAM plugin returned no IP addresses in result")
+    let addresses = result::addresses(&answer);
+    if addresses.is_empty() {
+        bail!("IPAM plugin returned no IP addresses in result");
+    }
+    Ok(addresses)
 }
 
 /// Runs the IPAM plugin's DEL.
@@ -136,4 +165,19 @@ fn delegate(call: &Invocation, verb: &str) -> Result<Command> {
     let mut command = Command::new(path);
     command.env("CNI_COMMAND", verb).env("CNI_ARGS", conf::lenient_args());
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ipv6_is_assigned_only_where_the_configuration_says_so() {
+        let of = |ipam: Value| families(&json!({"ipam": ipam}));
+        assert_eq!(of(json!({"type": "calico-ipam"})), [Family::V4]);
+        assert_eq!(of(json!({"assign_ipv4": "true", "assign_ipv6": "true"})), Family::BOTH);
+        assert_eq!(of(json!({"assign_ipv4": "false", "assign_ipv6": "true"})), [Family::V6]);
+    }
 }

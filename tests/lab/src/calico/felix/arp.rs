@@ -12,7 +12,7 @@ use super::desired::Desired;
 pub fn apply(wanted: &Desired) -> Result<()> {
     let mut rules = String::new();
     for endpoint in &wanted.endpoints {
-        for address in &endpoint.addresses {
+        for address in endpoint.addresses.iter().filter(|address| address.is_ipv4()) {
             let _ = writeln!(
                 rules,
                 "\t\toifname \"{}\" arp operation reply arp saddr ip {address} drop",

@@ -4,10 +4,11 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::agent::api::{self, Answer, Api, annotation};
+use crate::agent::family::Family;
 use crate::calico::endpoint::{self, Endpoint};
 use crate::calico::ipam::block::BlockSpec;
 use crate::calico::ipam::store::{self, GROUP, Pool};
-use crate::calico::node::{startup::IPV4_ADDRESS, tunnel::TUNNEL_ADDRESS};
+use crate::calico::node::{startup::node_address, tunnel::tunnel_address};
 
 use super::options::Options;
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub port: u64,
     /// MTU of the tunnel; the host's less 50 if it is not set.
     pub mtu: Option<u64>,
+    /// MTU of the IPv6 tunnel; the host's less 70 if it is not set.
+    pub mtu_v6: Option<u64>,
     /// Unwanted routes on cali interfaces are deleted.
     pub remove_external_routes: bool,
     /// ACCEPT, DROP or RETURN.
@@ -35,12 +38,31 @@ pub struct Config {
 pub struct Host {
     /// Its name.
     pub name: String,
+    /// Its IPv4 side.
+    pub v4: End,
+    /// Its IPv6 side.
+    pub v6: End,
+}
+
+/// A node in one family.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct End {
     /// Its address, without length.
     pub address: Option<String>,
     /// Its tunnel address.
     pub tunnel: Option<String>,
     /// Its tunnel MAC, if annotated.
     pub mac: Option<String>,
+}
+
+impl Host {
+    /// Its side of a family.
+    pub fn end(&self, family: Family) -> &End {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
 }
 
 /// Everything that was read.
@@ -94,11 +116,15 @@ fn endpoints(api: &dyn Api, node: &str) -> Answer<Vec<Endpoint>> {
 
 fn host(node: &Value) -> Host {
     let value = |key: &str| annotation(node, key).filter(|value| !value.is_empty()).map(str::to_owned);
+    let end = |family: Family, mac: &str| End {
+        address: value(node_address(family)).and_then(|address| address.split('/').next().map(str::to_owned)),
+        tunnel: value(tunnel_address(family)),
+        mac: value(mac).map(|mac| mac.to_lowercase()),
+    };
     Host {
         name: api::name(node).to_owned(),
-        address: value(IPV4_ADDRESS).and_then(|address| address.split('/').next().map(str::to_owned)),
-        tunnel: value(TUNNEL_ADDRESS),
-        mac: value("projectcalico.org/VXLANTunnelMACAddr").map(|mac| mac.to_lowercase()),
+        v4: end(Family::V4, "projectcalico.org/VXLANTunnelMACAddr"),
+        v6: end(Family::V6, "projectcalico.org/VXLANTunnelMACAddrV6"),
     }
 }
 
@@ -119,6 +145,7 @@ fn config(api: &dyn Api, node: &str, options: &Options) -> Result<Config> {
         vni: value("vxlanVNI").as_u64().unwrap_or(4096),
         port: value("vxlanPort").as_u64().unwrap_or(4789),
         mtu: value("vxlanMTU").as_u64().filter(|mtu| *mtu != 0),
+        mtu_v6: value("vxlanMTUV6").as_u64().filter(|mtu| *mtu != 0),
         remove_external_routes: value("removeExternalRoutes").as_bool().unwrap_or(true),
         endpoint_to_host: action.unwrap_or_else(|| "ACCEPT".to_owned()),
         external_nodes: external

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::agent::family::Family;
 use crate::agent::{links, set_sysctl};
 use crate::command;
 
@@ -42,7 +43,7 @@ impl Interfaces {
     }
 
     /// Goes through the links: a renamed one counts as new. Every cali interface that is up is configured, known endpoint or not.
-    pub fn look(&mut self, links: &[Value], _wanted: &Desired) {
+    pub fn look(&mut self, links: &[Value], families: &[Family]) {
         let now = Instant::now();
         let named = |link: &&Value| link["ifname"].as_str().is_some_and(|name| name.starts_with(PREFIX));
         let mut current = BTreeMap::new();
@@ -52,10 +53,10 @@ impl Interfaces {
             let known = self.seen.get(&name).filter(|seen| seen.index == index).cloned();
             let mut seen = known.unwrap_or(Seen { index, since: now, configured: false });
             if running(link) && !seen.configured {
-                configure(&name);
+                families.iter().for_each(|family| configure(&name, *family));
                 seen.configured = true;
             }
-            strip(&name, link);
+            families.iter().for_each(|family| strip(&name, link, *family));
             current.insert(name, seen);
         }
         self.seen = current;
@@ -70,7 +71,12 @@ impl Interfaces {
 }
 
 /// The sysctls of a pod's interface; IPv6 ones are written where the kernel has them.
-fn configure(name: &str) {
+fn configure(name: &str, family: Family) {
+    if family == Family::V6 {
+        set_sysctl(&format!("net/ipv6/conf/{name}/proxy_ndp"), "1");
+        set_sysctl(&format!("net/ipv6/conf/{name}/forwarding"), "1");
+        return;
+    }
     let filter =
         std::fs::read_to_string("/proc/sys/net/ipv4/conf/default/rp_filter").unwrap_or_else(|_| "0".to_owned());
     let wanted = [
@@ -88,8 +94,8 @@ fn configure(name: &str) {
 }
 
 /// From 3.30 on no address but the kernel's own stays on a cali interface.
-fn strip(name: &str, link: &Value) {
-    for address in links::addresses_v4(link) {
+fn strip(name: &str, link: &Value, family: Family) {
+    for address in links::addresses(link, family) {
         log(&format!("Removing address {address} from {name}"));
         // The interface may have gone meanwhile.
         let _ = command::run(&["ip", "address", "delete", &address, "dev", name]);

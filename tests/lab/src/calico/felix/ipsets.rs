@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use anyhow::Result;
 
+use crate::agent::family::Family;
 use crate::command;
 
 use super::desired::Desired;
@@ -17,16 +18,23 @@ pub fn wanted(desired: &Desired) -> Sets {
     let pools = |wanted: fn(&&crate::calico::ipam::store::Pool) -> bool| -> BTreeSet<String> {
         desired.pools.iter().filter(wanted).map(|pool| pool.cidr.to_string()).collect()
     };
-    let vxlan =
-        desired.vteps.iter().map(|vtep| vtep.address.clone()).chain(desired.config.external_nodes.iter().cloned());
+    let external =
+        desired.config.external_nodes.iter().filter(|node| node.contains(':') == (desired.family == Family::V6));
+    let vxlan = desired.vteps.iter().map(|vtep| vtep.address.clone()).chain(external.cloned());
+    let named = |id: &str| name(desired.family, id);
     BTreeMap::from([
-        ("cali40all-hosts-net".to_owned(), ("hash:net", desired.hosts.iter().cloned().collect())),
-        ("cali40all-vxlan-net".to_owned(), ("hash:net", vxlan.collect())),
-        ("cali40this-host".to_owned(), ("hash:ip", desired.own_address.iter().cloned().collect())),
+        (named("all-hosts-net"), ("hash:net", desired.hosts.iter().cloned().collect())),
+        (named("all-vxlan-net"), ("hash:net", vxlan.collect())),
+        (named("this-host"), ("hash:ip", desired.own_address.iter().cloned().collect())),
         // A disabled pool is not masqueraded from, but traffic to it is left alone.
-        ("cali40masq-ipam-pools".to_owned(), ("hash:net", pools(|pool| pool.nat_outgoing && !pool.disabled))),
-        ("cali40all-ipam-pools".to_owned(), ("hash:net", pools(|_| true))),
+        (named("masq-ipam-pools"), ("hash:net", pools(|pool| pool.nat_outgoing && !pool.disabled))),
+        (named("all-ipam-pools"), ("hash:net", pools(|_| true))),
     ])
+}
+
+/// A set's name: cali40all-ipam-pools, cali60all-ipam-pools.
+pub fn name(family: Family, id: &str) -> String {
+    format!("cali{}0{id}", family.digit())
 }
 
 /// Makes the kernel's sets agree.
@@ -44,7 +52,7 @@ pub fn apply(desired: &Desired) -> Result<()> {
             _ => {}
         }
     }
-    let script = script(&wanted(desired), &current);
+    let script = script(&wanted(desired), &current, desired.family);
     if script.is_empty() {
         return Ok(());
     }
@@ -52,13 +60,13 @@ pub fn apply(desired: &Desired) -> Result<()> {
 }
 
 /// The restore script that turns one into the other. Sets of felix's that nobody wants are destroyed last, once no rule can use them.
-fn script(wanted: &Sets, current: &BTreeMap<String, BTreeSet<String>>) -> String {
+fn script(wanted: &Sets, current: &BTreeMap<String, BTreeSet<String>>, family: Family) -> String {
     let mut script = String::new();
     let none = BTreeSet::new();
     for (name, (kind, members)) in wanted {
         let found = current.get(name);
         if found.is_none() {
-            let _ = writeln!(script, "create {name} {kind} family inet maxelem 1048576");
+            let _ = writeln!(script, "create {name} {kind} family {} maxelem 1048576", family.kernel());
         }
         let found = found.unwrap_or(&none);
         for member in members.difference(found) {

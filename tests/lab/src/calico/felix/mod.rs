@@ -10,6 +10,8 @@
 //! - Routes on cali interfaces that felix does not want are deleted, whatever their protocol, ten seconds after the interface was first seen, or as soon as felix wants a route there.
 //! - Traffic of cali interfaces that belong to no endpoint is dropped; so is VXLAN from nodes without annotations, and what fails the strict reverse-path check.
 //! - Until 3.31 a pod's route has metric 0; from 3.32 1024, and there is a table `arp calico-arp` (FELIX_LIKE).
+//! - With FELIX_IPV6SUPPORT=true the same once more for IPv6: vxlan-v6.calico, ip6tables, the cali60 sets. What the kernel connects there by itself
+//!   (fe80::/64) is left alone; the route of the tunnel's own address is not, and is not missed.
 //! - With the API server away it goes on with what it last read.
 //!
 //! NetworkPolicies are not enforced: the namespace's profile lets everything through.
@@ -31,6 +33,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::agent::family::Family;
 use crate::agent::{self, links};
 
 use datastore::Datastore;
@@ -68,8 +71,12 @@ impl Felix {
         let outcome = match read {
             None => Err(anyhow::anyhow!("not in sync with the datastore yet")),
             Some(read) => {
-                let wanted = Desired::compute(read, &self.node, &self.options, &self.links());
-                self.apply(&wanted)
+                let links = self.links();
+                let of = |family| Desired::compute(read, &self.node, &self.options, &links, family);
+                let wanted: Vec<Desired> = self.options.families().map(of).collect();
+                // One family's failure does not stop the other.
+                let outcomes: Vec<Result<()>> = wanted.iter().map(|wanted| self.apply(wanted)).collect();
+                outcomes.into_iter().collect()
             }
         };
         self.report(outcome)
@@ -94,13 +101,13 @@ impl Felix {
     /// Makes the kernel agree: sets before the rules that use them, rules before routes. One part's failure does not stop the others.
     fn apply(&mut self, wanted: &Desired) -> Result<()> {
         let sets = ipsets::apply(wanted);
-        let rules = tables::apply(&rules::tables(wanted), &self.options.iptables);
+        let rules = tables::apply(&rules::tables(wanted), &wanted.family.iptables(&self.options.iptables));
         let device = vxlan::apply(wanted);
         let links = self.links();
-        self.interfaces.look(&links, wanted);
+        self.interfaces.look(&links, &self.options.families().collect::<Vec<_>>());
         let routes = routes::apply(wanted, &links, &self.interfaces);
         let neighbours = if device.is_ok() && wanted.vxlan.is_some() { fdb::apply(wanted) } else { Ok(()) };
-        let arp = if self.options.has_arp_table() { arp::apply(wanted) } else { Ok(()) };
+        let arp = if self.options.has_arp_table() && wanted.family == Family::V4 { arp::apply(wanted) } else { Ok(()) };
         device.and(sets).and(rules).and(routes).and(neighbours).and(arp)
     }
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use crate::agent::family::Family;
 use crate::agent::{env, env_number};
+use crate::calico::node::startup;
 
 /// Settings from the environment.
 #[derive(Debug, Clone)]
@@ -19,12 +21,14 @@ pub struct Options {
     pub route_grace: Duration,
     /// The iptables command whose `-save` and `-restore` are used.
     pub iptables: String,
+    /// FELIX_IPV6SUPPORT.
+    pub ipv6: bool,
     /// FELIX_DEFAULTENDPOINTTOHOSTACTION; Calico's manifests say ACCEPT.
     pub endpoint_to_host: Option<String>,
 }
 
 impl Options {
-    /// Reads FELIX_LIKE, LAB_RESYNC_MS, LAB_POLL_MS, LAB_ROUTE_GRACE_MS, LAB_IPTABLES, FELIX_DEFAULTENDPOINTTOHOSTACTION.
+    /// Reads FELIX_LIKE, LAB_RESYNC_MS, LAB_POLL_MS, LAB_ROUTE_GRACE_MS, LAB_IPTABLES, FELIX_IPV6SUPPORT, FELIX_DEFAULTENDPOINTTOHOSTACTION.
     pub fn from_env() -> Result<Options> {
         let text = env("FELIX_LIKE").unwrap_or_else(|| "3.31".to_owned());
         let mut numbers = text.trim_start_matches('v').split('.').map(str::parse::<u64>);
@@ -37,13 +41,20 @@ impl Options {
             poll: Duration::from_millis(env_number("LAB_POLL_MS", 250)?),
             route_grace: Duration::from_millis(env_number("LAB_ROUTE_GRACE_MS", 10_000)?),
             iptables: env("LAB_IPTABLES").unwrap_or_else(|| "iptables-nft".to_owned()),
+            ipv6: startup::ipv6_support(),
             endpoint_to_host: env("FELIX_DEFAULTENDPOINTTOHOSTACTION").map(|action| action.to_uppercase()),
         })
     }
 
-    /// The metric of a pod's route.
-    pub fn route_metric(&self) -> u64 {
-        if self.like >= (3, 32) { 1024 } else { 0 }
+    /// The metric of a pod's route; the kernel gives an IPv6 route no lower one of itself.
+    pub fn route_metric(&self, family: Family) -> u64 {
+        if family == Family::V6 || self.like >= (3, 32) { 1024 } else { 0 }
+    }
+
+    /// The families that felix looks after.
+    pub fn families(&self) -> impl Iterator<Item = Family> + use<> {
+        let ipv6 = self.ipv6;
+        Family::BOTH.into_iter().filter(move |family| *family == Family::V4 || ipv6)
     }
 
     /// From 3.32 there is an ARP table too.

@@ -1,13 +1,14 @@
 //! The main routing table: what is felix's, what it wants, and the difference.
 
 use anyhow::Result;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
+use crate::agent::family::Family;
 use crate::agent::links;
 use crate::command;
 
-use super::desired::{DEVICE, Desired, Route, Target};
+use super::desired::{Desired, Route, Target, device_name};
 use super::interfaces::{self, Interfaces};
 use super::log;
 
@@ -18,7 +19,7 @@ const PROTOCOL: &str = "80";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// Destination.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     /// Metric.
     pub metric: u64,
     /// Device, or "" for a blackhole.
@@ -38,12 +39,13 @@ pub struct Found {
 }
 
 impl Found {
-    fn read(route: &Value) -> Option<Found> {
+    fn read(route: &Value, family: Family) -> Option<Found> {
         let text = |key: &str| route[key].as_str().unwrap_or_default().to_owned();
         let destination = match route["dst"].as_str()? {
-            "default" => Ipv4Net::default(),
+            "default" if family == Family::V4 => Ipv4Net::default().into(),
+            "default" => Ipv6Net::default().into(),
             text => {
-                text.parse().or_else(|_| text.parse().map(|address: std::net::Ipv4Addr| Ipv4Net::from(address))).ok()?
+                text.parse().or_else(|_| text.parse().map(|address: std::net::IpAddr| IpNet::from(address))).ok()?
             }
         };
         let flags = route["flags"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -60,27 +62,32 @@ impl Found {
         })
     }
 
-    /// Device routes of the tunnel and of pods are felix's whatever their protocol; elsewhere only protocol 80 is.
-    fn is_felix(&self, remove_external: bool) -> bool {
-        let on_pod = self.device.starts_with(interfaces::PREFIX) && remove_external;
-        self.protocol == PROTOCOL || self.device == DEVICE || on_pod
+    /// Device routes of the tunnel and of pods are felix's whatever their protocol, but for those by which IPv6 begins; elsewhere only
+    /// protocol 80 is.
+    fn is_felix(&self, wanted: &Desired) -> bool {
+        if self.destination.to_string() == "fe80::/64" {
+            return false;
+        }
+        let on_pod = self.device.starts_with(interfaces::PREFIX) && wanted.config.remove_external_routes;
+        self.protocol == PROTOCOL || self.device == device_name(wanted.family) || on_pod
     }
 
     fn same_key(&self, route: &Route) -> bool {
         self.destination == route.destination && self.metric == route.metric
     }
 
-    fn satisfies(&self, route: &Route, mtu: Option<u64>) -> bool {
+    fn satisfies(&self, route: &Route, mtu: Option<u64>, family: Family) -> bool {
+        let tunnel = device_name(family);
         let right = match &route.target {
             Target::Blackhole => self.kind == "blackhole" && self.protocol == PROTOCOL,
             Target::Pod(device) => {
                 self.kind == "unicast"
                     && self.device == *device
                     && self.gateway.is_empty()
-                    && self.scope == "link"
+                    && (self.scope == "link" || family == Family::V6)
                     && self.protocol == "boot"
             }
-            Target::Tunnel(via) => self.device == DEVICE && self.gateway == *via && self.onlink && self.mtu == mtu,
+            Target::Tunnel(via) => self.device == tunnel && self.gateway == *via && self.onlink && self.mtu == mtu,
         };
         self.same_key(route) && right
     }
@@ -101,11 +108,11 @@ pub fn work(found: &[Found], wanted: &Desired, grace: impl Fn(&str) -> bool, up:
     let possible = |route: &&Route| match &route.target {
         Target::Blackhole => true,
         Target::Pod(device) => up(device),
-        Target::Tunnel(_) => up(DEVICE),
+        Target::Tunnel(_) => up(device_name(wanted.family)),
     };
-    let missing = |route: &&Route| !found.iter().any(|known| known.satisfies(route, mtu));
+    let missing = |route: &&Route| !found.iter().any(|known| known.satisfies(route, mtu, wanted.family));
     let unwanted = |known: &&Found| {
-        known.is_felix(wanted.config.remove_external_routes)
+        known.is_felix(wanted)
             && !wanted.routes.iter().any(|route| known.same_key(route))
             && !(known.device.starts_with(interfaces::PREFIX) && known.protocol != PROTOCOL && grace(&known.device))
     };
@@ -117,25 +124,26 @@ pub fn work(found: &[Found], wanted: &Desired, grace: impl Fn(&str) -> bool, up:
 
 /// Makes the main table agree.
 pub fn apply(wanted: &Desired, links: &[Value], interfaces: &Interfaces) -> Result<()> {
-    let dump = links::json(&["ip", "-json", "-details", "-4", "route", "show", "table", "main"])?;
-    let found: Vec<Found> = dump.iter().filter_map(Found::read).collect();
+    let family = wanted.family;
+    let dump = links::json(&["ip", "-json", "-details", family.option(), "route", "show", "table", "main"])?;
+    let found: Vec<Found> = dump.iter().filter_map(|route| Found::read(route, family)).collect();
     let up = |name: &str| links::by_name(links, name).is_some_and(interfaces::running);
     let work = work(&found, wanted, |name| interfaces.in_grace(name, wanted), up);
     for route in &work.delete {
         log(&format!("Deleting route {} dev {:?} protocol {}", route.destination, route.device, route.protocol));
-        delete(route)?;
+        delete(route, family)?;
     }
     for route in &work.replace {
         log(&format!("Programming route {} metric {}: {:?}", route.destination, route.metric, route.target));
-        replace(route, wanted.mtu())?;
+        replace(route, wanted.mtu(), family)?;
     }
     Ok(())
 }
 
 /// Keyed by prefix and metric alone, so that a foreign route of the same key goes too.
-fn delete(route: &Found) -> Result<()> {
+fn delete(route: &Found, family: Family) -> Result<()> {
     let (destination, metric) = (route.destination.to_string(), route.metric.to_string());
-    let deleted = command::run(&["ip", "route", "delete", &destination, "metric", &metric]);
+    let deleted = command::run(&["ip", family.option(), "route", "delete", &destination, "metric", &metric]);
     match deleted {
         // Gone by itself, with its interface.
         Err(error) if !format!("{error:#}").contains("No such process") => Err(error),
@@ -144,54 +152,28 @@ fn delete(route: &Found) -> Result<()> {
 }
 
 /// RTM_NEWROUTE with NLM_F_REPLACE: a foreign route with the same prefix, TOS and metric is overwritten.
-fn replace(route: &Route, mtu: Option<u64>) -> Result<()> {
+fn replace(route: &Route, mtu: Option<u64>, family: Family) -> Result<()> {
     let (destination, metric) = (route.destination.to_string(), route.metric.to_string());
     let mtu = mtu.unwrap_or(1450).to_string();
-    let argv = match &route.target {
-        Target::Blackhole => {
-            vec!["ip", "route", "replace", "blackhole", &destination, "metric", &metric, "protocol", PROTOCOL]
-        }
+    let mut argv = vec!["ip", family.option(), "route", "replace"];
+    match &route.target {
+        Target::Blackhole => argv.extend(["blackhole", &destination, "metric", &metric, "protocol", PROTOCOL]),
         Target::Pod(device) => {
-            vec![
-                "ip",
-                "route",
-                "replace",
-                &destination,
-                "dev",
-                device,
-                "scope",
-                "link",
-                "metric",
-                &metric,
-                "protocol",
-                "boot",
-            ]
+            argv.extend([&destination, "dev", device, "scope", "link", "metric", &metric, "protocol", "boot"]);
         }
-        Target::Tunnel(via) => vec![
-            "ip",
-            "route",
-            "replace",
-            &destination,
-            "via",
-            via,
-            "dev",
-            DEVICE,
-            "onlink",
-            "metric",
-            &metric,
-            "protocol",
-            "boot",
-            "mtu",
-            &mtu,
-        ],
-    };
+        Target::Tunnel(via) => {
+            let device = device_name(family);
+            argv.extend([&destination, "via", via, "dev", device, "onlink", "metric", &metric]);
+            argv.extend(["protocol", "boot", "mtu", &mtu]);
+        }
+    }
     command::run(&argv).map(|_| ())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calico::felix::datastore::{Config, Datastore, Host};
+    use crate::calico::felix::datastore::{Config, Datastore, End, Host};
     use crate::calico::felix::options::Options;
     use crate::calico::ipam::block::BlockSpec;
 
@@ -201,15 +183,19 @@ mod tests {
             vni: 1,
             port: 8472,
             mtu: Some(1450),
+            mtu_v6: None,
             remove_external_routes: true,
             endpoint_to_host: "ACCEPT".to_owned(),
             external_nodes: Vec::new(),
         };
         let host = |name: &str, number: u8| Host {
             name: name.to_owned(),
-            address: Some(format!("192.168.77.{number}")),
-            tunnel: Some(format!("10.244.{number}.0")),
-            mac: None,
+            v4: End {
+                address: Some(format!("192.168.77.{number}")),
+                tunnel: Some(format!("10.244.{number}.0")),
+                mac: None,
+            },
+            v6: End::default(),
         };
         let block = |cidr: &str, host: &str| BlockSpec::new(cidr.parse().unwrap(), host);
         let pod = serde_json::json!({"metadata": {"namespace": "default", "name": "nginx"}, "spec": {"nodeName": "n1"}, "status": {"podIP": "10.244.1.7"}});
@@ -228,11 +214,11 @@ mod tests {
         let links = [
             serde_json::json!({"ifname": "eth0", "mtu": 1500, "addr_info": [{"family": "inet", "local": "192.168.77.1", "prefixlen": 24}]}),
         ];
-        Desired::compute(&read, "n1", &Options::from_env().unwrap(), &links)
+        Desired::compute(&read, "n1", &Options::from_env().unwrap(), &links, Family::V4)
     }
 
     fn found(line: Value) -> Found {
-        Found::read(&line).unwrap()
+        Found::read(&line, Family::V4).unwrap()
     }
 
     /// What felix does about one route of the kernel's: (deleted, destinations that are written).
@@ -253,7 +239,7 @@ mod tests {
         let route = |dst: &str, dev: &str, protocol: &str| serde_json::json!({"dst": dst, "dev": dev, "protocol": protocol, "type": "unicast", "scope": "link"});
         assert!(about(route("10.9.0.0/24", "eth0", "80"), false).0, "protocol 80 anywhere");
         assert!(!about(route("10.9.0.0/24", "eth0", "boot"), false).0, "others are left alone");
-        assert!(about(route("10.244.3.0/24", DEVICE, "boot"), false).0, "everything on the tunnel");
+        assert!(about(route("10.244.3.0/24", "vxlan.calico", "boot"), false).0, "everything on the tunnel");
         assert!(about(route("10.244.1.9", "cali0123456789a", "static"), false).0, "any protocol on a pod's interface");
         assert!(!about(route("10.244.1.9", "cali0123456789a", "static"), true).0, "but not within the grace");
         assert!(!about(route("10.244.1.9", "cni0", "boot"), false).0);

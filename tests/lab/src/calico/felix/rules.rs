@@ -3,7 +3,10 @@
 use base64::Engine;
 use sha2::{Digest, Sha256};
 
-use super::desired::{DEVICE, Desired};
+use crate::agent::family::Family;
+
+use super::desired::{Desired, device_name};
+use super::ipsets;
 
 /// A table's share of felix's rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,10 +107,16 @@ fn mangle() -> Table {
 }
 
 fn nat(wanted: &Desired) -> Table {
-    let outgoing = "-m set --match-set cali40masq-ipam-pools src -m set ! --match-set cali40all-ipam-pools dst -j MASQUERADE --random-fully";
+    let set = |id: &str| ipsets::name(wanted.family, id);
+    let outgoing = format!(
+        "-m set --match-set {} src -m set ! --match-set {} dst -j MASQUERADE --random-fully",
+        set("masq-ipam-pools"),
+        set("all-ipam-pools")
+    );
     let mut postrouting = text(&["-j cali-fip-snat", "-j cali-nat-outgoing"]);
     if wanted.vxlan_on {
-        postrouting.push(format!("-o {DEVICE} -m addrtype ! --src-type LOCAL --limit-iface-out -m addrtype --src-type LOCAL -j MASQUERADE --random-fully"));
+        let device = device_name(wanted.family);
+        postrouting.push(format!("-o {device} -m addrtype ! --src-type LOCAL --limit-iface-out -m addrtype --src-type LOCAL -j MASQUERADE --random-fully"));
     }
     Table {
         name: "nat",
@@ -117,7 +126,7 @@ fn nat(wanted: &Desired) -> Table {
             chain("cali-POSTROUTING", &postrouting),
             chain("cali-fip-dnat", &[]),
             chain("cali-fip-snat", &[]),
-            chain("cali-nat-outgoing", &text(&[outgoing])),
+            chain("cali-nat-outgoing", &[outgoing]),
         ],
         inserts: vec![hook("PREROUTING", &text(&["-j cali-PREROUTING"])), hook("OUTPUT", &text(&["-j cali-OUTPUT"]))],
         // Always appended, whatever the insert mode.
@@ -177,9 +186,9 @@ fn filter(wanted: &Desired) -> Table {
 fn input(wanted: &Desired) -> Vec<String> {
     let mut rules = Vec::new();
     if wanted.vxlan_on {
-        let port = wanted.config.port;
-        rules.push(format!("-p udp -m comment --comment \"Allow IPv4 VXLAN packets from allowed hosts\" -m multiport --dports {port} -m set --match-set cali40all-vxlan-net src -m addrtype --dst-type LOCAL -j ACCEPT"));
-        rules.push(format!("-p udp -m comment --comment \"Drop IPv4 VXLAN packets from non-allowed hosts\" -m multiport --dports {port} -m addrtype --dst-type LOCAL -j DROP"));
+        let (port, family, hosts) = (wanted.config.port, wanted.family, ipsets::name(wanted.family, "all-vxlan-net"));
+        rules.push(format!("-p udp -m comment --comment \"Allow {family} VXLAN packets from allowed hosts\" -m multiport --dports {port} -m set --match-set {hosts} src -m addrtype --dst-type LOCAL -j ACCEPT"));
+        rules.push(format!("-p udp -m comment --comment \"Drop {family} VXLAN packets from non-allowed hosts\" -m multiport --dports {port} -m addrtype --dst-type LOCAL -j DROP"));
     }
     rules.push("-i cali+ -g cali-wl-to-host".to_owned());
     rules.push(format!("-m mark --mark {ACCEPT} -j ACCEPT"));
@@ -197,13 +206,16 @@ fn output() -> Vec<String> {
 }
 
 fn to_host(wanted: &Desired) -> Vec<String> {
-    vec![
-        "-j cali-from-wl-dispatch".to_owned(),
-        format!(
-            "-m comment --comment \"Configured DefaultEndpointToHostAction\" -j {}",
-            wanted.config.endpoint_to_host
-        ),
-    ]
+    // Listener queries and reports, router and neighbour discovery: without them IPv6 does not begin to work.
+    const DISCOVERY: [u8; 6] = [130, 131, 132, 133, 135, 136];
+    let mut rules = Vec::new();
+    if wanted.family == Family::V6 {
+        rules.extend(DISCOVERY.map(|kind| format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j ACCEPT")));
+    }
+    rules.push("-j cali-from-wl-dispatch".to_owned());
+    let action = &wanted.config.endpoint_to_host;
+    rules.push(format!("-m comment --comment \"Configured DefaultEndpointToHostAction\" -j {action}"));
+    rules
 }
 
 /// One branch per endpoint; whatever else bears a cali name is dropped.
@@ -235,10 +247,12 @@ fn forbidden(wanted: &Desired) -> Vec<String> {
         "-p udp -m comment --comment \"Drop VXLAN encapped packets originating in workloads\" -m multiport --dports {} -j DROP",
         wanted.config.port
     );
-    vec![
-        vxlan,
-        "-p ipencap -m comment --comment \"Drop IPinIP encapped packets originating in workloads\" -j DROP".to_owned(),
-    ]
+    let mut rules = vec![vxlan];
+    if wanted.family == Family::V4 {
+        let ipip = "-p ipencap -m comment --comment \"Drop IPinIP encapped packets originating in workloads\" -j DROP";
+        rules.push(ipip.to_owned());
+    }
+    rules
 }
 
 /// A profile's chain; names beyond the kernel's 28 characters are hashed.

@@ -1,9 +1,9 @@
 //! An allocation block, as the IPAMBlock resource holds it, and what may be done to it. Pure.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 #[serde(rename_all = "camelCase")]
 pub struct BlockSpec {
     /// The block's network.
-    pub cidr: Ipv4Net,
+    pub cidr: IpNet,
     /// `host:<node>`, or nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<String>,
@@ -77,8 +77,8 @@ pub enum Refusal {
 
 impl BlockSpec {
     /// An empty block with affinity to a host.
-    pub fn new(cidr: Ipv4Net, host: &str) -> BlockSpec {
-        let size = 1_usize << (32 - cidr.prefix_len()).min(16);
+    pub fn new(cidr: IpNet, host: &str) -> BlockSpec {
+        let size = 1_usize << (cidr.max_prefix_len() - cidr.prefix_len()).min(16);
         BlockSpec {
             cidr,
             affinity: Some(format!("host:{host}")),
@@ -104,18 +104,26 @@ impl BlockSpec {
     }
 
     /// The address of an ordinal.
-    pub fn address(&self, ordinal: usize) -> Ipv4Addr {
-        let offset = u32::try_from(ordinal).unwrap_or(u32::MAX);
-        Ipv4Addr::from(u32::from(self.cidr.network()).wrapping_add(offset))
+    pub fn address(&self, ordinal: usize) -> IpAddr {
+        match self.cidr.network() {
+            IpAddr::V4(first) => {
+                let offset = u32::try_from(ordinal).unwrap_or(u32::MAX);
+                IpAddr::V4(u32::from(first).wrapping_add(offset).into())
+            }
+            IpAddr::V6(first) => {
+                let offset = u128::try_from(ordinal).unwrap_or(u128::MAX);
+                IpAddr::V6(u128::from(first).wrapping_add(offset).into())
+            }
+        }
     }
 
     /// The first address in line, if one is free.
-    pub fn next_free(&self) -> Option<Ipv4Addr> {
+    pub fn next_free(&self) -> Option<IpAddr> {
         self.unallocated.first().map(|ordinal| self.address(*ordinal))
     }
 
     /// Every address that is given out, with its holder.
-    pub fn assigned(&self) -> impl Iterator<Item = (Ipv4Addr, &Attribute)> {
+    pub fn assigned(&self) -> impl Iterator<Item = (IpAddr, &Attribute)> {
         self.allocations.iter().enumerate().filter_map(|(ordinal, index)| {
             let attribute = self.attributes.get((*index)?)?;
             Some((self.address(ordinal), attribute))
@@ -123,13 +131,13 @@ impl BlockSpec {
     }
 
     /// Who holds an address.
-    pub fn attribute_of(&self, address: Ipv4Addr) -> Option<&Attribute> {
+    pub fn attribute_of(&self, address: IpAddr) -> Option<&Attribute> {
         let index = (*self.allocations.get(self.ordinal(address)?)?)?;
         self.attributes.get(index)
     }
 
     /// Gives out one address.
-    pub fn assign(&mut self, address: Ipv4Addr, attribute: Attribute, host: &str, strict: bool) -> Result<(), Refusal> {
+    pub fn assign(&mut self, address: IpAddr, attribute: Attribute, host: &str, strict: bool) -> Result<(), Refusal> {
         if strict && !self.belongs_to(host) {
             return Err(Refusal::Foreign(self.affinity.clone().unwrap_or_else(|| "no host".to_owned())));
         }
@@ -146,7 +154,7 @@ impl BlockSpec {
     }
 
     /// Takes back every address of a handle; they go to the end of the line. Answers them.
-    pub fn release_by_handle(&mut self, handle: &str) -> Vec<Ipv4Addr> {
+    pub fn release_by_handle(&mut self, handle: &str) -> Vec<IpAddr> {
         let held = |index: usize| {
             self.attributes.get(index).is_some_and(|attribute| attribute.handle_id.as_deref() == Some(handle))
         };
@@ -189,8 +197,16 @@ impl BlockSpec {
         self.attributes = kept;
     }
 
-    fn ordinal(&self, address: Ipv4Addr) -> Option<usize> {
-        let offset = u32::from(address).checked_sub(u32::from(self.cidr.network()))?;
-        usize::try_from(offset).ok().filter(|ordinal| *ordinal < self.allocations.len())
+    fn ordinal(&self, address: IpAddr) -> Option<usize> {
+        let ordinal = match (address, self.cidr.network()) {
+            (IpAddr::V4(address), IpAddr::V4(first)) => {
+                usize::try_from(u32::from(address).checked_sub(u32::from(first))?).ok()?
+            }
+            (IpAddr::V6(address), IpAddr::V6(first)) => {
+                usize::try_from(u128::from(address).checked_sub(u128::from(first))?).ok()?
+            }
+            _ => return None,
+        };
+        Some(ordinal).filter(|ordinal| *ordinal < self.allocations.len())
     }
 }

@@ -11,12 +11,13 @@ pub mod claim;
 pub mod store;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Result, bail};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use crate::agent::api::Api;
+use crate::agent::family::Family;
 
 use block::{Attribute, Refusal};
 use store::{Pool, Settings, Stored};
@@ -71,20 +72,21 @@ impl<'a> Ipam<'a> {
         Ipam { api, host: host.to_owned() }
     }
 
-    /// Gives out the next free address: from the host's own blocks, then from a block claimed now, then, if allowed, from another host's.
-    pub fn auto_assign(&self, request: &Request) -> Result<Ipv4Net> {
-        let pools: Vec<Pool> =
-            store::pools(self.api)?.into_iter().filter(|pool| pool.serves(request.intended.text())).collect();
+    /// Gives out the next free address: from the host's own blocks, then from a block claimed now (anywhere in the pool, which may be
+    /// outside the node's pod CIDR), then, if allowed, from another host's.
+    pub fn auto_assign(&self, request: &Request, family: Family) -> Result<IpNet> {
+        let serving = |pool: &Pool| pool.family() == family && pool.serves(request.intended.text());
+        let pools: Vec<Pool> = store::pools(self.api)?.into_iter().filter(serving).collect();
         if pools.is_empty() {
-            bail!("no configured Calico pools for node {}", self.host);
+            bail!("no configured Calico pools for node {}: none of {family}", self.host);
         }
         let settings = store::settings(self.api)?;
-        for cidr in self.own_blocks(&pools)? {
+        for cidr in self.own_blocks(&pools, family)? {
             if let Some(address) = self.take_next(cidr, request, &settings, true)? {
                 return Ok(address);
             }
         }
-        let mut own = self.own_blocks(&pools)?.len();
+        let mut own = self.own_blocks(&pools, family)?.len();
         while settings.auto_allocate_blocks && own < settings.max_blocks_per_host {
             let Some(cidr) = claim::claim_free(self.api, &self.host, &pools)? else { break };
             own += 1;
@@ -102,13 +104,13 @@ impl<'a> Ipam<'a> {
             }
         }
         bail!(
-            "failed to request IPv4 addresses: Assigned 0 out of 1 requested IPv4 addresses; No more free affine blocks and strict affinity enabled: {}",
+            "failed to request {family} addresses: Assigned 0 out of 1 requested {family} addresses; No more free affine blocks and strict affinity enabled: {}",
             settings.strict_affinity
         )
     }
 
     /// Assigns one address by name. Not idempotent: an address that is taken is an error, whoever holds it.
-    pub fn assign(&self, address: Ipv4Addr, request: &Request) -> Result<Ipv4Net> {
+    pub fn assign(&self, address: IpAddr, request: &Request) -> Result<IpNet> {
         let pools = store::pools(self.api)?;
         let Some(pool) = pools.iter().find(|pool| pool.cidr.contains(&address) && pool.serves(request.intended.text()))
         else {
@@ -132,14 +134,14 @@ impl<'a> Ipam<'a> {
                 ),
             }
             if self.commit(&mut stored, request)? {
-                return Ok(Ipv4Net::from(address));
+                return Ok(IpNet::from(address));
             }
         }
         bail!("{address} could not be assigned: block {cidr} was changed by others {RETRIES} times")
     }
 
     /// Releases every address of a handle; answers them. None means that there is no such handle.
-    pub fn release_by_handle(&self, handle: &str) -> Result<Option<Vec<Ipv4Addr>>> {
+    pub fn release_by_handle(&self, handle: &str) -> Result<Option<Vec<IpAddr>>> {
         let Some(blocks) = store::handle_blocks(self.api, handle)? else { return Ok(None) };
         let mut released = Vec::new();
         for cidr in blocks {
@@ -149,7 +151,7 @@ impl<'a> Ipam<'a> {
     }
 
     /// The attribute of an address, if it is assigned.
-    pub fn attribute_of(&self, address: Ipv4Addr) -> Result<Option<Attribute>> {
+    pub fn attribute_of(&self, address: IpAddr) -> Result<Option<Attribute>> {
         let Some(pool) = store::pools(self.api)?.into_iter().find(|pool| pool.cidr.contains(&address)) else {
             return Ok(None);
         };
@@ -158,11 +160,11 @@ impl<'a> Ipam<'a> {
     }
 
     /// Claims every block of a network for the host, as a roll-out's preparation does; a block of another host is an error.
-    pub fn claim_affinity(&self, network: Ipv4Net) -> Result<Vec<Ipv4Net>> {
+    pub fn claim_affinity(&self, network: IpNet) -> Result<Vec<IpNet>> {
         let Some(pool) = store::pools(self.api)?.into_iter().find(|pool| pool.cidr.contains(&network)) else {
             bail!("{network} is not in a configured pool");
         };
-        let blocks: Vec<Ipv4Net> = network.subnets(pool.block_size)?.collect();
+        let blocks: Vec<IpNet> = network.subnets(pool.block_size)?.collect();
         for cidr in &blocks {
             claim::claim(self.api, &self.host, *cidr)?;
         }
@@ -170,8 +172,8 @@ impl<'a> Ipam<'a> {
     }
 
     /// The host's confirmed blocks inside the pools, in a stable order.
-    fn own_blocks(&self, pools: &[Pool]) -> Result<Vec<Ipv4Net>> {
-        let mut blocks: Vec<Ipv4Net> = store::affinities(self.api, &self.host)?
+    fn own_blocks(&self, pools: &[Pool], family: Family) -> Result<Vec<IpNet>> {
+        let mut blocks: Vec<IpNet> = store::affinities(self.api, &self.host, family)?
             .into_iter()
             .filter(|affinity| {
                 affinity.host == self.host
@@ -185,13 +187,7 @@ impl<'a> Ipam<'a> {
     }
 
     /// Takes the next free address of a block, or None if it is full or (with `affine`) not the host's.
-    fn take_next(
-        &self,
-        cidr: Ipv4Net,
-        request: &Request,
-        settings: &Settings,
-        affine: bool,
-    ) -> Result<Option<Ipv4Net>> {
+    fn take_next(&self, cidr: IpNet, request: &Request, settings: &Settings, affine: bool) -> Result<Option<IpNet>> {
         for _ in 0..RETRIES {
             let Some(mut stored) = store::block(self.api, cidr)? else { return Ok(None) };
             if affine && !stored.spec.belongs_to(&self.host) {
@@ -202,7 +198,7 @@ impl<'a> Ipam<'a> {
                 return Ok(None);
             }
             if self.commit(&mut stored, request)? {
-                return Ok(Some(Ipv4Net::from(address)));
+                return Ok(Some(IpNet::from(address)));
             }
         }
         bail!("block {cidr} was changed by others {RETRIES} times")
@@ -221,7 +217,7 @@ impl<'a> Ipam<'a> {
         }
     }
 
-    fn release_in(&self, cidr: Ipv4Net, handle: &str) -> Result<Vec<Ipv4Addr>> {
+    fn release_in(&self, cidr: IpNet, handle: &str) -> Result<Vec<IpAddr>> {
         for _ in 0..RETRIES {
             let Some(mut stored) = store::block(self.api, cidr)? else {
                 return Ok(Vec::new());

@@ -1,13 +1,14 @@
 //! The IPAM resources in the API server: reading, and writing by compare-and-swap.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use sha3::{Digest, Sha3_256};
 
 use crate::agent::api::{Answer, Api, ApiError, text};
+use crate::agent::family::Family;
 
 use super::block::BlockSpec;
 
@@ -18,7 +19,7 @@ pub const GROUP: &str = "/apis/crd.projectcalico.org/v1";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
     /// The pool's network.
-    pub cidr: Ipv4Net,
+    pub cidr: IpNet,
     /// Prefix length of its blocks.
     pub block_size: u8,
     /// Disabled pools give out nothing.
@@ -32,14 +33,19 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Reads an IPPool; None for IPv6 and for what cannot be read.
+    /// Reads an IPPool; None for what cannot be read.
     pub fn read(object: &Value) -> Option<Pool> {
         let spec = object.get("spec")?;
         let uses = spec["allowedUses"].as_array().map(Vec::as_slice).unwrap_or_default();
         let vxlan_mode = spec["vxlanMode"].as_str().filter(|mode| !mode.is_empty()).unwrap_or("Never");
+        let cidr: IpNet = spec["cidr"].as_str()?.parse().ok()?;
         Some(Pool {
-            cidr: spec["cidr"].as_str()?.parse().ok()?,
-            block_size: spec["blockSize"].as_u64().and_then(|size| u8::try_from(size).ok()).unwrap_or(26),
+            cidr,
+            // 26 and 122.
+            block_size: spec["blockSize"]
+                .as_u64()
+                .and_then(|size| u8::try_from(size).ok())
+                .unwrap_or(cidr.max_prefix_len().saturating_sub(6)),
             disabled: spec["disabled"].as_bool().unwrap_or_default(),
             vxlan_mode: vxlan_mode.to_owned(),
             nat_outgoing: spec["natOutgoing"].as_bool().unwrap_or_default(),
@@ -52,9 +58,14 @@ impl Pool {
         !self.disabled && (self.allowed_uses.is_empty() || self.allowed_uses.iter().any(|allowed| allowed == intended))
     }
 
+    /// The family of its addresses.
+    pub fn family(&self) -> Family {
+        Family::of(self.cidr.addr())
+    }
+
     /// The block that an address belongs to.
-    pub fn block_of(&self, address: Ipv4Addr) -> Result<Ipv4Net> {
-        Ok(Ipv4Net::new(address, self.block_size)
+    pub fn block_of(&self, address: IpAddr) -> Result<IpNet> {
+        Ok(IpNet::new(address, self.block_size)
             .with_context(|| format!("the block size {} is none", self.block_size))?
             .trunc())
     }
@@ -85,17 +96,17 @@ pub struct Affinity {
     /// The host.
     pub host: String,
     /// The block.
-    pub cidr: Ipv4Net,
+    pub cidr: IpNet,
     /// State "confirmed" and not deleted.
     pub confirmed: bool,
 }
 
-/// `10.244.1.0/26` as the resources' names have it.
-pub fn cidr_name(cidr: Ipv4Net) -> String {
-    cidr.to_string().replace(['.', '/'], "-")
+/// `10.244.1.0/26` as the resources' names have it: 10-244-1-0-26; and `fd00:10:244:1::/122`: fd00-10-244-1---122.
+pub fn cidr_name(cidr: IpNet) -> String {
+    cidr.to_string().replace(['.', ':', '/'], "-")
 }
 
-fn block_path(cidr: Ipv4Net) -> String {
+fn block_path(cidr: IpNet) -> String {
     format!("{GROUP}/ipamblocks/{}", cidr_name(cidr))
 }
 
@@ -103,7 +114,7 @@ fn handle_path(handle: &str) -> String {
     format!("{GROUP}/ipamhandles/{}", handle.to_lowercase())
 }
 
-/// All IPv4 pools, disabled ones included.
+/// All pools, disabled ones included.
 pub fn pools(api: &dyn Api) -> Answer<Vec<Pool>> {
     Ok(api.list(&format!("{GROUP}/ippools"))?.iter().filter_map(Pool::read).collect())
 }
@@ -125,14 +136,14 @@ fn stored(object: Value) -> Option<Stored> {
     Some(Stored { spec, object })
 }
 
-/// All IPv4 blocks that are not deleted.
+/// All blocks that are not deleted.
 pub fn blocks(api: &dyn Api) -> Answer<Vec<Stored>> {
     let list = api.list(&format!("{GROUP}/ipamblocks"))?;
     Ok(list.into_iter().filter_map(stored).filter(|stored| !stored.spec.deleted).collect())
 }
 
 /// One block, if it exists.
-pub fn block(api: &dyn Api, cidr: Ipv4Net) -> Result<Option<Stored>> {
+pub fn block(api: &dyn Api, cidr: IpNet) -> Result<Option<Stored>> {
     let Some(object) = api.find(&block_path(cidr))? else { return Ok(None) };
     match stored(object) {
         Some(stored) => Ok(Some(stored)),
@@ -158,12 +169,12 @@ pub fn replace_block(api: &dyn Api, stored: &mut Stored) -> Answer<()> {
 }
 
 /// Deletes a block.
-pub fn delete_block(api: &dyn Api, cidr: Ipv4Net) -> Answer<()> {
+pub fn delete_block(api: &dyn Api, cidr: IpNet) -> Answer<()> {
     api.delete(&block_path(cidr))
 }
 
-/// A host's IPv4 affinities, looked up by their labels: like Calico, which does not see one that has none.
-pub fn affinities(api: &dyn Api, host: &str) -> Answer<Vec<Affinity>> {
+/// A host's affinities of a family, looked up by their labels: like Calico, which does not see one that has none.
+pub fn affinities(api: &dyn Api, host: &str, family: Family) -> Answer<Vec<Affinity>> {
     let list = api.list(&format!("{GROUP}/blockaffinities"))?;
     let read = |object: &Value| {
         // v1 says "false" as text, v3 as a boolean.
@@ -174,7 +185,7 @@ pub fn affinities(api: &dyn Api, host: &str) -> Answer<Vec<Affinity>> {
             confirmed: text(object, "/spec/state") == "confirmed" && !deleted,
         })
     };
-    let labels = affinity_labels(host);
+    let labels = affinity_labels(host, family);
     let wanted = |object: &&Value| {
         let has = &object["metadata"]["labels"];
         labels.as_object().into_iter().flatten().all(|(key, value)| has[key] == *value)
@@ -183,11 +194,11 @@ pub fn affinities(api: &dyn Api, host: &str) -> Answer<Vec<Affinity>> {
 }
 
 /// What Calico looks a host's affinities up by.
-fn affinity_labels(host: &str) -> Value {
+fn affinity_labels(host: &str, family: Family) -> Value {
     json!({
         "projectcalico.org/affinity-type": "host",
         "projectcalico.org/hostname-hash": hostname_hash(host),
-        "projectcalico.org/ip-version": "4",
+        "projectcalico.org/ip-version": family.digit(),
     })
 }
 
@@ -200,11 +211,11 @@ fn hostname_hash(host: &str) -> String {
 }
 
 /// Creates or updates the affinity of a block to a host.
-pub fn write_affinity(api: &dyn Api, host: &str, cidr: Ipv4Net, state: &str) -> Answer<()> {
+pub fn write_affinity(api: &dyn Api, host: &str, cidr: IpNet, state: &str) -> Answer<()> {
     let name = format!("{host}-{}", cidr_name(cidr));
     let path = format!("{GROUP}/blockaffinities/{name}");
     let spec = json!({"state": state, "node": host, "type": "host", "cidr": cidr.to_string(), "deleted": "false"});
-    let labels = affinity_labels(host);
+    let labels = affinity_labels(host, Family::of(cidr.addr()));
     match api.find(&path)? {
         Some(object) if object["spec"] == spec && object["metadata"]["labels"] == labels => Ok(()),
         Some(mut object) => {
@@ -221,7 +232,7 @@ pub fn write_affinity(api: &dyn Api, host: &str, cidr: Ipv4Net, state: &str) -> 
 }
 
 /// Takes an affinity back.
-pub fn delete_affinity(api: &dyn Api, host: &str, cidr: Ipv4Net) -> Answer<()> {
+pub fn delete_affinity(api: &dyn Api, host: &str, cidr: IpNet) -> Answer<()> {
     match api.delete(&format!("{GROUP}/blockaffinities/{host}-{}", cidr_name(cidr))) {
         Err(error) if !error.not_found() => Err(error),
         _ => Ok(()),
@@ -229,7 +240,7 @@ pub fn delete_affinity(api: &dyn Api, host: &str, cidr: Ipv4Net) -> Answer<()> {
 }
 
 /// The blocks that a handle has addresses in; None if there is no such handle.
-pub fn handle_blocks(api: &dyn Api, handle: &str) -> Answer<Option<Vec<Ipv4Net>>> {
+pub fn handle_blocks(api: &dyn Api, handle: &str) -> Answer<Option<Vec<IpNet>>> {
     let Some(object) = api.find(&handle_path(handle))? else { return Ok(None) };
     let blocks =
         object["spec"]["block"].as_object().map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
@@ -237,7 +248,7 @@ pub fn handle_blocks(api: &dyn Api, handle: &str) -> Answer<Option<Vec<Ipv4Net>>
 }
 
 /// Adds to (or takes from) a handle's count in a block; a handle that counts nothing any more is deleted.
-pub fn count_handle(api: &dyn Api, handle: &str, cidr: Ipv4Net, change: i64) -> Result<()> {
+pub fn count_handle(api: &dyn Api, handle: &str, cidr: IpNet, change: i64) -> Result<()> {
     for _ in 0..super::RETRIES {
         let written = match api.find(&handle_path(handle))? {
             None if change <= 0 => return Ok(()),
@@ -254,11 +265,11 @@ pub fn count_handle(api: &dyn Api, handle: &str, cidr: Ipv4Net, change: i64) -> 
 }
 
 /// Takes a block out of a handle, whatever it counts there.
-pub fn drop_handle_block(api: &dyn Api, handle: &str, cidr: Ipv4Net) -> Result<()> {
+pub fn drop_handle_block(api: &dyn Api, handle: &str, cidr: IpNet) -> Result<()> {
     count_handle(api, handle, cidr, i64::MIN / 2)
 }
 
-fn create_handle(api: &dyn Api, handle: &str, cidr: Ipv4Net, count: i64) -> Answer<()> {
+fn create_handle(api: &dyn Api, handle: &str, cidr: IpNet, count: i64) -> Answer<()> {
     let object = json!({
         "apiVersion": "crd.projectcalico.org/v1", "kind": "IPAMHandle", "metadata": {"name": handle.to_lowercase()},
         "spec": {"handleID": handle, "block": {cidr.to_string(): count}, "deleted": false},
@@ -266,7 +277,7 @@ fn create_handle(api: &dyn Api, handle: &str, cidr: Ipv4Net, count: i64) -> Answ
     api.create(&format!("{GROUP}/ipamhandles"), &object).map(|_| ())
 }
 
-fn change_handle(api: &dyn Api, handle: &str, mut object: Value, cidr: Ipv4Net, change: i64) -> Answer<()> {
+fn change_handle(api: &dyn Api, handle: &str, mut object: Value, cidr: IpNet, change: i64) -> Answer<()> {
     let key = cidr.to_string();
     let counted = object["spec"]["block"][&key].as_i64().unwrap_or(0).saturating_add(change);
     let Some(blocks) = object["spec"]["block"].as_object_mut() else {
@@ -292,7 +303,13 @@ fn unwritable(error: serde_json::Error) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use super::hostname_hash;
+    use super::*;
+
+    #[test]
+    fn blocks_of_both_families_are_named_as_calico_names_them() {
+        assert_eq!(cidr_name("10.244.1.0/26".parse().unwrap()), "10-244-1-0-26");
+        assert_eq!(cidr_name("fd00:10:244:1::/122".parse().unwrap()), "fd00-10-244-1---122");
+    }
 
     #[test]
     fn a_hosts_label_is_the_one_that_calico_writes() {

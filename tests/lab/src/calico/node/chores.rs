@@ -44,7 +44,7 @@ impl Chores {
             self.refresh_token();
         }
         if now >= self.next_tunnel {
-            if let Err(error) = tunnel::ensure(self.api.as_ref(), &self.node) {
+            if let Err(error) = tunnel::ensure_all(self.api.as_ref(), &self.node) {
                 log(&format!("the tunnel address could not be checked: {error:#}"));
             }
             self.next_tunnel = Instant::now() + Duration::from_secs(5);

@@ -1,8 +1,10 @@
-//! The stand-in for calico-node: startup, tunnel address, CNI token, felix; VXLAN, IPv4, iptables, Kubernetes datastore.
+//! The stand-in for calico-node: startup, tunnel address, CNI token, felix; VXLAN, iptables, Kubernetes datastore; IPv4, and IPv6 with
+//! IP6=autodetect and FELIX_IPV6SUPPORT=true.
 //!
 //! How the real one behaves, and therefore this one:
 //! - startup writes /var/lib/calico/nodename, detects the node's address anew (with IP=autodetect it overwrites the Node's annotation) and makes
 //!   ClusterInformation, a default pool and a default FelixConfiguration where there are none.
+//! - With IP6=autodetect the IPv6 address is detected too; unset or "none", what is annotated stays.
 //! - The annotated tunnel address is kept only if IPAM holds it for this node's tunnel; otherwise another one is assigned and the annotation rewritten.
 //! - preStop sets NetworkUnavailable=True with reason CalicoIsDown, which taints the node; with a grace period of 0 it may not run at all.
 //!   LAB_PRESTOP=skip leaves it out, LAB_PRESTOP=sometimes tosses a coin.
@@ -98,7 +100,7 @@ impl Running {
         let node = agent::node_name()?;
         let api = agent::connect("calico-node")?;
         startup::run(api.as_ref(), &node)?;
-        tunnel::ensure(api.as_ref(), &node).context("the tunnel address could not be assigned")?;
+        tunnel::ensure_all(api.as_ref(), &node).context("the tunnel address could not be assigned")?;
         let ready = health::Flag::new(false.into());
         let live = health::Flag::new(true.into());
         health::serve(HEALTH, BTreeMap::from([("/readiness", ready.clone()), ("/liveness", live)]))?;
