@@ -2,7 +2,7 @@
 
 use nodectl_lab::agent::family::Family;
 use nodectl_lab::client::{Client, Patch};
-use nodectl_lab::cluster::{Cluster, Network, Options};
+use nodectl_lab::cluster::{Cluster, Network, Options, until};
 use nodectl_lab::node::Node;
 use nodectl_lab::objects::{self, calico::Calico, workloads};
 use nodectl_lab::wait::{PATIENCE, eventually};
@@ -37,16 +37,25 @@ fn install_workloads(cluster: &Cluster) {
 fn whole_in_both(cluster: &Cluster) {
     whole(cluster, Family::V4);
     whole(cluster, Family::V6);
-    let client = cluster.client().unwrap();
-    for pod in client.list("/api/v1/namespaces/default/pods").unwrap() {
-        let node = client.get(&format!("/api/v1/nodes/{}", pod["spec"]["nodeName"].as_str().unwrap())).unwrap();
-        for place in 0..2 {
-            let cidr: ipnet::IpNet = node["spec"]["podCIDRs"][place].as_str().unwrap().parse().unwrap();
-            let ip: std::net::IpAddr = pod["status"]["podIPs"][place]["ip"].as_str().unwrap().parse().unwrap();
-            assert!(cidr.contains(&ip), "{cidr} {ip} of {}", pod["metadata"]["name"]);
-        }
-        assert_eq!(pod["status"]["podIP"], pod["status"]["podIPs"][0]["ip"]);
-    }
+    until(PATIENCE, || {
+        let client = cluster.client()?;
+        let nodes = client.list("/api/v1/nodes")?;
+        let mut wrong = client.list("/api/v1/namespaces/default/pods")?;
+        wrong.retain(|pod| !has_both(pod, &nodes));
+        Ok(wrong.first().map(|pod| format!("{} has {}", pod["metadata"]["name"], pod["status"])))
+    })
+    .unwrap();
+}
+
+/// An address of each of its node's pod CIDRs, in their order.
+fn has_both(pod: &Value, nodes: &[Value]) -> bool {
+    let node = nodes.iter().find(|node| node["metadata"]["name"] == pod["spec"]["nodeName"]).unwrap();
+    let inside = |place: usize| {
+        let cidr: Option<ipnet::IpNet> = node["spec"]["podCIDRs"][place].as_str().and_then(|text| text.parse().ok());
+        let ip = pod["status"]["podIPs"][place]["ip"].as_str().and_then(|text| text.parse::<std::net::IpAddr>().ok());
+        cidr.zip(ip).is_some_and(|(cidr, ip)| cidr.contains(&ip))
+    };
+    inside(0) && inside(1) && pod["status"]["podIP"] == pod["status"]["podIPs"][0]["ip"]
 }
 
 fn annotation(client: &Client, node: &str, key: &str) -> String {
@@ -159,8 +168,9 @@ fn two_nodes_on_calico() {
     let block = handle["spec"]["block"].as_object().unwrap().keys().next().unwrap().clone();
     let stored = client.get(&format!("{GROUP}/ipamblocks/{}", block.replace([':', '/'], "-"))).unwrap();
     assert!(block.ends_with("/122") && stored["spec"]["affinity"] == "host:node1", "{stored}");
-    let holder = &stored["spec"]["attributes"][0]["secondary"];
-    assert_eq!((&holder["type"], &holder["node"]), (&json!("vxlanV6TunnelAddress"), &json!("node1")));
+    let mut holders = stored["spec"]["attributes"].as_array().unwrap().iter();
+    let holder = holders.find(|holder| holder["handle_id"] == "vxlan-v6-tunnel-addr-node1").unwrap();
+    assert_eq!(holder["secondary"], json!({"node": "node1", "type": "vxlanV6TunnelAddress"}));
     let device = node.sh("ip -d link show vxlan-v6.calico; ip -br address show vxlan-v6.calico").unwrap();
     assert!(device.contains("mtu 1430") && device.contains("id 4096 local fd00:192:168:77::1 dev eth0"), "{device}");
     assert!(device.contains("dstport 4789 nolearning") && device.contains(&format!("{tunnel}/128")), "{device}");

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::{Cluster, Options};
 use crate::node::Kind;
 
-/// The program `up [NODES] [--bare] [--full]`: boots nodes and prints how to enter them.
+/// The program `up [NODES] [--bare] [--full] [--dual-stack]`: boots nodes and prints how to enter them.
 pub fn main(arguments: &[String]) -> Result<ExitCode> {
     let mut options = Options { api: !arguments.iter().any(|word| word == "--bare"), ..Options::default() };
     if let Some(word) = arguments.iter().find(|word| !word.starts_with('-')) {
@@ -16,6 +16,9 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     }
     if arguments.iter().any(|word| word == "--full") {
         options.kinds = vec![Kind::Full; usize::from(options.nodes)];
+    }
+    if arguments.iter().any(|word| word == "--dual-stack") {
+        options.dual_stack();
     }
     let cluster = Cluster::start(options)?;
     eprintln!("the cluster's folder: {}", cluster.folder().display());
