@@ -244,3 +244,30 @@ fn the_same_controllers_serve_another_api_server_over_a_client() {
     eventually("the namespace is gone", || fixture.admin.find("/api/v1/namespaces/extra").unwrap().is_none());
     running.stop();
 }
+
+#[test]
+fn in_a_dual_stack_cluster_a_node_gets_a_network_of_each_family_and_keeps_two_addresses() {
+    let fixture = Fixture::with(|options| {
+        options.controllers.cluster_cidr_v6 = Some("fd00:10:244::/56".parse().unwrap());
+        options.controllers.node_grace_ms = Duration::from_secs(3600);
+    });
+    let created = |name: &str, cidrs: Value| {
+        fixture.admin.create("/api/v1/nodes", &objects::node(name, "192.168.77.1")).unwrap();
+        let path = format!("/api/v1/nodes/{name}");
+        let has = |node: &Value| !node["spec"]["podCIDR"].is_null();
+        let node = fixture.admin.wait_for(&path, Duration::from_secs(10), has).unwrap();
+        assert_eq!(node["spec"]["podCIDRs"], cidrs, "{name}");
+        assert_eq!(node["spec"]["podCIDR"], cidrs[0]);
+    };
+    created("node12", json!(["10.244.12.0/24", "fd00:10:244:c::/64"]));
+    created("other", json!(["10.244.1.0/24", "fd00:10:244:1::/64"]));
+    created("node1", json!(["10.244.2.0/24", "fd00:10:244:2::/64"]));
+    // As the kubelet writes them: merged by their type, two addresses of one type would be one.
+    let internal = |address: &str| json!({"type": "InternalIP", "address": address});
+    let addresses = [internal("192.168.77.12"), internal("fd00::12"), json!({"type": "Hostname", "address": "node12"})];
+    let mut patch = vec![json!({"$patch": "replace"})];
+    patch.extend(addresses.iter().cloned());
+    let body = json!({"status": {"addresses": patch}});
+    let node = fixture.admin.patch("/api/v1/nodes/node12/status", Patch::Strategic, &body).unwrap();
+    assert_eq!(node["status"]["addresses"], json!(addresses));
+}

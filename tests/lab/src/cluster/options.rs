@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use crate::agent::family::Family;
 use crate::node::Kind;
 use crate::objects::flannel::Flannel;
 
@@ -92,6 +93,11 @@ impl Options {
         if let Network::Flannel(flannel) = &mut self.network {
             flannel.network_v6 = Some(POD_NETWORK_V6.to_owned());
         }
+    }
+
+    /// The families that pods have addresses of.
+    pub fn families(&self) -> &'static [Family] {
+        if self.cluster_cidr_v6.is_some() { &Family::BOTH } else { &[Family::V4] }
     }
 
     /// How node `index`, from 1, is made.

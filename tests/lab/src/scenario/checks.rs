@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::{Cni, Scenario};
+use crate::agent::family::Family;
 
 impl Scenario {
     /// All that is wrong with a node that should be on this CNI; empty where nothing is.
@@ -22,6 +23,14 @@ impl Scenario {
         };
         need(has(own), format!("{own} is missing"));
         need(!has(other), format!("{other} is there"));
+        if self.cluster.options().families().contains(&Family::V6) {
+            let (own, other) = match cni {
+                Cni::Flannel => ("flannel-v6.1", "vxlan-v6.calico"),
+                Cni::Calico => ("vxlan-v6.calico", "flannel-v6.1"),
+            };
+            need(has(own), format!("{own} is missing"));
+            need(!has(other), format!("{other} is there"));
+        }
         let processes = node.sh("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' || true")?;
         let runs = |name: &str| processes.lines().any(|l| l == name || l.ends_with(&format!("/{name}")));
         let (wanted, unwanted) = (cni.process(), cni.other().process());
@@ -33,7 +42,7 @@ impl Scenario {
         need(object["spec"]["unschedulable"].as_bool() != Some(true), "the node is cordoned".into());
         need(!self.is_open(index)?, "a run is open".into());
         let rules = node.sh("iptables-nft-save; ip6tables-nft-save")?;
-        let routes = node.sh("ip route show table all; ip neigh show nud permanent")?;
+        let routes = node.sh("ip route show table all; ip -6 route show table all; ip neigh show nud permanent")?;
         let foreign: &[&str] = match cni {
             Cni::Flannel => &["cali-", "cali:"],
             Cni::Calico => &["FLANNEL", "flanneld"],
@@ -42,8 +51,8 @@ impl Scenario {
             need(!rules.contains(word), format!("rules with {word} are left"));
         }
         if cni == Cni::Flannel {
-            let blackhole = format!("blackhole 10.244.{index}.");
-            need(!routes.contains(&blackhole), "a blackhole is left".into());
+            let blackholes = [format!("blackhole 10.244.{index}."), format!("blackhole fd00:10:244:{index:x}:")];
+            need(!blackholes.iter().any(|route| routes.contains(route)), "a blackhole is left".into());
             need(!routes.contains("cali"), "routes over cali interfaces are left".into());
             need(!node.sh("ipset list -n")?.contains("cali"), "ipsets of Calico are left".into());
         } else {

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{Cni, PATIENCE, Scenario};
+use crate::calico::ipam::block::BlockSpec;
 use crate::cluster::readiness::until;
 
 impl Scenario {
@@ -75,11 +76,12 @@ impl Scenario {
     fn must_have_no_stale_addresses(&self, index: usize) -> Result<()> {
         until(PATIENCE, || {
             let node = self.node(index)?;
-            let leases = node.sh("ls /var/lib/cni/networks/cbr0 2>/dev/null | grep -E '^[0-9.]+$' || true")?;
+            let leases = node.sh("ls /var/lib/cni/networks/cbr0 2>/dev/null | grep -E '^[0-9.]+$|:' || true")?;
             let mut kept: Vec<String> = leases.lines().map(str::to_owned).collect();
             kept.extend(self.calico_addresses(index)?);
             let pods = self.client.list("/api/v1/pods")?;
-            let live: Vec<&str> = pods.iter().filter_map(|p| p["status"]["podIP"].as_str()).collect();
+            let listed = pods.iter().flat_map(|pod| pod["status"]["podIPs"].as_array().into_iter().flatten());
+            let live: Vec<&str> = listed.filter_map(|entry| entry["ip"].as_str()).collect();
             kept.retain(|ip| !live.contains(&ip.as_str()));
             Ok((!kept.is_empty()).then(|| format!("addresses that no pod has are kept: {}", kept.join(", "))))
         })
@@ -91,17 +93,10 @@ impl Scenario {
         let host = format!("node{index}");
         let mut held = Vec::new();
         for block in blocks {
-            let cidr: ipnet::Ipv4Net =
-                block["spec"]["cidr"].as_str().unwrap_or_default().parse().context("a block's cidr")?;
-            let attributes = &block["spec"]["attributes"];
-            for (ordinal, slot) in block["spec"]["allocations"].as_array().into_iter().flatten().enumerate() {
-                let Some(place) = slot.as_u64().and_then(|place| usize::try_from(place).ok()) else { continue };
-                let secondary = &attributes[place]["secondary"];
-                if secondary["node"] == host.as_str() && secondary["pod"].is_string() {
-                    let offset = u32::try_from(ordinal).context("a block's size")?;
-                    held.push(std::net::Ipv4Addr::from(u32::from(cidr.network()) + offset).to_string());
-                }
-            }
+            let spec: BlockSpec = serde_json::from_value(block["spec"].clone()).context("an IPAMBlock's spec")?;
+            let of_pods =
+                spec.assigned().filter(|(_, holder)| holder.get("node") == host && !holder.get("pod").is_empty());
+            held.extend(of_pods.map(|(address, _)| address.to_string()));
         }
         Ok(held)
     }

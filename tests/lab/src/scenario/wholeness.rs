@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Scenario;
 use crate::cluster::{is_ready, until};
 use crate::objects::workloads::ECHO_PORT;
-use crate::traffic::{Endpoint, Flow, Pair, matrix, matrix_of, netns};
+use crate::traffic::{Endpoint, Flow, Pair, matrix_in, matrix_of, netns};
 
 /// How long an agent may take to programme what a new pod needs.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -68,13 +68,16 @@ impl Scenario {
     }
 
     /// An error unless all pods reach each other, seen with their own addresses, and ports of nodes and the service answer;
-    /// how many pairs of pods were asked.
+    /// how many pairs of pods were asked. In a dual-stack cluster each pair is asked over both families, and counts once.
     pub fn must_be_whole(&self) -> Result<usize> {
         let mut count = 0;
         until(LIMIT, || {
-            let pairs = matrix(&self.cluster)?;
-            count = pairs.len();
-            let mut broken: Vec<String> = pairs.iter().filter(|pair| !pair.is_whole()).map(show).collect();
+            let mut broken = Vec::new();
+            for family in self.cluster.options().families() {
+                let pairs = matrix_in(&self.cluster, *family)?;
+                count = pairs.len();
+                broken.extend(pairs.iter().filter(|pair| !pair.is_whole()).map(show));
+            }
             broken.extend(self.silent_host_ports()?);
             broken.extend(self.without_service()?);
             let more = broken.len().saturating_sub(8);
