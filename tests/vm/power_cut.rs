@@ -8,8 +8,9 @@ use nodectl_lab::cluster::{is_ready, until};
 use nodectl_lab::node::Kind;
 use nodectl_lab::objects::{self, workloads};
 use nodectl_lab::scenario::crash::{Sample, is_full};
-use nodectl_lab::scenario::{Cni, Scenario};
+use nodectl_lab::scenario::{Cni, Scenario, shuffled};
 use nodectl_lab::traffic::{Endpoint, matrix_of};
+use nodectl_lab::wait::patiently;
 use serde_json::Value;
 
 /// The boot-time units as the package has them, but for where light nodes see nodectl.
@@ -39,11 +40,6 @@ fn start() -> Result<Scenario> {
     patiently(|| scenario.settled())?;
     patiently(|| scenario.prepare())?;
     Ok(scenario)
-}
-
-/// Up to four times what the lab waits for: the machine is emulated, on processors that others use too.
-fn patiently<T>(ask: impl Fn() -> Result<T>) -> Result<T> {
-    (0..3).find_map(|_| ask().ok()).map_or_else(ask, Ok)
 }
 
 /// Begins a switch, and cuts the power when it has passed this many of its fault points, or has ended. How many it had passed.
@@ -128,11 +124,20 @@ fn silent(scenario: &Scenario) -> Result<Option<String>> {
 
 /// What the node and its pods that are not ready say, after a round that went wrong.
 fn said(scenario: &Scenario) -> Result<String> {
-    let script = "cd /var/log; tail -n 15 switch nodectl-*.log kubelet.log containerd.log
-        ls -l /var/lib/cni-shim/* /var/lib/cni/networks/* /var/lib/containerd/lab/* /etc/cni/net.d /run/netns; ps -o pid,args";
-    let pods = scenario.pods()?.into_iter().filter(|pod| !is_ready(pod));
-    let pods: Vec<String> = pods.map(|pod| format!("{}: {}", pod["metadata"]["name"], pod["status"])).collect();
-    Ok(format!("{}\n{}", pods.join("\n"), scenario.node(1)?.exec(&["sh", "-c", script])?.stdout))
+    let script = "cd /var/log; tail -n 25 switch nodectl-*.log kubelet.log containerd.log; tail -n 8 pods/*/*/*
+        ls -l /var/lib/cni-shim/* /var/lib/cni/networks/* /var/lib/containerd/lab/* /etc/cni/net.d /run/netns
+        ip -br address; ip route; ps -o pid,args";
+    let node = scenario.node(1)?;
+    let pods = scenario.client.list("/api/v1/pods")?.into_iter().filter(|pod| !is_ready(pod));
+    let pods = pods.map(|pod| {
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        let told = node.exec(&["sh", "-c", &format!("grep -h '{name}' /var/log/*.log | tail -n 12")])?.stdout;
+        Ok(format!("{name} since {}: {}\n{told}", pod["metadata"]["creationTimestamp"], pod["status"]))
+    });
+    let pods: Vec<String> = pods.collect::<Result<_>>()?;
+    let object = &scenario.node_object(1)?;
+    let of_node = format!("{} {} {}", object["metadata"]["labels"], object["spec"], object["status"]["conditions"]);
+    Ok(format!("{}\n{of_node}\n{}", pods.join("\n"), node.exec(&["sh", "-c", script])?.stdout))
 }
 
 /// One cut on the way to the other CNI, and its end; where the node is then.
@@ -150,13 +155,40 @@ fn round(scenario: &Scenario, from: Cni, point: usize) -> Result<Cni> {
     Ok(cni)
 }
 
+/// Where the power is cut on each way, spread over all of it and in no order.
+struct Cuts {
+    there: Vec<usize>,
+    back: Vec<usize>,
+}
+
+impl Cuts {
+    /// Twenty, half of them on the way back; one without the full counts.
+    fn drawn() -> Cuts {
+        let mut sample = Sample::from_environment();
+        if !is_full() {
+            return Cuts { there: sample.spread(POINTS, 1), back: Vec::new() };
+        }
+        let mut drawn = |salt| shuffled(&sample.spread(POINTS, 10), salt);
+        Cuts { there: drawn(1), back: drawn(2) }
+    }
+
+    /// The next one from where the node is; where all of that way are done, one after its end, so that the other way's can be.
+    fn next(&mut self, from: Cni) -> Option<usize> {
+        let (own, other) = match from {
+            Cni::Flannel => (&mut self.there, &self.back),
+            Cni::Calico => (&mut self.back, &self.there),
+        };
+        own.pop().or_else(|| (!other.is_empty()).then_some(usize::MAX))
+    }
+}
+
 #[test]
 fn a_power_cut_at_any_point_ends_on_one_cni_though_nothing_unsynced_was_kept() -> Result<()> {
     let begun = Instant::now();
     let scenario = start()?;
     println!("started: {:.1} s", begun.elapsed().as_secs_f32());
-    let mut cni = Cni::Flannel;
-    for point in Sample::from_environment().spread(POINTS, if is_full() { 20 } else { 1 }) {
+    let (mut cni, mut cuts) = (Cni::Flannel, Cuts::drawn());
+    while let Some(point) = cuts.next(cni) {
         cni = round(&scenario, cni, point).or_else(|error| bail!("{error:#}\n{}", said(&scenario)?))?;
     }
     Ok(())

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
+
 /// How long a part of the lab may take to be as it should; generous, since the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -22,6 +24,11 @@ pub fn within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "did not happen within {limit:?}: {what}");
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Asks up to four times, each time as long as the lab waits: on an emulated machine, or where many things are at work.
+pub fn patiently<T>(ask: impl Fn() -> Result<T>) -> Result<T> {
+    (0..3).find_map(|_| ask().ok()).map_or_else(ask, Ok)
 }
 
 /// True if it stays so for this time.

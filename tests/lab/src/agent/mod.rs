@@ -28,6 +28,15 @@ pub fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Where this is, on a node whose processor is emulated, the stand-ins look at things less often, which is a good part of their work:
+/// no more often than the real ones, or a few times a second where those are told.
+pub const UNHURRIED: &str = "/etc/kubernetes/lab/unhurried";
+
+/// True on a node whose processor is emulated.
+pub fn is_unhurried() -> bool {
+    std::path::Path::new(UNHURRIED).exists()
+}
+
 /// A number from the environment, or `default`.
 pub fn env_number(name: &str, default: u64) -> Result<u64> {
     match env(name) {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use crate::agent::UNHURRIED;
 use crate::client::Client;
 use crate::full::FullNode;
 use crate::node::{Kind, LightNode, Node, Spec};
@@ -145,6 +146,9 @@ impl Cluster {
             object["spec"] = serde_json::json!({"podCIDR": cidrs.first(), "podCIDRs": cidrs});
             client.ensure("/api/v1/nodes", &object)?;
             files.extend(credentials::files(api, &client, &name)?);
+        }
+        if kind.is_emulated() {
+            files.push((UNHURRIED.to_owned(), String::new()));
         }
         if let Network::Bridge = self.options.network {
             files.push(("/etc/cni/net.d/10-lab.conflist".to_owned(), bridge_conflist(&self.options.pod_cidr(index)?)));

@@ -69,7 +69,8 @@ impl Options {
 
     /// How often the Nodes are looked at. The real one watches; a short poll sees the same changes.
     pub fn poll(&self) -> Duration {
-        Duration::from_millis(agent::env_number("FLANNELD_POLL_MS", 300).unwrap_or(300))
+        let usual = if agent::is_unhurried() { 1500 } else { 300 };
+        Duration::from_millis(agent::env_number("FLANNELD_POLL_MS", usual).unwrap_or(usual))
     }
 
     /// The Node this runs on: NODE_NAME, else the node of the Pod named by POD_NAME and POD_NAMESPACE, else the host's name.

@@ -67,6 +67,12 @@ impl Cri {
         self.call(TIMEOUT, async |client| client.status(cri::StatusRequest { verbose: true }).await)
     }
 
+    /// Status, as the kubelet asks for it over and over.
+    pub fn conditions(&self) -> Result<Vec<cri::RuntimeCondition>> {
+        let answer = self.call(TIMEOUT, async |client| client.status(cri::StatusRequest { verbose: false }).await)?;
+        Ok(answer.status.unwrap_or_default().conditions)
+    }
+
     /// RunPodSandbox; may take twice as long as other calls.
     pub fn run_pod_sandbox(&self, config: cri::PodSandboxConfig) -> Result<String> {
         let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };

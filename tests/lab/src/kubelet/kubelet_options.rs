@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 
+use crate::agent;
+
 /// The flags; the defaults are those of a light node.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "kubelet")]
@@ -60,6 +62,10 @@ pub struct Options {
     pub service: IpAddr,
     /// Time between two looks at the runtime's status.
     pub runtime_poll: Duration,
+    /// Time between two looks at the runtime's pods.
+    pub relist: Duration,
+    /// Time between two looks at which pods should run.
+    pub dispatch: Duration,
     /// Time between two status reports without a change.
     pub status_period: Duration,
 }
@@ -74,6 +80,7 @@ impl Options {
             Some(name) => name,
             None => nix::unistd::gethostname().context("the host has no name")?.to_string_lossy().into_owned(),
         };
+        let unhurried = agent::is_unhurried();
         Ok(Options {
             kubeconfig: flags.kubeconfig,
             runtime: flags.container_runtime_endpoint,
@@ -85,7 +92,9 @@ impl Options {
             },
             second_address: flags.node_ip.get(1).copied(),
             service: flags.kubernetes_service,
-            runtime_poll: Duration::from_millis(flags.runtime_poll_ms),
+            runtime_poll: Duration::from_millis(if unhurried { 5000 } else { flags.runtime_poll_ms }),
+            relist: Duration::from_millis(if unhurried { 1000 } else { 250 }),
+            dispatch: Duration::from_millis(if unhurried { 250 } else { 50 }),
             status_period: Duration::from_millis(flags.status_ms),
         })
     }

@@ -23,7 +23,6 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -77,7 +76,7 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     pleg::start(&kubelet);
     loop {
         kubelet.dispatch();
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(kubelet.options.dispatch);
     }
 }
 

@@ -41,15 +41,15 @@ pub fn start(kubelet: &Arc<Kubelet>) {
 
 /// Asks the runtime; answers why the node is not ready.
 fn look(kubelet: &Kubelet) -> Option<String> {
-    let status = match kubelet.cri.status() {
-        Ok(status) => status.status.unwrap_or_default(),
+    let conditions = match kubelet.cri.conditions() {
+        Ok(conditions) => conditions,
         Err(error) => {
             let problem = format!("container runtime is down: {error:#}");
             kubelet.set_network_problem(Some(problem.clone()));
             return Some(problem);
         }
     };
-    let problem_of = |kind: &str| match status.conditions.iter().find(|condition| condition.r#type == kind) {
+    let problem_of = |kind: &str| match conditions.iter().find(|condition| condition.r#type == kind) {
         Some(condition) if condition.status => None,
         Some(condition) => Some(format!("{kind}=false reason:{} message:{}", condition.reason, condition.message)),
         None => Some(format!("{kind} is not reported")),

@@ -10,8 +10,6 @@ use serde_json::json;
 use super::{Kubelet, gc};
 use crate::cri;
 
-/// The real kubelet's is one second.
-const PERIOD: Duration = Duration::from_millis(250);
 /// How often remains are collected; the real kubelet's is a minute.
 const GC_PERIOD: Duration = Duration::from_secs(10);
 
@@ -40,7 +38,7 @@ pub fn start(kubelet: &Arc<Kubelet>) {
                 gc::collect(&kubelet);
                 collected = Instant::now();
             }
-            std::thread::sleep(PERIOD);
+            std::thread::sleep(kubelet.options.relist);
         }
     });
 }

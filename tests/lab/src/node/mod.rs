@@ -33,6 +33,13 @@ pub enum Kind {
     Machine,
 }
 
+impl Kind {
+    /// True where its processor is emulated.
+    pub fn is_emulated(self) -> bool {
+        self == Kind::Machine
+    }
+}
+
 /// A node of the lab. All kinds have real kernel objects, a CRI socket, a D-Bus with systemd's interface and a kubelet.
 pub trait Node: Send + Sync {
     /// How it is made.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::agent::family::Family;
-use crate::agent::{env, env_number};
+use crate::agent::{env, env_number, is_unhurried};
 use crate::calico::node::startup;
 
 /// Settings from the environment.
@@ -35,10 +35,11 @@ impl Options {
         let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
             bail!("FELIX_LIKE is {text:?}. To fix it: give a release such as 3.31");
         };
+        let pace = if is_unhurried() { 3 } else { 1 };
         Ok(Options {
             like: (major, minor),
-            resync: Duration::from_millis(env_number("LAB_RESYNC_MS", 1000)?),
-            poll: Duration::from_millis(env_number("LAB_POLL_MS", 250)?),
+            resync: Duration::from_millis(env_number("LAB_RESYNC_MS", 1000 * pace)?),
+            poll: Duration::from_millis(env_number("LAB_POLL_MS", 250 * pace)?),
             route_grace: Duration::from_millis(env_number("LAB_ROUTE_GRACE_MS", 10_000)?),
             iptables: env("LAB_IPTABLES").unwrap_or_else(|| "iptables-nft".to_owned()),
             ipv6: startup::ipv6_support(),
