@@ -52,7 +52,7 @@ pub fn clean_again(cx: &mut Context) -> Result<()> {
             if !cx.api.is_dead() {
                 agent::await_gone(cx, agent)?;
             }
-            clean::remove_all(cx, agent.cni, &agent.scope, None)?;
+            clean::remove_all(cx, agent.cni, &agent.scope, &[])?;
         }
     }
     Ok(())

@@ -28,12 +28,15 @@ pub struct Prepared {
     pub vni: u32,
     /// UDP port of the overlay.
     pub port: u16,
-    /// MTU of pods, in bytes.
+    /// MTU of pods and of the IPv4 overlay, in bytes.
     pub mtu: u32,
     /// Pods are masqueraded towards the outside.
     pub masquerade: bool,
     /// This node's end of the overlay.
     pub vtep: Vtep,
+    /// The same of IPv6, where flannel carries it beside IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Half>,
     /// How flannel is installed in the cluster.
     pub flannel: AgentInfo,
     /// How Calico is installed in the cluster.
@@ -51,6 +54,21 @@ pub struct Prepared {
     #[serde(default)]
     pub prepared_at: String,
 }
+
+/// What is another in IPv6. VNI and UDP port are the same, the MTU is less by [`IPV6_OVERHEAD`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipv6Half {
+    /// flannel's network, which is also Calico's pool.
+    pub cluster_cidr: IpNet,
+    /// This node's pod CIDR.
+    pub pod_cidr: IpNet,
+    /// This node's end of the overlay.
+    pub vtep: Vtep,
+}
+
+/// What the header of IPv6 takes more than that of IPv4, in bytes: so much less is the MTU of an overlay with IPv6 outside. The
+/// kernel gives flannel's device that by itself and refuses felix more (vxlan_change_mtu).
+pub const IPV6_OVERHEAD: u32 = 20;
 
 /// A node's VXLAN tunnel endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +117,38 @@ pub struct ProbeTargets {
     pub dns: String,
 }
 
+/// What a node has of the overlay in one address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Half<'a> {
+    /// flannel's network.
+    pub cluster_cidr: IpNet,
+    /// This node's pod CIDR.
+    pub pod_cidr: IpNet,
+    /// This node's end of the overlay.
+    pub vtep: &'a Vtep,
+}
+
+impl Half<'_> {
+    /// MTU of the overlay, where pods have this one.
+    pub fn overlay_mtu(&self, mtu: u32) -> u32 {
+        if self.is_ipv6() { mtu.saturating_sub(IPV6_OVERHEAD) } else { mtu }
+    }
+
+    /// It is the IPv6 one.
+    pub fn is_ipv6(&self) -> bool {
+        self.pod_cidr.addr().is_ipv6()
+    }
+}
+
 impl Prepared {
+    /// What the node has in each family that flannel carries, IPv4 first.
+    pub fn halves(&self) -> impl Iterator<Item = Half<'_>> {
+        let v4 = Half { cluster_cidr: self.cluster_cidr, pod_cidr: self.pod_cidr, vtep: &self.vtep };
+        let v6 = self.ipv6.as_ref();
+        let v6 = v6.map(|v6| Half { cluster_cidr: v6.cluster_cidr, pod_cidr: v6.pod_cidr, vtep: &v6.vtep });
+        std::iter::once(v4).chain(v6)
+    }
+
     /// What is known of a CNI's agent.
     pub fn agent(&self, cni: Cni) -> &AgentInfo {
         match cni {

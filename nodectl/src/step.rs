@@ -256,10 +256,20 @@ pub struct Agent {
     pub binaries: Vec<String>,
     /// Name of its overlay device.
     pub overlay: String,
+    /// Name of its overlay device of IPv6, where the cluster carries both families.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay6: Option<String>,
     /// Scope for cleaning after it, should its start be undone.
     pub scope: CleanScope,
     /// Seconds it is given.
     pub timeout_s: u64,
+}
+
+impl Agent {
+    /// Names of its overlay devices, IPv4 first.
+    pub fn overlays(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.overlay.as_str()).chain(self.overlay6.as_deref())
+    }
 }
 
 /// What tells a CNI's objects from others' on this node.
@@ -269,6 +279,9 @@ pub struct CleanScope {
     pub cluster_cidr: IpNet,
     /// This node's part of it.
     pub pod_cidr: IpNet,
+    /// Both of IPv6, where the cluster carries both families.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<CidrsV6>,
     /// The overlay's VXLAN identifier.
     pub vni: u32,
     /// The CNI's network name.
@@ -284,6 +297,15 @@ pub struct CleanScope {
     /// flannel's bridge stays: connections of this host have its address.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_bridge: bool,
+}
+
+/// The pod network of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CidrsV6 {
+    /// The pod network.
+    pub cluster_cidr: IpNet,
+    /// This node's part of it.
+    pub pod_cidr: IpNet,
 }
 
 /// A copy of the routes to other nodes, in a table of our own.

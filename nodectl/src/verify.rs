@@ -1,6 +1,7 @@
 //! Proving the end: what must be true of a node that is on a CNI, compared with what it looks like. Pure.
 
 use cni_spec::conflist::TYPE;
+use ipnet::IpNet;
 
 use crate::act;
 use crate::cni::{Cni, NODE_LABEL};
@@ -21,9 +22,11 @@ pub fn findings(facts: &Facts, prepared: &Prepared, cni: Cni, plan: &Plan) -> Ve
     let (new, old) = (cni, cni.other());
     let unseen = facts.unseen();
     expect(unseen.is_empty(), format!("could not be looked at: {}", unseen.join("; ")));
-    let overlay = facts.network.overlay(prepared.vni, prepared.port).map(|l| l.name.as_str());
-    let wanted = crate::plan::overlay_name(new, prepared.vni);
-    expect(overlay == Some(wanted.as_str()), format!("the overlay device is {overlay:?}, not {wanted}"));
+    for half in prepared.halves() {
+        let overlay = facts.network.overlay(prepared.vni, prepared.port, half.is_ipv6()).map(|l| l.name.as_str());
+        let wanted = crate::plan::overlay_name(new, prepared.vni, half.is_ipv6());
+        expect(overlay == Some(wanted.as_str()), format!("the overlay device is {overlay:?}, not {wanted}"));
+    }
     expect(facts.runs(new.process()), format!("{} does not run", new.process()));
     expect(!facts.runs(old.process()), format!("{} still runs", old.process()));
     let mode = facts.shim.mode.as_deref();
@@ -48,8 +51,8 @@ pub fn findings(facts: &Facts, prepared: &Prepared, cni: Cni, plan: &Plan) -> Ve
         expect(left.is_empty(), format!("{} objects of {old} are left: {}", left.len(), left.join("; ")));
     }
     if new == Cni::Flannel {
-        let hole =
-            facts.network.routes.iter().any(|r| r.kind == RouteKind::Blackhole && prepared.pod_cidr.contains(&r.dst));
+        let covers = |dst: &IpNet| prepared.halves().any(|half| half.pod_cidr.contains(dst));
+        let hole = facts.network.routes.iter().any(|r| r.kind == RouteKind::Blackhole && covers(&r.dst));
         expect(!hole, "a blackhole route covers this node's pods".into());
     }
     findings

@@ -4,6 +4,8 @@
 
 #[path = "prepare/concurrency.rs"]
 mod concurrency;
+#[path = "prepare/dual_stack.rs"]
+mod dual_stack;
 #[path = "prepare/faults.rs"]
 mod faults;
 #[path = "prepare/fixture.rs"]

@@ -2,17 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nodectl::cluster::ipam::{self, Reservation};
 use serde_json::json;
 
-fn net(text: &str) -> Ipv4Net {
+fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-fn address(text: &str) -> Ipv4Addr {
+fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
@@ -20,6 +20,8 @@ fn address(text: &str) -> Ipv4Addr {
 fn names_are_calicos() {
     assert_eq!(ipam::block_ref(net("10.244.1.64/26")).name, "10-244-1-64-26");
     assert_eq!(ipam::affinity_ref("node1", net("10.244.1.64/26")).name, "node1-10-244-1-64-26");
+    assert_eq!(ipam::block_ref(net("fd00:10:244:1::40/122")).name, "fd00-10-244-1--40-122");
+    assert_eq!(ipam::affinity_ref("node1", net("fd00:10:244:1::/122")).name, "node1-fd00-10-244-1---122");
     assert_eq!(ipam::handle_ref("vxlan-tunnel-addr-Node1").name, "vxlan-tunnel-addr-node1");
 }
 
@@ -33,10 +35,32 @@ fn an_affinity_carries_the_labels_that_calico_looks_for() {
 }
 
 #[test]
-fn a_pod_cidr_is_whole_blocks() {
-    assert_eq!(ipam::blocks(net("10.244.1.0/24"), 26).len(), 4);
-    assert_eq!(ipam::blocks(net("10.244.1.0/26"), 26), [net("10.244.1.0/26")]);
-    assert!(ipam::blocks(net("10.244.1.0/27"), 26).is_empty());
+fn an_ipv4_pod_cidr_is_whole_blocks_and_of_an_ipv6_one_the_first_are_claimed() {
+    assert_eq!(ipam::blocks(net("10.244.1.0/24"), 26, usize::MAX).len(), 4);
+    assert_eq!(ipam::blocks(net("10.244.1.0/26"), 26, usize::MAX), [net("10.244.1.0/26")]);
+    assert!(ipam::blocks(net("10.244.1.0/27"), 26, usize::MAX).is_empty());
+    let first = [net("fd00:10:244:1::/122"), net("fd00:10:244:1::40/122")];
+    assert_eq!(ipam::blocks(net("fd00:10:244:1::/64"), 122, 2), first);
+}
+
+#[test]
+fn an_ipv6_block_has_the_overlays_address_and_the_bridges_taken() {
+    let reserved = ipam::reservations("node1", net("fd00:10:244:1::/64"));
+    let addresses: Vec<String> = reserved.iter().map(|r| r.address.to_string()).collect();
+    assert_eq!(addresses, ["fd00:10:244:1::", "fd00:10:244:1::1"], "IPv6 has no broadcast address");
+    let block = ipam::new_block("node1", net("fd00:10:244:1::/122"), &reserved, "2026-11-21T02:00:00Z", 7);
+    assert_eq!(block["spec"]["allocations"].as_array().unwrap().len(), 64);
+    let attributes = &block["spec"]["attributes"];
+    assert_eq!(attributes[0]["handle_id"], "vxlan-v6-tunnel-addr-node1");
+    assert_eq!(attributes[0]["secondary"]["type"], "vxlanV6TunnelAddress");
+    assert_eq!(attributes[1]["handle_id"], "nodectl-reserved-node1", "one handle for both families");
+    assert_eq!(ipam::holder(&block, address("fd00:10:244:1::1")).as_deref(), Some("nodectl-reserved-node1"));
+    assert_eq!(ipam::holder(&block, address("fd00:10:244:1::2")), None);
+    assert_eq!(ipam::holder(&block, address("10.244.1.1")), None, "of the other family");
+    let held: Vec<String> = ipam::held(&block).into_iter().map(|(address, _)| address.to_string()).collect();
+    assert_eq!(held, addresses);
+    let affinity = ipam::affinity("node1", net("fd00:10:244:1::/122"));
+    assert_eq!(affinity["metadata"]["labels"]["projectcalico.org/ip-version"], json!("6"));
 }
 
 #[test]

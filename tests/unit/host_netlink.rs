@@ -63,7 +63,7 @@ fn observes_what_iproute2_shows() {
     let names: BTreeSet<_> = network.links.iter().map(|l| l.name.as_str()).collect();
     let shown = json("ip -j link");
     assert_eq!(names, shown.as_array().unwrap().iter().map(|l| l["ifname"].as_str().unwrap()).collect());
-    let overlay = network.overlay(1, 8472).unwrap();
+    let overlay = network.overlay(1, 8472, false).unwrap();
     let vxlan = Vxlan {
         vni: 1,
         port: 8472,

@@ -128,7 +128,7 @@ fn lacks(cx: &mut Context, agent: &Agent) -> Result<Vec<String>> {
         need(files::exists(&cx.host.path(binary)), binary);
     }
     let network = netlink::observe()?;
-    need(network.link(&agent.overlay).is_some_and(|l| l.up), &agent.overlay);
+    agent.overlays().for_each(|overlay| need(network.link(overlay).is_some_and(|l| l.up), overlay));
     if let Some(why) = no_pod_stays(cx, agent) {
         need(false, &format!("a Ready pod that stays ({why})"));
     }
@@ -191,7 +191,7 @@ pub(super) fn undo_start(cx: &mut Context, agent: &Agent, before: &Before) -> Re
         cx.owe(debt)?;
         end_without_api(cx, agent)?;
     }
-    clean::remove_all(cx, agent.cni, &agent.scope, Some(&agent.overlay))
+    clean::remove_all(cx, agent.cni, &agent.scope, &agent.overlays().collect::<Vec<_>>())
 }
 
 /// Ends the agent with kubelet held back, so that it does not come again.

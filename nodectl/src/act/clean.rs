@@ -40,10 +40,10 @@ fn rule_count(rules: &OwnedRules) -> usize {
     rules.owned.tables.iter().map(|t| t.inside.len() + t.hooks.len()).sum()
 }
 
-/// Removes what an agent whose start is undone has left; `keep` names a device that is yet to be handed back.
-pub(super) fn remove_all(cx: &mut Context, cni: Cni, scope: &CleanScope, keep: Option<&str>) -> Result<()> {
+/// Removes what an agent whose start is undone has left; `keep` names devices that are yet to be handed back.
+pub(super) fn remove_all(cx: &mut Context, cni: Cni, scope: &CleanScope, keep: &[&str]) -> Result<()> {
     let mut image = made_since(cx, cni, scope);
-    image.links.retain(|l| Some(l.name.as_str()) != keep);
+    image.links.retain(|l| !keep.contains(&l.name.as_str()));
     if are_dels_kept(cx, cni)? || cx.journal.log()?.debts().iter().any(Debt::is_leftover) {
         // They need the plugin and its credentials; its conflist must go, or a runtime would take it.
         let conflist = Path::new(&scope.conf_dir).join(&scope.conflist);
@@ -107,7 +107,7 @@ pub(super) fn undo(cx: &mut Context, before: &Before) -> Result<()> {
     let network = netlink::observe()?;
     for link in image.links.iter().filter(|l| network.link(&l.name).is_none()) {
         // An agent that came meanwhile made its own device with this VNI and port; the kernel allows only one (EEXIST).
-        if let Some(taken) = link.vxlan.as_ref().and_then(|v| network.overlay(v.vni, v.port)) {
+        if let Some(taken) = link.vxlan.as_ref().and_then(|v| network.overlay(v.vni, v.port, v.is_ipv6())) {
             netlink::delete_link(&taken.name)?;
         }
         netlink::add_link(link).with_context(|| format!("could not make {} again", link.name))?;

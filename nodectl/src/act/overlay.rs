@@ -72,7 +72,8 @@ pub(super) fn undo(name: &str, other: Option<&str>, before: &Before) -> Result<(
     let Some(link) = &image.link else { return Ok(()) };
     let network = netlink::observe()?;
     if network.link(name).is_none() {
-        let taken = link.vxlan.as_ref().and_then(|v| network.overlay(v.vni, v.port)).map(|l| l.name.clone());
+        let taken =
+            link.vxlan.as_ref().and_then(|v| network.overlay(v.vni, v.port, v.is_ipv6())).map(|l| l.name.clone());
         match (other, taken) {
             (Some(other), _) if network.link(other).is_some() => {
                 rename(other, name, &Before::Nothing)?;

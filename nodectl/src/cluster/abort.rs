@@ -13,7 +13,7 @@ use super::facts::ClusterFacts;
 use super::ipam;
 use super::node::NodeView;
 use super::object::{Kind, ObjectRef, annotation, find, find_in, label, name, namespace, set, text, unset};
-use super::prepare::{ADDRESS, VTEP_ADDRESS, VTEP_MAC};
+use super::prepare::OVERLAY_ANNOTATIONS;
 use super::record::{self, BlocksMade, Record};
 use super::request::Request;
 use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PACE_ANNOTATION, PREPARED_ANNOTATION, RUN_ANNOTATION};
@@ -121,7 +121,8 @@ fn annotations(node: &NodeView, record: &Record) -> Option<Change> {
     annotation(node.object, PREPARED_ANNOTATION)?;
     let target = ObjectRef::cluster(Kind::Node, node.name);
     let mut wanted = node.object.clone();
-    for key in [ADDRESS, VTEP_ADDRESS, VTEP_MAC, PREPARED_ANNOTATION, PACE_ANNOTATION, RUN_ANNOTATION] {
+    let overlay = OVERLAY_ANNOTATIONS.iter().flat_map(|a| [a.address, a.vtep_address, a.vtep_mac]);
+    for key in overlay.chain([PREPARED_ANNOTATION, PACE_ANNOTATION, RUN_ANNOTATION]) {
         put_back(&mut wanted, "annotations", key, record.before(&target));
     }
     Change::update(target, node.object, wanted, "no Calico node will look for this one")

@@ -98,7 +98,7 @@ pub struct PrepareArgs {
     /// flannel's network.
     #[arg(long, value_name = "CIDR")]
     pub flannel_network: Option<Ipv4Net>,
-    /// flannel's IPv6 network; a cluster that has one is refused.
+    /// flannel's IPv6 network, where it carries IPv6 beside IPv4.
     #[arg(long, value_name = "CIDR")]
     pub flannel_ipv6_network: Option<Ipv6Net>,
     /// MTU of flannel's overlay (FLANNEL_MTU in /run/flannel/subnet.env of a node).
@@ -110,7 +110,7 @@ pub struct PrepareArgs {
     /// Prefix length of a node's pod CIDR.
     #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u8).range(8..=30))]
     pub flannel_subnet_len: Option<u8>,
-    /// Prefix length of a node's IPv6 pod CIDR; a cluster that has one is refused.
+    /// Prefix length of a node's IPv6 pod CIDR.
     #[arg(long, value_name = "LENGTH", value_parser = clap::value_parser!(u8).range(16..=124))]
     pub flannel_ipv6_subnet_len: Option<u8>,
     /// flannel's VXLAN network identifier.

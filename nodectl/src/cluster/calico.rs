@@ -10,6 +10,7 @@ use super::object::{find, find_in, name, namespace, text};
 use super::request::Request;
 use super::version::{self, Version};
 use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL};
+use crate::prepared::IPV6_OVERHEAD;
 
 /// From this version on felix gives its pod routes a metric of their own.
 const ROUTES_WITH_METRIC: Version = (3, 32, 0);
@@ -60,6 +61,7 @@ pub fn detect(
     checks.push(upgrade_ipam_check(daemon_set));
     checks.push(backend_check(facts, daemon_set, container));
     checks.push(ipam_check(facts, daemon_set, container));
+    checks.extend(flannel.filter(|f| f.network6.is_some()).map(|_| ipv6_check(facts, daemon_set, container)));
     checks.push(felix_check(facts, daemon_set, container, flannel));
     checks.push(datastore_check(facts));
     checks.push(config_dir_check(daemon_set, request, flannel));
@@ -216,6 +218,36 @@ fn ipam_check(facts: &ClusterFacts, daemon_set: &Value, container: &Value) -> Ch
     }
 }
 
+/// Where flannel carries both families, Calico has to: its manifest leaves IPv6 out in three places.
+fn ipv6_check(facts: &ClusterFacts, daemon_set: &Value, container: &Value) -> Check {
+    const NAME: &str = "calico-ipv6";
+    let mut lacks = Vec::new();
+    if felix_setting(facts, daemon_set, container, "ipv6Support").as_deref() == Some("false") {
+        lacks.push("felix' IPv6 is off (set FELIX_IPV6SUPPORT to true)");
+    }
+    // Without the variable calico-node takes the node's IPv6 address for unwanted, and takes it off the Node.
+    if ds::variable(daemon_set, container, &facts.config_maps, "IP6").is_none_or(|ip6| ip6 == "none") {
+        lacks.push("calico-node does not look for the node's IPv6 address (set IP6 to autodetect)");
+    }
+    let plugin = cni_plugin(facts, daemon_set);
+    let assigns = plugin.as_ref().and_then(|p| text(p, "/ipam/assign_ipv6"));
+    if plugin.is_some() && assigns != Some("true") {
+        lacks.push("pods get no IPv6 address (set \"assign_ipv6\": \"true\" in the ipam part of cni_network_config)");
+    }
+    if lacks.is_empty() {
+        return Check::passed(NAME, "Calico carries IPv6 too");
+    }
+    Check::refused(
+        NAME,
+        format!("flannel carries IPv4 and IPv6, Calico would carry IPv4 alone: {}", lacks.join("; ")),
+        format!(
+            "change it in Calico's manifest and apply it (kubectl -n {} edit daemonset {}, and its ConfigMap)",
+            namespace(daemon_set),
+            name(daemon_set)
+        ),
+    )
+}
+
 /// A setting of felix: its own variable wins over the FelixConfiguration of the cluster.
 fn felix_setting(facts: &ClusterFacts, daemon_set: &Value, container: &Value, field: &str) -> Option<String> {
     let variable = format!("FELIX_{}", field.to_ascii_uppercase());
@@ -264,13 +296,15 @@ fn felix_check(facts: &ClusterFacts, daemon_set: &Value, container: &Value, flan
     )
 }
 
-/// An MTU that the DaemonSet sets by itself. 0 lets Calico find it out; one from a ConfigMap is corrected there.
+/// An MTU that the DaemonSet sets by itself. 0 lets Calico find it out; one from a ConfigMap is corrected there, except that of
+/// IPv6, which is another.
 fn other_mtu(facts: &ClusterFacts, daemon_set: &Value, flannel: &Flannel) -> Option<String> {
-    ["CNI_MTU", "FELIX_VXLANMTU"].iter().find_map(|variable| {
+    let v6 = flannel.network6.map(|_| ("FELIX_VXLANMTUV6", flannel.mtu.saturating_sub(IPV6_OVERHEAD)));
+    [("CNI_MTU", flannel.mtu), ("FELIX_VXLANMTU", flannel.mtu)].into_iter().chain(v6).find_map(|(variable, mtu)| {
         let found = install_variable(facts, daemon_set, variable)?;
-        let fits =
-            found == "0" || found == flannel.mtu.to_string() || ds::variable_source(daemon_set, variable).is_some();
-        (!fits).then(|| format!("the variable {variable} is {found}, and flannel's MTU is {}", flannel.mtu))
+        let corrected = mtu == flannel.mtu && ds::variable_source(daemon_set, variable).is_some();
+        let fits = found == "0" || found == mtu.to_string() || corrected;
+        (!fits).then(|| format!("the variable {variable} is {found}, and flannel's MTU there is {mtu}"))
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use super::facts::{AgentPod, ClusterFacts};
 use super::flannel::{self, Flannel};
 use super::fleet::FleetNode;
 use super::ipam;
-use super::node::NodeView;
+use super::node::{NodeView, OverlayEnd};
 use super::object::{is_going, name, namespace};
 use super::request::Request;
 use crate::cni::{Cni, RUN_ANNOTATION};
@@ -21,6 +22,16 @@ use crate::run_note::RunNote;
 
 /// Smallest prefix length that is a sensible block of addresses: Calico's own default.
 const CALICO_BLOCK_SIZE: u8 = 26;
+
+/// The same of IPv6.
+const CALICO_IPV6_BLOCK_SIZE: u8 = 122;
+
+/// How many IPv6 addresses a node claims for each address of its IPv4 pod CIDR.
+///
+/// A /64 cannot be claimed whole: it has 2^58 blocks. Nor has it to be: a pod takes one address of each family, so a node runs
+/// out of IPv4 first and never asks for one more IPv6 block, which Calico would take from anywhere in the pool, another node's
+/// pod CIDR included. Twice as many, because pods can be told to take IPv6 alone.
+const IPV6_PER_IPV4: usize = 2;
 
 /// What is to be done, and what was looked at to come to that.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -69,8 +80,10 @@ pub struct Survey<'a> {
     pub calico: Option<Calico>,
     /// The nodes.
     pub nodes: Vec<NodeView<'a>>,
-    /// Prefix length of the pool's blocks: Calico's default, or a node's whole pod CIDR where that is smaller.
+    /// Prefix length of the IPv4 pool's blocks: Calico's default, or a node's whole pod CIDR where that is smaller.
     pub block_size: u8,
+    /// The same of the IPv6 pool.
+    pub block_size6: u8,
     /// Calico's blocks.
     pub blocks: Index<'a>,
     /// Which node a block belongs to.
@@ -91,18 +104,57 @@ impl<'a> Survey<'a> {
         let prefix = flannel.as_ref().map_or(default_prefix.as_str(), |f| f.annotation_prefix.as_str());
         let nodes: Vec<NodeView> = facts.nodes.iter().map(|n| NodeView::new(n, prefix)).collect();
         let longest = nodes.iter().filter_map(|n| n.pod_cidr).map(|c| c.prefix_len()).max();
+        let longest6 = nodes.iter().filter_map(|n| n.pod_cidr6).map(|c| c.prefix_len()).max();
+        let size = |told: Option<u8>, longest: Option<u8>, least: u8| told.or(longest).unwrap_or(least).max(least);
         Survey {
             facts,
             request,
             flannel,
             calico,
             nodes,
-            block_size: request.flannel_subnet_len.or(longest).unwrap_or(CALICO_BLOCK_SIZE).max(CALICO_BLOCK_SIZE),
+            block_size: size(request.flannel_subnet_len, longest, CALICO_BLOCK_SIZE),
+            block_size6: size(request.flannel_ipv6_subnet_len, longest6, CALICO_IPV6_BLOCK_SIZE),
             blocks: Index::new(&facts.ipam_blocks),
             affinities: Index::new(&facts.block_affinities),
             handles: Index::new(&facts.ipam_handles),
             checks,
         }
+    }
+
+    /// The pod CIDRs that a node has of flannel's networks, IPv4 first.
+    pub fn pod_cidrs(&self, node: &NodeView) -> Vec<IpNet> {
+        let v6 = node.pod_cidr6.filter(|_| self.carries_ipv6());
+        node.pod_cidr.map(IpNet::V4).into_iter().chain(v6.map(IpNet::V6)).collect()
+    }
+
+    /// A node's ends of flannel's overlays, IPv4 first. `None` where one is lacking: the node then cannot be told of yet.
+    pub fn ends(&self, node: &NodeView) -> Option<Vec<OverlayEnd>> {
+        let mut ends = vec![node.end()?];
+        if self.carries_ipv6() {
+            ends.push(node.end6()?);
+        }
+        Some(ends)
+    }
+
+    /// flannel has an IPv6 network beside its IPv4 one.
+    pub fn carries_ipv6(&self) -> bool {
+        self.flannel.as_ref().is_some_and(|f| f.network6.is_some())
+    }
+
+    /// Prefix length of the blocks in the pool for this network.
+    pub fn block_size_of(&self, network: IpNet) -> u8 {
+        if network.addr().is_ipv4() { self.block_size } else { self.block_size6 }
+    }
+
+    /// The blocks of its pod CIDRs that a node claims: all of IPv4, and of IPv6 the first ones ([`IPV6_PER_IPV4`]).
+    pub fn blocks_of(&self, node: &NodeView) -> Vec<IpNet> {
+        let of_ipv4 = node.pod_cidr.map_or(0, |cidr| 1usize << (32 - cidr.prefix_len()));
+        let each = 1usize << (128 - self.block_size6).min(16);
+        let claimed = |cidr: IpNet| {
+            let most = if cidr.addr().is_ipv4() { usize::MAX } else { (of_ipv4 * IPV6_PER_IPV4).div_ceil(each) };
+            ipam::blocks(cidr, self.block_size_of(cidr), most)
+        };
+        self.pod_cidrs(node).into_iter().flat_map(claimed).collect()
     }
 
     /// The DaemonSets that run flannel, and nothing but flannel.

@@ -2,7 +2,7 @@
 
 mod checks;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -37,6 +37,8 @@ pub struct Flannel {
     pub service_account: Option<String>,
     /// Its network.
     pub network: Ipv4Net,
+    /// Its IPv6 network, where it carries both families.
+    pub network6: Option<Ipv6Net>,
     /// VXLAN network identifier.
     pub vni: u32,
     /// UDP port.
@@ -57,6 +59,13 @@ pub struct Flannel {
     pub selects_our_label: bool,
 }
 
+impl Flannel {
+    /// Its networks, IPv4 first.
+    pub fn networks(&self) -> impl Iterator<Item = IpNet> {
+        [Some(IpNet::V4(self.network)), self.network6.map(IpNet::V6)].into_iter().flatten()
+    }
+}
+
 /// flannel's `net-conf.json`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -66,6 +75,8 @@ struct NetConf {
     enable_ipv4: Option<bool>,
     #[serde(rename = "EnableIPv6")]
     enable_ipv6: bool,
+    #[serde(rename = "IPv6Network")]
+    ipv6_network: Option<String>,
     backend: Option<Backend>,
 }
 
@@ -108,6 +119,7 @@ pub fn detect(facts: &ClusterFacts, request: &Request, checks: &mut Vec<Check>) 
     checks.push(checks::backend_check(net_conf.backend.as_ref(), config.is_some()));
     checks.push(checks::families_check(&net_conf, request));
     let network = network(&net_conf, request, checks)?;
+    let network6 = network6(&net_conf, request, checks)?;
     let backend = net_conf.backend.unwrap_or_default();
     let (mtu, mtu_check) = mtu(request, &backend);
     checks.push(mtu_check);
@@ -119,6 +131,7 @@ pub fn detect(facts: &ClusterFacts, request: &Request, checks: &mut Vec<Check>) 
         config_map: config.map(|c| name(c).to_owned()),
         service_account: ds::service_account(first).map(str::to_owned),
         network,
+        network6,
         vni: request.flannel_vni.or(backend.vni).unwrap_or(1),
         // Port 0 leaves the choice to the kernel, whose own default is 8472.
         port: request.flannel_port.or(backend.port).filter(|port| *port != 0).unwrap_or(8472),
@@ -233,6 +246,30 @@ fn network(conf: &NetConf, request: &Request, checks: &mut Vec<Check>) -> Option
     }
 }
 
+/// flannel's IPv6 network, `Some(None)` where it carries IPv4 alone.
+fn network6(conf: &NetConf, request: &Request, checks: &mut Vec<Check>) -> Option<Option<Ipv6Net>> {
+    if let Some(network) = request.flannel_ipv6_network {
+        return Some(Some(network.trunc()));
+    }
+    if !conf.enable_ipv6 {
+        return Some(None);
+    }
+    let text = conf.ipv6_network.as_deref().unwrap_or_default();
+    match text.parse::<Ipv6Net>() {
+        Ok(network) => Some(Some(network.trunc())),
+        Err(_) => {
+            checks.push(Check::refused(
+                "flannel-network",
+                format!(
+                    "IPv6Network in flannel's net-conf.json is '{text}', not an IPv6 network, and EnableIPv6 is set"
+                ),
+                "correct it, or give --flannel-ipv6-network",
+            ));
+            None
+        }
+    }
+}
+
 fn mtu(request: &Request, backend: &Backend) -> (u32, Check) {
     const NAME: &str = "flannel-mtu";
     if let Some(mtu) = request.flannel_mtu {
@@ -303,12 +340,17 @@ fn conflist(daemon_set: &Value) -> String {
 /// What flannel wrote on a node.
 pub fn on_node(node: &Value, prefix: &str) -> Option<node::FlannelNode> {
     let value = |key: &str| annotation(node, &format!("{prefix}{key}"));
-    let data: Value = serde_json::from_str(value("backend-data")?).ok()?;
+    let data = |key: &str| serde_json::from_str::<Value>(value(key)?).ok();
+    let mac = |data: &Value| data.get("VtepMAC").and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
+    // flannel up to 0.14 did not write the identifier.
+    let vni = |data: &Value| data.get("VNI").and_then(Value::as_u64);
+    let v6 = data("backend-v6-data").zip(value("public-ipv6").and_then(|ip| ip.parse().ok()));
+    let v4 = data("backend-data")?;
     Some(node::FlannelNode {
         backend: value("backend-type").unwrap_or_default().to_owned(),
         public_ip: value("public-ip")?.parse().ok()?,
-        mac: data.get("VtepMAC").and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase(),
-        // flannel up to 0.14 did not write the identifier.
-        vni: data.get("VNI").and_then(Value::as_u64),
+        mac: mac(&v4),
+        vni: vni(&v4),
+        v6: v6.map(|(v6, public_ip)| node::FlannelNodeV6 { public_ip, mac: mac(&v6), vni: vni(&v6) }),
     })
 }

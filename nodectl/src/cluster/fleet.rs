@@ -24,7 +24,7 @@ pub struct FleetNode {
     pub role: String,
     /// The CNI that its label asks for; flannel where it has none yet.
     pub on: String,
-    /// Its pod CIDR.
+    /// Its pod CIDR; both where flannel carries both families.
     pub pod_cidr: String,
     /// Writes that prepare has to do for it, by kind of object.
     pub needs: BTreeMap<String, usize>,
@@ -35,9 +35,12 @@ pub struct FleetNode {
 /// Every node, those of the control plane last: the order in which they are to be switched.
 pub fn nodes(survey: &Survey, checks: &[Check], changes: &[Change]) -> Vec<FleetNode> {
     let mut needs: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-    let both =
-        |n: &NodeView| [ipam::vtep_handle(n.name), ipam::bridge_handle(n.name)].map(|id| (id, n.name.to_owned()));
-    let handles: BTreeMap<String, String> = survey.nodes.iter().flat_map(both).collect();
+    let ids = |n: &NodeView| {
+        let overlays = survey.pod_cidrs(n).into_iter().map(|cidr| ipam::vtep_handle(n.name, cidr));
+        let ids = overlays.chain([ipam::bridge_handle(n.name)]);
+        ids.map(|id| (id, n.name.to_owned())).collect::<Vec<_>>()
+    };
+    let handles: BTreeMap<String, String> = survey.nodes.iter().flat_map(ids).collect();
     for change in changes {
         if let Some(node) = node_of(change, &handles) {
             *needs.entry(node).or_default().entry(change.target.kind.name().to_owned()).or_default() += 1;
@@ -47,7 +50,7 @@ pub fn nodes(survey: &Survey, checks: &[Check], changes: &[Change]) -> Vec<Fleet
         node: node.name.to_owned(),
         role: if control_plane::is_of(node) { "control-plane" } else { "worker" }.to_owned(),
         on: node.wanted.unwrap_or("flannel").to_owned(),
-        pod_cidr: node.pod_cidr.map(|c| c.to_string()).unwrap_or_default(),
+        pod_cidr: survey.pod_cidrs(node).iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
         needs: needs.remove(node.name).unwrap_or_default(),
         blocked_by: blocked_by(checks, node.name),
     };

@@ -4,40 +4,43 @@
 //! only (flannel's nodes route by pod CIDR) and nobody else gets one of them.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use sha3::{Digest, Sha3_256};
 
 use super::object::{Kind, ObjectRef, items, set, text, unset};
 
-/// Type that Calico gives the address of a node's overlay device.
+/// Type that Calico gives the address of a node's overlay device, by family.
 ///
 /// It is also the type of the addresses that are reserved for flannel's bridge. Calico's garbage collector knows three
 /// sorts of allocations: those of pods, which it frees when the pod is gone; those of tunnels, which it keeps as long
 /// as the node exists and then frees with the node's blocks; and unknown ones, which it never frees and which keep it
 /// from ever cleaning up after a deleted node. Only the second is right for an address that belongs to the node.
-const NODE_ADDRESS: &str = "vxlanTunnelAddress";
+const NODE_ADDRESS: [&str; 2] = ["vxlanTunnelAddress", "vxlanV6TunnelAddress"];
 
 /// An address that is held for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The handle that holds it.
     pub handle: String,
 }
 
-/// Handle of the address of a node's overlay device, as calico-node names it.
-pub fn vtep_handle(node: &str) -> String {
-    format!("vxlan-tunnel-addr-{node}")
+/// Handle of the address of a node's overlay device in the family of its pod CIDR, as calico-node names it.
+pub fn vtep_handle(node: &str, pod_cidr: IpNet) -> String {
+    match pod_cidr {
+        IpNet::V4(_) => format!("vxlan-tunnel-addr-{node}"),
+        IpNet::V6(_) => format!("vxlan-v6-tunnel-addr-{node}"),
+    }
 }
 
 /// What the handles of our own begin with.
 const BRIDGE_HANDLE: &str = "nodectl-reserved-";
 
-/// Handle of the addresses that are kept free for flannel's bridge on a node.
+/// Handle of the addresses that are kept free for flannel's bridge on a node, of both families.
 pub fn bridge_handle(node: &str) -> String {
     format!("{BRIDGE_HANDLE}{node}")
 }
@@ -47,12 +50,13 @@ pub fn is_bridge_handle(id: &str) -> bool {
     id.starts_with(BRIDGE_HANDLE)
 }
 
-/// The addresses of a pod CIDR that Calico must not give to pods: the overlay's, and the gateway and broadcast address
-/// of flannel's bridge, which Calico knows nothing of and would hand out.
-pub fn reservations(node: &str, pod_cidr: Ipv4Net) -> Vec<Reservation> {
-    let mut addresses = vec![Reservation { address: pod_cidr.network(), handle: vtep_handle(node) }];
-    let gateway = Ipv4Addr::from(u32::from(pod_cidr.network()).saturating_add(1));
-    for address in [gateway, pod_cidr.broadcast()] {
+/// The addresses of a pod CIDR that Calico must not give to pods: the overlay's, and the gateway and (IPv4) broadcast
+/// address of flannel's bridge, which Calico knows nothing of and would hand out.
+pub fn reservations(node: &str, pod_cidr: IpNet) -> Vec<Reservation> {
+    let mut addresses = vec![Reservation { address: pod_cidr.network(), handle: vtep_handle(node, pod_cidr) }];
+    let gateway = nth(pod_cidr, 1);
+    let broadcast = if pod_cidr.addr().is_ipv4() { pod_cidr.broadcast() } else { gateway };
+    for address in [gateway, broadcast] {
         if pod_cidr.contains(&address) && addresses.iter().all(|r| r.address != address) {
             addresses.push(Reservation { address, handle: bridge_handle(node) });
         }
@@ -60,18 +64,38 @@ pub fn reservations(node: &str, pod_cidr: Ipv4Net) -> Vec<Reservation> {
     addresses
 }
 
-/// The blocks that a pod CIDR consists of.
-pub fn blocks(pod_cidr: Ipv4Net, block_size: u8) -> Vec<Ipv4Net> {
-    pod_cidr.subnets(block_size).map(Iterator::collect).unwrap_or_default()
+/// The address of a network that comes so many after its first.
+fn nth(network: IpNet, at: u32) -> IpAddr {
+    match network.network() {
+        IpAddr::V4(first) => Ipv4Addr::from(u32::from(first).saturating_add(at)).into(),
+        IpAddr::V6(first) => Ipv6Addr::from(u128::from(first).saturating_add(u128::from(at))).into(),
+    }
+}
+
+/// Which address of a network this is, counted from 0; `None` for one that comes before.
+fn distance(network: IpNet, address: IpAddr) -> Option<u128> {
+    match (network.network(), address) {
+        (IpAddr::V4(first), IpAddr::V4(address)) => u32::from(address).checked_sub(u32::from(first)).map(u128::from),
+        (IpAddr::V6(first), IpAddr::V6(address)) => u128::from(address).checked_sub(u128::from(first)),
+        _ => None,
+    }
+}
+
+/// The first blocks of a pod CIDR, at most so many: an IPv6 one has more than can be counted.
+pub fn blocks(pod_cidr: IpNet, block_size: u8, most: usize) -> Vec<IpNet> {
+    match pod_cidr {
+        IpNet::V4(cidr) => cidr.subnets(block_size).into_iter().flatten().take(most).map(IpNet::V4).collect(),
+        IpNet::V6(cidr) => cidr.subnets(block_size).into_iter().flatten().take(most).map(IpNet::V6).collect(),
+    }
 }
 
 /// Name of a block.
-pub fn block_ref(cidr: Ipv4Net) -> ObjectRef {
+pub fn block_ref(cidr: IpNet) -> ObjectRef {
     ObjectRef::cluster(Kind::IPAMBlock, &cidr_name(cidr))
 }
 
 /// Name of a node's affinity to a block.
-pub fn affinity_ref(node: &str, cidr: Ipv4Net) -> ObjectRef {
+pub fn affinity_ref(node: &str, cidr: IpNet) -> ObjectRef {
     ObjectRef::cluster(Kind::BlockAffinity, &format!("{node}-{}", cidr_name(cidr)))
 }
 
@@ -80,18 +104,18 @@ pub fn handle_ref(handle: &str) -> ObjectRef {
     ObjectRef::cluster(Kind::IPAMHandle, &handle.to_lowercase())
 }
 
-fn cidr_name(cidr: Ipv4Net) -> String {
-    cidr.to_string().replace(['.', '/'], "-")
+fn cidr_name(cidr: IpNet) -> String {
+    cidr.to_string().replace(['.', ':', '/'], "-")
 }
 
 /// A node's confirmed affinity to a block.
-pub fn affinity(node: &str, cidr: Ipv4Net) -> Value {
+pub fn affinity(node: &str, cidr: IpNet) -> Value {
     let mut object = affinity_ref(node, cidr).skeleton();
     // Calico looks affinities up by these.
     let labels = json!({
         "projectcalico.org/affinity-type": "host",
         "projectcalico.org/hostname-hash": hostname_hash(node),
-        "projectcalico.org/ip-version": "4",
+        "projectcalico.org/ip-version": if cidr.addr().is_ipv4() { "4" } else { "6" },
     });
     set(&mut object, &["metadata", "labels"], labels);
     set(&mut object, &["spec"], affinity_spec(node, cidr));
@@ -99,7 +123,7 @@ pub fn affinity(node: &str, cidr: Ipv4Net) -> Value {
 }
 
 /// What a confirmed affinity says.
-pub fn affinity_spec(node: &str, cidr: Ipv4Net) -> Value {
+pub fn affinity_spec(node: &str, cidr: IpNet) -> Value {
     json!({"cidr": cidr.to_string(), "deleted": "false", "node": node, "state": "confirmed", "type": "host"})
 }
 
@@ -115,21 +139,21 @@ fn hostname_hash(node: &str) -> String {
 }
 
 /// A handle and how many addresses of which block it holds.
-pub fn handle(id: &str, blocks: &BTreeMap<Ipv4Net, u64>) -> Value {
+pub fn handle(id: &str, blocks: &BTreeMap<IpNet, u64>) -> Value {
     let mut object = handle_ref(id).skeleton();
     set(&mut object, &["spec"], handle_spec(id, blocks));
     object
 }
 
 /// What a handle says.
-pub fn handle_spec(id: &str, blocks: &BTreeMap<Ipv4Net, u64>) -> Value {
+pub fn handle_spec(id: &str, blocks: &BTreeMap<IpNet, u64>) -> Value {
     let blocks: serde_json::Map<String, Value> = blocks.iter().map(|(b, n)| (b.to_string(), json!(n))).collect();
     json!({"block": blocks, "deleted": false, "handleID": id})
 }
 
 /// A new block of a node, with the reserved addresses that lie in it taken from the start.
-pub fn new_block(node: &str, cidr: Ipv4Net, reserved: &[Reservation], claimed_at: &str, sequence: u64) -> Value {
-    let size = 1usize << (32 - usize::from(cidr.prefix_len()));
+pub fn new_block(node: &str, cidr: IpNet, reserved: &[Reservation], claimed_at: &str, sequence: u64) -> Value {
+    let size = 1usize << (cidr.max_prefix_len() - cidr.prefix_len()).min(16);
     let mut object = block_ref(cidr).skeleton();
     let spec = json!({
         "affinity": affinity_text(node),
@@ -161,7 +185,7 @@ pub fn block_node(block: &Value) -> Option<&str> {
 }
 
 /// The network of a block.
-pub fn block_cidr(block: &Value) -> Option<Ipv4Net> {
+pub fn block_cidr(block: &Value) -> Option<IpNet> {
     text(block, "/spec/cidr")?.parse().ok()
 }
 
@@ -180,7 +204,7 @@ pub fn has_allocations(block: &Value) -> bool {
 }
 
 /// The handle that holds an address: `None` where nobody does, an empty text where it has no handle.
-pub fn holder(block: &Value, address: Ipv4Addr) -> Option<String> {
+pub fn holder(block: &Value, address: IpAddr) -> Option<String> {
     let attribute = items(block, "/spec/allocations").get(ordinal(block, address)?)?.as_u64()?;
     let attributes = items(block, "/spec/attributes");
     let attribute = attributes.get(usize::try_from(attribute).ok()?);
@@ -188,14 +212,14 @@ pub fn holder(block: &Value, address: Ipv4Addr) -> Option<String> {
 }
 
 /// Every address in use, and the handle that holds it.
-pub fn held(block: &Value) -> Vec<(Ipv4Addr, String)> {
-    let slots = block_cidr(block).into_iter().flat_map(|cidr| u32::from(cidr.network())..=u32::from(cidr.broadcast()));
-    slots.map(Ipv4Addr::from).filter_map(|address| Some((address, holder(block, address)?))).collect()
+pub fn held(block: &Value) -> Vec<(IpAddr, String)> {
+    let Some(cidr) = block_cidr(block) else { return Vec::new() };
+    let slots = (0..items(block, "/spec/allocations").len()).filter_map(|at| u32::try_from(at).ok());
+    slots.map(|at| nth(cidr, at)).filter_map(|address| Some((address, holder(block, address)?))).collect()
 }
 
-fn ordinal(block: &Value, address: Ipv4Addr) -> Option<usize> {
-    let cidr = block_cidr(block)?;
-    usize::try_from(u32::from(address).checked_sub(u32::from(cidr.network()))?).ok()
+fn ordinal(block: &Value, address: IpAddr) -> Option<usize> {
+    usize::try_from(distance(block_cidr(block)?, address)?).ok()
 }
 
 /// The block with reserved addresses taken, those that are held already left as they are.
@@ -218,10 +242,8 @@ pub fn reserve(block: &Value, node: &str, reserved: &[Reservation]) -> Value {
 /// Takes one free address of a block.
 fn take(block: &mut Value, node: &str, reservation: &Reservation) {
     let Some(ordinal) = ordinal(block, reservation.address) else { return };
-    let attribute = json!({
-        "handle_id": reservation.handle,
-        "secondary": {"node": node, "type": NODE_ADDRESS},
-    });
+    let kind = NODE_ADDRESS[usize::from(reservation.address.is_ipv6())];
+    let attribute = json!({"handle_id": reservation.handle, "secondary": {"node": node, "type": kind}});
     let mut attributes = items(block, "/spec/attributes").to_vec();
     let index = attributes.iter().position(|a| *a == attribute).unwrap_or_else(|| {
         attributes.push(attribute);

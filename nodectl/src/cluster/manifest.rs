@@ -3,9 +3,9 @@
 //! As Calico delivers it, its manifest starts calico-node beside flannel on every node at once, with BIRD and IPIP, with an
 //! address that it finds by itself, and with an init container that locks the datastore and deletes plugins.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv6Net};
 use serde_json::{Value, json};
 
 use super::daemon_set::{self as ds, full_name};
@@ -33,13 +33,17 @@ pub fn safe(survey: &Survey, flannel: &Flannel, objects: Vec<Value>) -> Result<S
     if let Some(why) = safe.objects.iter().find_map(refusal) {
         return Err(why);
     }
-    let method = autodetection(&survey.nodes);
+    let methods = autodetection(&survey.nodes, false).and_then(|v4| {
+        let v6 = flannel.network6.map(|_| autodetection(&survey.nodes, true)).transpose()?;
+        Ok((v4, v6))
+    });
     let mut agents = 0;
     for object in &mut safe.objects {
         match text(object, "/kind") {
             Some("DaemonSet") if ds::calico_container(object).is_some() => {
                 agents += 1;
-                calico(object, flannel, &method.clone()?, &mut safe.notes);
+                let (v4, v6) = methods.clone()?;
+                calico(object, flannel, &v4, v6.as_deref(), &mut safe.notes);
             }
             Some("DaemonSet") if ds::flannel_container(object).is_some() => {
                 agents += 1;
@@ -86,12 +90,12 @@ fn refusal(object: &Value) -> Option<String> {
     })
 }
 
-fn calico(object: &mut Value, flannel: &Flannel, method: &str, notes: &mut Vec<String>) {
+fn calico(object: &mut Value, flannel: &Flannel, method: &str, method6: Option<&str>, notes: &mut Vec<String>) {
     let shown = full_name(object);
     *object = ds::with_our_selector(object, Cni::Calico);
     unset(object, &["spec", "template", "spec", "nodeSelector", CALICO_MIGRATION_LABEL]);
     notes.push(format!("{shown} runs only where nodectl.io/cni=calico"));
-    let settings = [
+    let mut settings = vec![
         ("CALICO_NETWORKING_BACKEND", "vxlan".to_owned()),
         ("IP", "autodetect".to_owned()),
         ("IP_AUTODETECTION_METHOD", method.to_owned()),
@@ -99,6 +103,16 @@ fn calico(object: &mut Value, flannel: &Flannel, method: &str, notes: &mut Vec<S
         ("CALICO_IPV4POOL_IPIP", "Never".to_owned()),
         ("CALICO_IPV4POOL_VXLAN", "Always".to_owned()),
     ];
+    if let (Some(network), Some(method)) = (flannel.network6, method6) {
+        settings.extend([
+            ("FELIX_IPV6SUPPORT", "true".to_owned()),
+            ("IP6", "autodetect".to_owned()),
+            ("IP6_AUTODETECTION_METHOD", method.to_owned()),
+            ("CALICO_IPV6POOL_CIDR", network.to_string()),
+            ("CALICO_IPV6POOL_VXLAN", "Always".to_owned()),
+        ]);
+        notes.push(format!("{shown} carries IPv6 too, and takes the node's IPv6 address by {method}"));
+    }
     let Some(pod) = object.pointer_mut(&format!("/{}", POD.join("/"))) else { return };
     if let Some(containers) = pod.get_mut("initContainers").and_then(Value::as_array_mut) {
         let before = containers.len();
@@ -156,6 +170,12 @@ fn config_map(object: &mut Value, survey: &Survey, flannel: &Flannel, notes: &mu
         set(object, &["data", "veth_mtu"], json!(flannel.mtu.to_string()));
         notes.push(format!("ConfigMap {shown}: backend vxlan, and flannel's MTU {}", flannel.mtu));
     }
+    if flannel.network6.is_some()
+        && let Some(template) = text(object, "/data/cni_network_config").map(with_ipv6)
+    {
+        set(object, &["data", "cni_network_config"], json!(template));
+        notes.push(format!("ConfigMap {shown}: pods get an IPv6 address too"));
+    }
     let Some(new) = text(object, "/data/net-conf.json") else { return Ok(()) };
     let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
     let live = survey.facts.config_maps.iter().find(|m| full_name(m) == shown);
@@ -170,10 +190,29 @@ fn config_map(object: &mut Value, survey: &Survey, flannel: &Flannel, notes: &mu
     }
 }
 
+/// Calico's CNI template with IPv6 addresses for pods. The template's placeholders are no JSON, so it is changed as text.
+fn with_ipv6(template: &str) -> String {
+    const ASKED: &str = "\"assign_ipv6\": \"true\"";
+    let compact: String = template.split_whitespace().collect();
+    if compact.contains("\"assign_ipv6\":\"true\"") {
+        return template.to_owned();
+    }
+    if compact.contains("\"assign_ipv6\"") {
+        return template.replace("\"assign_ipv6\": \"false\"", ASKED).replace("\"assign_ipv6\":\"false\"", ASKED);
+    }
+    let both = format!("\"calico-ipam\", \"assign_ipv4\": \"true\", {ASKED}");
+    template.replacen("\"calico-ipam\"", &both, 1)
+}
+
 /// How calico-node finds the address that flannel uses, on every node by the same rule.
-fn autodetection(nodes: &[NodeView]) -> Result<String, String> {
-    let known = nodes.iter().filter_map(|n| Some((n.name, n.flannel.as_ref()?.public_ip, n.internal_ips())));
-    let known: Vec<(&str, Ipv4Addr, Vec<Ipv4Addr>)> = known.collect();
+fn autodetection(nodes: &[NodeView], ipv6: bool) -> Result<String, String> {
+    let address = |n: &NodeView| {
+        let end = if ipv6 { n.end6() } else { n.end() };
+        end.map(|end| end.public_ip).or_else(|| n.flannel.as_ref().filter(|_| !ipv6).map(|f| f.public_ip.into()))
+    };
+    let internal = |n: &NodeView| n.internal_ips().into_iter().filter(|ip| ip.is_ipv6() == ipv6).collect();
+    let known = nodes.iter().filter_map(|n| Some((n.name, address(n)?, internal(n))));
+    let known: Vec<(&str, IpAddr, Vec<IpAddr>)> = known.collect();
     if known.is_empty() {
         return Err(
             "no node carries flannel's annotations, so nobody knows which address calico-node has to use".to_owned()
@@ -183,25 +222,37 @@ fn autodetection(nodes: &[NodeView]) -> Result<String, String> {
         return Ok("kubernetes-internal-ip".to_owned());
     }
     let network = covering(known.iter().map(|(_, public, _)| *public));
-    let ambiguous = |(_, public, internal): &&(&str, Ipv4Addr, Vec<Ipv4Addr>)| {
+    let ambiguous = |(_, public, internal): &&(&str, IpAddr, Vec<IpAddr>)| {
         internal.iter().any(|ip| ip != public && network.contains(ip))
     };
+    let variable = if ipv6 { "IP6_AUTODETECTION_METHOD" } else { "IP_AUTODETECTION_METHOD" };
     match known.iter().find(ambiguous) {
         None => Ok(format!("cidr={network}")),
         Some((node, public, _)) => Err(format!(
-            "flannel uses {public} on {node}, which is not the node's first InternalIP, and no one rule finds flannel's address on every node. To fix it: set IP_AUTODETECTION_METHOD in the manifest by hand (interface=..., cidr=...) and its node selector nodectl.io/cni: calico"
+            "flannel uses {public} on {node}, which is not the node's first InternalIP, and no one rule finds flannel's address on every node. To fix it: set {variable} in the manifest by hand (interface=..., cidr=...) and its node selector nodectl.io/cni: calico"
         )),
     }
 }
 
-/// The smallest network with all of these in it.
-fn covering(addresses: impl Iterator<Item = Ipv4Addr>) -> Ipv4Net {
-    let (mut low, mut high) = (u32::MAX, 0);
-    for address in addresses.map(u32::from) {
-        (low, high) = (low.min(address), high.max(address));
+/// The smallest network with all of these addresses, of one family, in it.
+fn covering(addresses: impl Iterator<Item = IpAddr>) -> IpNet {
+    let (mut low, mut high, mut mapped) = (u128::MAX, 0, false);
+    for address in addresses {
+        // An IPv4 address counts as the end of an IPv6 one, so that there is one way to compare.
+        mapped |= address.is_ipv4();
+        let number = match address {
+            IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped()),
+            IpAddr::V6(v6) => u128::from(v6),
+        };
+        (low, high) = (low.min(number), high.max(number));
     }
-    let length = u8::try_from((low ^ high).leading_zeros()).unwrap_or(32).min(32);
-    Ipv4Net::new(Ipv4Addr::from(low), length).map(|n| n.trunc()).unwrap_or_default()
+    let length = u8::try_from((low ^ high).leading_zeros()).unwrap_or(128).min(128);
+    let first = Ipv6Addr::from(low);
+    let network = match first.to_ipv4_mapped().filter(|_| mapped) {
+        Some(first) => IpNet::new(first.into(), length.saturating_sub(96)),
+        None => Ipv6Net::new(first, length).map(IpNet::V6),
+    };
+    network.map(|n| n.trunc()).unwrap_or_default()
 }
 
 #[cfg(test)]

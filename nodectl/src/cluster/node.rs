@@ -1,8 +1,8 @@
 //! A Node, as far as the preparation looks at it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
 use super::flannel;
@@ -21,6 +21,30 @@ pub struct FlannelNode {
     pub mac: String,
     /// VXLAN network identifier, where flannel says it.
     pub vni: Option<u64>,
+    /// The same of its IPv6 overlay, where it has one.
+    pub v6: Option<FlannelNodeV6>,
+}
+
+/// What flannel wrote on a Node of its IPv6 overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlannelNodeV6 {
+    /// Outer address.
+    pub public_ip: Ipv6Addr,
+    /// MAC of the device.
+    pub mac: String,
+    /// VXLAN network identifier, where flannel says it.
+    pub vni: Option<u64>,
+}
+
+/// A node's end of flannel's overlay in one address family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlayEnd {
+    /// The node's pod CIDR.
+    pub pod_cidr: IpNet,
+    /// Outer address of the overlay.
+    pub public_ip: IpAddr,
+    /// MAC of its device.
+    pub mac: String,
 }
 
 /// One Node.
@@ -32,6 +56,8 @@ pub struct NodeView<'a> {
     pub name: &'a str,
     /// Its IPv4 pod CIDR.
     pub pod_cidr: Option<Ipv4Net>,
+    /// Its IPv6 pod CIDR.
+    pub pod_cidr6: Option<Ipv6Net>,
     /// What flannel wrote on it.
     pub flannel: Option<FlannelNode>,
     /// The CNI that its label asks for.
@@ -47,6 +73,7 @@ impl<'a> NodeView<'a> {
             object,
             name: name(object),
             pod_cidr: cidrs.iter().find_map(|c| c.parse::<Ipv4Net>().ok()).map(|c| c.trunc()),
+            pod_cidr6: cidrs.iter().find_map(|c| c.parse::<Ipv6Net>().ok()).map(|c| c.trunc()),
             flannel: flannel::on_node(object, annotation_prefix),
             wanted: label(object, NODE_LABEL),
         }
@@ -64,8 +91,8 @@ impl<'a> NodeView<'a> {
         condition.and_then(|c| text(c, "/reason")).unwrap_or_default()
     }
 
-    /// Its IPv4 addresses as kubelet tells them, the first one first.
-    pub fn internal_ips(&self) -> Vec<Ipv4Addr> {
+    /// Its addresses as kubelet tells them, the first one first.
+    pub fn internal_ips(&self) -> Vec<IpAddr> {
         let addresses = items(self.object, "/status/addresses").iter();
         let internal = addresses.filter(|a| text(a, "/type") == Some("InternalIP"));
         internal.filter_map(|a| text(a, "/address")?.parse().ok()).collect()
@@ -81,8 +108,15 @@ impl<'a> NodeView<'a> {
         annotation(self.object, RUN_ANNOTATION).map(RunNote::parse)
     }
 
-    /// It has what Calico's side needs to know: a pod CIDR and flannel's end of the overlay.
-    pub fn described(&self) -> Option<(Ipv4Net, &FlannelNode)> {
-        Some((self.pod_cidr?, self.flannel.as_ref()?))
+    /// Its IPv4 end of the overlay, where it has what Calico's side needs to know: a pod CIDR and what flannel wrote.
+    pub fn end(&self) -> Option<OverlayEnd> {
+        let (pod_cidr, flannel) = (self.pod_cidr?, self.flannel.as_ref()?);
+        Some(OverlayEnd { pod_cidr: pod_cidr.into(), public_ip: flannel.public_ip.into(), mac: flannel.mac.clone() })
+    }
+
+    /// The same of IPv6.
+    pub fn end6(&self) -> Option<OverlayEnd> {
+        let (pod_cidr, flannel) = (self.pod_cidr6?, self.flannel.as_ref()?.v6.as_ref()?);
+        Some(OverlayEnd { pod_cidr: pod_cidr.into(), public_ip: flannel.public_ip.into(), mac: flannel.mac.clone() })
     }
 }

@@ -15,7 +15,7 @@ mod prepared_annotation;
 mod selector;
 mod webhooks;
 
-pub use nodes::{ADDRESS, VTEP_ADDRESS, VTEP_MAC};
+pub use nodes::OVERLAY_ANNOTATIONS;
 
 use super::decision::{Decision, Survey};
 use super::facts::ClusterFacts;

@@ -3,8 +3,9 @@
 //! off. (Calico drops foreign annotations of its own objects when it writes them, so they cannot say it themselves.)
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -13,6 +14,7 @@ use super::change::{Change, apply_patch, merge_patch};
 use super::decision::Survey;
 use super::flannel::Flannel;
 use super::ipam;
+use super::node::NodeView;
 use super::object::{Kind, ObjectRef, name, set};
 
 /// Namespace of the record.
@@ -224,20 +226,21 @@ impl Flannel {
 
 /// The blocks that prepare made: those that lie in a node's pod CIDR and were not there before, whatever their size.
 pub struct BlocksMade {
-    pod_cidrs: BTreeMap<u32, Ipv4Net>,
+    pod_cidrs: BTreeMap<IpAddr, IpNet>,
     before: BTreeSet<String>,
 }
 
 impl BlocksMade {
     /// By what the record says was there before.
     pub fn new(survey: &Survey, record: &Record) -> BlocksMade {
-        let pod_cidrs = survey.nodes.iter().filter_map(|n| n.pod_cidr).map(|c| (u32::from(c.network()), c)).collect();
+        let both = |n: &NodeView| [n.pod_cidr.map(IpNet::V4), n.pod_cidr6.map(IpNet::V6)];
+        let pod_cidrs = survey.nodes.iter().flat_map(both).flatten().map(|c| (c.network(), c)).collect();
         BlocksMade { pod_cidrs, before: record.blocks.iter().cloned().collect() }
     }
 
     /// Whether this is one of them.
-    pub fn contains(&self, block: Ipv4Net) -> bool {
-        let below = self.pod_cidrs.range(..=u32::from(block.network())).next_back();
+    pub fn contains(&self, block: IpNet) -> bool {
+        let below = self.pod_cidrs.range(..=block.network()).next_back();
         below.is_some_and(|(_, cidr)| cidr.contains(&block)) && !self.before.contains(&ipam::block_ref(block).name)
     }
 }

@@ -71,6 +71,13 @@ pub struct Vxlan {
     pub gbp: bool,
 }
 
+impl Vxlan {
+    /// Its outer packets are IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        self.local.is_some_and(|local| local.is_ipv6())
+    }
+}
+
 /// An address of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
@@ -180,8 +187,9 @@ impl Network {
         self.links.iter().find(|l| l.name == name)
     }
 
-    /// The VXLAN device with this identifier and port.
-    pub fn overlay(&self, vni: u32, port: u16) -> Option<&Link> {
-        self.links.iter().find(|l| l.vxlan.as_ref().is_some_and(|v| v.vni == vni && v.port == port))
+    /// The VXLAN device with this identifier and port whose outer packets are IPv4, or IPv6: the kernel allows one of each.
+    pub fn overlay(&self, vni: u32, port: u16, ipv6: bool) -> Option<&Link> {
+        let is_it = |v: &Vxlan| v.vni == vni && v.port == port && v.is_ipv6() == ipv6;
+        self.links.iter().find(|l| l.vxlan.as_ref().is_some_and(is_it))
     }
 }

@@ -269,6 +269,7 @@ mod tests {
             network: "k8s-pod-network".into(),
             cluster_cidr: "10.244.0.0/16".parse().expect("a network"),
             pod_cidr: "10.244.1.0/24".parse().expect("a network"),
+            ipv6: None,
             vni: 1,
             interface_prefix: "cali".into(),
             keep_bridge: false,

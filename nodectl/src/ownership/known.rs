@@ -58,8 +58,8 @@ impl Known {
         // kube-proxy knows the pod network of the cluster, whichever CNI it has.
         known.networks.extend(kube_proxy(facts));
         if let Some(Ok(prepared)) = facts.cluster.as_ref().and_then(|c| c.prepared.as_ref()) {
-            known.networks.push(prepared.cluster_cidr);
-            known.subnets.push(prepared.pod_cidr);
+            known.networks.extend(prepared.halves().map(|half| half.cluster_cidr));
+            known.subnets.extend(prepared.halves().map(|half| half.pod_cidr));
             known.prefixes.push(prepared.calico.interface_prefix.clone());
         }
         let is_flannels = |c: &&ClusterView| c.annotations.contains_key("flannel.alpha.coreos.com/kube-subnet-manager");
@@ -73,8 +73,8 @@ impl Known {
     /// What a switch knows from what prepare wrote.
     pub fn of_scope(scope: &CleanScope) -> Known {
         let mut known = Known {
-            networks: vec![scope.cluster_cidr],
-            subnets: vec![scope.pod_cidr],
+            networks: std::iter::once(scope.cluster_cidr).chain(scope.ipv6.map(|v6| v6.cluster_cidr)).collect(),
+            subnets: std::iter::once(scope.pod_cidr).chain(scope.ipv6.map(|v6| v6.pod_cidr)).collect(),
             // Rules of plugins for a pod go with the pod, which may have been handed over alive.
             names: Vec::new(),
             prefixes: vec![scope.interface_prefix.clone()],

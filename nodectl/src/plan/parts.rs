@@ -12,7 +12,7 @@ use crate::facts::{ClusterView, Facts, Network, Pod, Sandbox};
 use crate::ownership::{self, attachments};
 use crate::prepared::Prepared;
 use crate::request::Request;
-use crate::step::{Agent, CleanScope, Step, Targets};
+use crate::step::{Agent, CidrsV6, CleanScope, Step, Targets};
 
 /// Where the package keeps the shim.
 pub const PACKAGED_SHIM: &str = "/usr/libexec/nodectl/cni-shim";
@@ -32,11 +32,13 @@ pub const BOOT_UNITS: [&str; 2] = ["nodectl-boot.service", SETTLE_UNIT];
 /// Plugin binaries that Calico's installer overwrites with its own builds.
 const OVERWRITTEN: [&str; 7] = ["bandwidth", "flannel", "host-local", "loopback", "portmap", "tuning", "bridge"];
 
-/// Name of the overlay device of a CNI.
-pub fn overlay_name(cni: Cni, vni: u32) -> String {
-    match cni {
-        Cni::Flannel => format!("flannel.{vni}"),
-        Cni::Calico => "vxlan.calico".into(),
+/// Name of the overlay device of a CNI, the IPv4 or the IPv6 one.
+pub fn overlay_name(cni: Cni, vni: u32, ipv6: bool) -> String {
+    match (cni, ipv6) {
+        (Cni::Flannel, false) => format!("flannel.{vni}"),
+        (Cni::Flannel, true) => format!("flannel-v6.{vni}"),
+        (Cni::Calico, false) => "vxlan.calico".into(),
+        (Cni::Calico, true) => "vxlan-v6.calico".into(),
     }
 }
 
@@ -46,6 +48,7 @@ pub fn scope(facts: &Facts, prepared: &Prepared, cni: Cni) -> CleanScope {
     CleanScope {
         cluster_cidr: prepared.cluster_cidr,
         pod_cidr: prepared.pod_cidr,
+        ipv6: prepared.ipv6.as_ref().map(|v6| CidrsV6 { cluster_cidr: v6.cluster_cidr, pod_cidr: v6.pod_cidr }),
         vni: prepared.vni,
         network: info.network.clone(),
         conflist: info.conflist.clone(),
@@ -70,7 +73,8 @@ pub fn agent(facts: &Facts, prepared: &Prepared, cni: Cni, timeout_s: u64) -> Ag
         daemonset: info.daemonset.clone(),
         conflist: join(&facts.files.conf_dir, &info.conflist),
         binaries: plugins.iter().map(|p| dir.join(p).display().to_string()).collect(),
-        overlay: overlay_name(cni, prepared.vni),
+        overlay: overlay_name(cni, prepared.vni, false),
+        overlay6: prepared.ipv6.as_ref().map(|_| overlay_name(cni, prepared.vni, true)),
         scope: scope(facts, prepared, cni),
         timeout_s,
     }
@@ -85,10 +89,15 @@ pub fn peers(network: &Network, overlay: &str) -> Vec<IpAddr> {
     peers
 }
 
+/// Names of a CNI's overlay devices on this node, IPv4 first.
+pub fn overlays(prepared: &Prepared, cni: Cni) -> impl Iterator<Item = String> {
+    prepared.halves().map(move |half| overlay_name(cni, prepared.vni, half.is_ipv6()))
+}
+
 /// What is probed before and after the switch.
 fn targets(facts: &Facts, prepared: &Prepared, from: Cni) -> Targets {
     Targets {
-        peers: peers(&facts.network, &overlay_name(from, prepared.vni)),
+        peers: overlays(prepared, from).flat_map(|overlay| peers(&facts.network, &overlay)).collect(),
         service: prepared.probe.service.clone(),
         dns: prepared.probe.dns.clone(),
         host: Some(prepared.vtep.public_ip),

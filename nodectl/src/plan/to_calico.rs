@@ -3,7 +3,7 @@
 use super::parts;
 use crate::cni::Cni;
 use crate::facts::{ClusterView, Facts, Link, Saved};
-use crate::prepared::Prepared;
+use crate::prepared::{Half, Prepared, Vtep};
 use crate::request::Request;
 use crate::rules::{self, OwnedRules};
 use crate::step::Step;
@@ -20,7 +20,7 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     steps.extend(keep_rules(facts));
     // felix blackholes every block of its node as soon as it runs: no pod may hang on cni0 any more by then.
     steps.push(Step::StopSandboxes { made_by: Cni::Flannel, pods: parts::staying(cluster), spare: Vec::new() });
-    steps.push(overlay_step(facts, prepared, &flannel.overlay, &calico.overlay));
+    steps.extend(prepared.halves().map(|half| overlay_step(facts, prepared, half)));
     steps.push(Step::StartAgent(calico));
     // Probe, release, await pods, uncordon.
     steps.extend(parts::reopen(facts, cluster, prepared, request));
@@ -38,15 +38,16 @@ pub fn keep_rules(facts: &Facts) -> Option<Step> {
 
 /// A renamed device keeps address, routes, neighbours and forwarding entries, and felix keeps it; one that felix would
 /// not accept is deleted, because felix cannot create its own beside it (same VNI and port: EEXIST).
-pub fn overlay_step(facts: &Facts, prepared: &Prepared, from: &str, to: &str) -> Step {
-    match facts.network.link(from).and_then(|link| mismatch(link, prepared)) {
-        Some(why) => Step::DeleteOverlay { link: from.into(), why },
-        None => Step::RenameOverlay { from: from.into(), to: to.into() },
+pub fn overlay_step(facts: &Facts, prepared: &Prepared, half: Half) -> Step {
+    let [from, to] = [Cni::Flannel, Cni::Calico].map(|cni| parts::overlay_name(cni, prepared.vni, half.is_ipv6()));
+    match facts.network.link(&from).and_then(|link| mismatch(link, prepared, half.vtep)) {
+        Some(why) => Step::DeleteOverlay { link: from, why },
+        None => Step::RenameOverlay { from, to },
     }
 }
 
 /// What felix compares before it keeps a device; the first difference.
-pub fn mismatch(link: &Link, prepared: &Prepared) -> Option<String> {
+pub fn mismatch(link: &Link, prepared: &Prepared, vtep: &Vtep) -> Option<String> {
     let Some(vxlan) = &link.vxlan else {
         return Some("it is not a VXLAN device".into());
     };
@@ -56,8 +57,8 @@ pub fn mismatch(link: &Link, prepared: &Prepared) -> Option<String> {
     if vxlan.port != prepared.port {
         return Some(format!("its port is {}, Calico's will be {}", vxlan.port, prepared.port));
     }
-    if vxlan.local != Some(prepared.vtep.public_ip) {
-        return Some(format!("its local address is not {}", prepared.vtep.public_ip));
+    if vxlan.local != Some(vtep.public_ip) {
+        return Some(format!("its local address is not {}", vtep.public_ip));
     }
     if vxlan.learning {
         return Some("it learns forwarding entries, Calico's does not".into());
@@ -65,8 +66,8 @@ pub fn mismatch(link: &Link, prepared: &Prepared) -> Option<String> {
     if vxlan.gbp {
         return Some("it has the group-policy extension, Calico's does not".into());
     }
-    if link.mac != prepared.vtep.mac {
-        return Some(format!("its MAC is {}, prepare recorded {}", link.mac, prepared.vtep.mac));
+    if link.mac != vtep.mac {
+        return Some(format!("its MAC is {}, prepare recorded {}", link.mac, vtep.mac));
     }
     None
 }

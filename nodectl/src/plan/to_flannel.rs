@@ -18,7 +18,8 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     // Before calico-node leaves: its plugin's token is kept fresh only while it runs.
     steps.push(Step::StopSandboxes { made_by: Cni::Calico, pods: parts::staying(cluster), spare: Vec::new() });
     steps.push(Step::StopAgent(calico.clone()));
-    steps.push(Step::RenameOverlay { from: calico.overlay.clone(), to: flannel.overlay.clone() });
+    let overlays = calico.overlays().zip(flannel.overlays());
+    steps.extend(overlays.map(|(from, to)| Step::RenameOverlay { from: from.to_owned(), to: to.to_owned() }));
     steps.push(Step::StartAgent(flannel));
     // After flannel's chains stand (a node with FORWARD DROP forwards by them), before the first attachment makes cni0.
     steps.push(Step::Clean { cni: Cni::Calico, scope: calico.scope });

@@ -157,17 +157,26 @@ fn holds(images: &[String], wanted: &str) -> bool {
 }
 
 pub(super) fn pod_cidr(view: &ClusterView, prepared: &Prepared) -> Check {
-    match view.pod_cidrs.iter().find(|c| matches!(c, ipnet::IpNet::V4(_))) {
-        Some(cidr) if *cidr == prepared.pod_cidr => Check::pass("pod-cidr", format!("{cidr}, as prepared")),
-        Some(cidr) => Check::fail(
-            "pod-cidr",
-            format!("this Node's pod CIDR is {cidr}, prepare recorded {}", prepared.pod_cidr),
-            "run `nodectl cluster prepare` again",
-        ),
-        None => Check::fail(
-            "pod-cidr",
-            "this Node has no pod CIDR",
-            "see that kube-controller-manager runs with --allocate-node-cidrs",
-        ),
+    const NAME: &str = "pod-cidr";
+    let mut known = Vec::new();
+    for half in prepared.halves() {
+        match view.pod_cidrs.iter().find(|c| c.addr().is_ipv6() == half.is_ipv6()) {
+            Some(cidr) if *cidr == half.pod_cidr => known.push(cidr.to_string()),
+            Some(cidr) => {
+                return Check::fail(
+                    NAME,
+                    format!("this Node's pod CIDR is {cidr}, prepare recorded {}", half.pod_cidr),
+                    "run `nodectl cluster prepare` again",
+                );
+            }
+            None => {
+                return Check::fail(
+                    NAME,
+                    format!("this Node has no {} pod CIDR", if half.is_ipv6() { "IPv6" } else { "IPv4" }),
+                    "see that kube-controller-manager runs with --allocate-node-cidrs",
+                );
+            }
+        }
     }
+    Check::pass(NAME, format!("{}, as prepared", known.join(" and ")))
 }

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::Check;
+use super::{Check, Verdict};
 use crate::cni::Cni;
 use crate::facts::{ClusterView, Facts, Runtime};
 use crate::ownership;
 use crate::plan::{self, Arrival, BOOT_UNITS, current_cni};
-use crate::prepared::Prepared;
+use crate::prepared::{Half, Prepared};
 use crate::request::Request;
 use crate::step::CleanScope;
 use crate::step::words::count;
@@ -208,31 +208,55 @@ pub(super) fn agents(facts: &Facts, request: &Request) -> Check {
 }
 
 pub(super) fn mtu(facts: &Facts, prepared: &Prepared) -> Check {
-    match facts.network.overlay(prepared.vni, prepared.port) {
-        None => Check::warn(
-            "mtu",
-            format!("there is no overlay device with VNI {} and port {}", prepared.vni, prepared.port),
-            "see that the agent of this node's CNI works",
-        ),
-        Some(link) if link.mtu != prepared.mtu => Check::fail(
-            "mtu",
-            format!("{} has MTU {}, the cluster was prepared with {}", link.name, link.mtu, prepared.mtu),
-            "run `nodectl cluster prepare` again with --flannel-mtu, or mend the node's MTU",
-        ),
-        Some(link) => Check::pass("mtu", format!("{} has MTU {}, as prepared", link.name, link.mtu)),
+    const NAME: &str = "mtu";
+    let mut known = Vec::new();
+    for half in prepared.halves() {
+        let Some(link) = facts.network.overlay(prepared.vni, prepared.port, half.is_ipv6()) else {
+            let family = if half.is_ipv6() { "IPv6" } else { "IPv4" };
+            return Check::warn(
+                NAME,
+                format!("there is no {family} overlay device with VNI {} and port {}", prepared.vni, prepared.port),
+                "see that the agent of this node's CNI works",
+            );
+        };
+        let wanted = half.overlay_mtu(prepared.mtu);
+        if link.mtu != wanted {
+            return Check::fail(
+                NAME,
+                format!("{} has MTU {}, the cluster was prepared with {wanted}", link.name, link.mtu),
+                "run `nodectl cluster prepare` again with --flannel-mtu, or mend the node's MTU",
+            );
+        }
+        known.push(format!("{} has MTU {}", link.name, link.mtu));
+    }
+    Check::pass(NAME, format!("{}, as prepared", known.join(", ")))
+}
+
+/// Calico detects its addresses; felix's VTEPs and flannel's must be the same, or peers lose the node. One check, two families.
+pub(super) fn public_ip(facts: &Facts, view: &ClusterView, prepared: &Prepared) -> Check {
+    let checks: Vec<Check> = prepared.halves().map(|half| public_ip_of(facts, view, half)).collect();
+    let worst = checks.iter().find(|check| check.verdict == Verdict::Fail).or(checks.last());
+    let passed: Vec<&str> = checks.iter().map(|check| check.found.as_str()).collect();
+    match worst {
+        Some(check) if check.verdict == Verdict::Fail => check.clone(),
+        _ => Check::pass("public-ip", passed.join("; ")),
     }
 }
 
-/// Calico detects its address; felix's VTEP and flannel's must be the same, or peers lose the node.
-pub(super) fn public_ip(facts: &Facts, view: &ClusterView, prepared: &Prepared) -> Check {
+fn public_ip_of(facts: &Facts, view: &ClusterView, half: Half) -> Check {
     let name = "public-ip";
-    let flannel = prepared.vtep.public_ip;
-    let annotated = view.annotations.get("flannel.alpha.coreos.com/public-ip").and_then(|a| a.parse::<IpAddr>().ok());
+    let flannel = half.vtep.public_ip;
+    let [of_flannel, of_calico, method] = match half.is_ipv6() {
+        false => ["public-ip", "projectcalico.org/IPv4Address", "IP_AUTODETECTION_METHOD"],
+        true => ["public-ipv6", "projectcalico.org/IPv6Address", "IP6_AUTODETECTION_METHOD"],
+    };
+    let annotated = view.annotations.get(&format!("flannel.alpha.coreos.com/{of_flannel}"));
+    let annotated = annotated.and_then(|a| a.parse::<IpAddr>().ok());
     if annotated.is_some_and(|a| a != flannel) {
         return Check::fail(
             name,
             format!(
-                "flannel's public-ip is {}, prepare recorded {flannel}",
+                "flannel's {of_flannel} is {}, prepare recorded {flannel}",
                 annotated.map_or_else(String::new, |a| a.to_string())
             ),
             "run `nodectl cluster prepare` again",
@@ -242,11 +266,11 @@ pub(super) fn public_ip(facts: &Facts, view: &ClusterView, prepared: &Prepared) 
     if !on_link {
         return Check::fail(
             name,
-            format!("flannel's public-ip {flannel} is on no device of this node, so Calico cannot use it"),
+            format!("flannel's {of_flannel} {flannel} is on no device of this node, so Calico cannot use it"),
             "nodes behind address translation are not switched by this release; mend --public-ip of flannel otherwise",
         );
     }
-    let calico = view.annotations.get("projectcalico.org/IPv4Address");
+    let calico = view.annotations.get(of_calico);
     let calico = calico.and_then(|a| a.split('/').next()).and_then(|a| a.parse::<IpAddr>().ok());
     match calico {
         Some(a) if a == flannel => Check::pass(name, format!("Calico will use {flannel}, as flannel does")),
@@ -256,7 +280,7 @@ pub(super) fn public_ip(facts: &Facts, view: &ClusterView, prepared: &Prepared) 
                 "Calico would use {}, flannel uses {flannel}",
                 found.map_or_else(|| "an address it has yet to detect".to_owned(), |a| a.to_string())
             ),
-            "run `nodectl cluster prepare` again, and pin calico-node's IP_AUTODETECTION_METHOD to that address",
+            format!("run `nodectl cluster prepare` again, and pin calico-node's {method} to that address"),
         ),
     }
 }

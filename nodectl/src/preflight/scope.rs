@@ -8,7 +8,8 @@ use crate::request::{Request, Strategy};
 pub(super) fn checks(facts: &Facts, view: &ClusterView, request: &Request) -> Vec<Check> {
     let refusals: Vec<(String, &str)> = [
         strategy(facts, request),
-        dual_stack(view),
+        ipv6(facts, view),
+        ipv6_in_place(view, request),
         backend(view),
         canal(facts),
         k3s(facts),
@@ -21,7 +22,7 @@ pub(super) fn checks(facts: &Facts, view: &ClusterView, request: &Request) -> Ve
     if refusals.is_empty() {
         return vec![Check::pass(
             "scope",
-            "flannel and Calico over VXLAN, IPv4, containerd: within what this release switches",
+            "flannel and Calico over VXLAN, containerd: within what this release switches",
         )];
     }
     refusals.into_iter().map(|(found, fix)| Check::fail("scope", found, fix)).collect()
@@ -41,9 +42,22 @@ fn strategy(facts: &Facts, request: &Request) -> Refusal {
     }
 }
 
-fn dual_stack(view: &ClusterView) -> Refusal {
-    view.pod_cidrs.iter().any(|c| matches!(c, ipnet::IpNet::V6(_))).then(|| {
-        ("this Node has an IPv6 pod CIDR; dual stack is not switched yet".to_owned(), "wait for a release that does")
+/// What flannel carries on this node, prepare must have told of.
+fn ipv6(facts: &Facts, view: &ClusterView) -> Refusal {
+    let Some(Ok(prepared)) = &view.prepared else { return None };
+    let carries = facts.files.subnet_env.contains_key("FLANNEL_IPV6_SUBNET");
+    (carries && prepared.ipv6.is_none()).then(|| {
+        (
+            "flannel carries IPv6 on this node, and the cluster was prepared for IPv4 alone".to_owned(),
+            "run `nodectl cluster prepare` again",
+        )
+    })
+}
+
+fn ipv6_in_place(view: &ClusterView, request: &Request) -> Refusal {
+    let both = matches!(&view.prepared, Some(Ok(prepared)) if prepared.ipv6.is_some());
+    (both && request.strategy == Strategy::InPlace).then(|| {
+        ("strategy in-place is not there yet for clusters with IPv4 and IPv6".to_owned(), "use --strategy drain")
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nodectl_lab::apiserver::Options;
 use nodectl_lab::client::{Client, Patch};
+use nodectl_lab::cluster::POD_NETWORK_V6;
 use nodectl_lab::objects::{calico, calico_crds, flannel, install};
 use nodectl_lab::wait::eventually;
 use serde_json::{Value, json};
@@ -17,6 +18,8 @@ use super::support::{Fixture, play_kubelet};
 
 pub struct Cluster {
     pub fixture: Fixture,
+    /// The IPv6 pod network, where the cluster has one.
+    network_v6: Option<&'static str>,
     stopped: Arc<AtomicBool>,
     player: Option<std::thread::JoinHandle<()>>,
 }
@@ -66,17 +69,22 @@ impl Cluster {
     }
 
     pub fn with(nodes: u8, change: impl FnOnce(&mut Options)) -> Cluster {
-        Cluster::on(Fixture::with(change), nodes, true)
+        Cluster::on(Fixture::with(change), nodes, true, None)
     }
 
     /// On the stand-in, for what only that does.
     pub fn stand_in(nodes: u8) -> Cluster {
-        Cluster::on(Fixture::stand_in(|_| {}), nodes, true)
+        Cluster::on(Fixture::stand_in(|_| {}), nodes, true, None)
+    }
+
+    /// With IPv6 beside IPv4.
+    pub fn dual_stack(nodes: u8) -> Cluster {
+        Cluster::on(Fixture::with(|_| {}), nodes, true, Some(POD_NETWORK_V6))
     }
 
     /// The same without controllers and agents: flannel has annotated the nodes, and nobody has to be waited for.
     pub fn quiet(nodes: u8) -> Cluster {
-        Cluster::on(Fixture::stand_in(|options| options.no_controllers = true), nodes, false)
+        Cluster::on(Fixture::stand_in(|options| options.no_controllers = true), nodes, false, None)
     }
 
     /// The same, prepared, with every node on Calico.
@@ -100,18 +108,21 @@ impl Cluster {
         play_kubelet(self.admin());
     }
 
-    fn on(fixture: Fixture, nodes: u8, lives: bool) -> Cluster {
+    fn on(fixture: Fixture, nodes: u8, lives: bool, network_v6: Option<&'static str>) -> Cluster {
         let admin = &fixture.admin;
-        install(admin, &flannel::manifests(&flannel::Flannel::default())).unwrap();
+        let second = || network_v6.map(str::to_owned);
+        let flannel = flannel::Flannel { network_v6: second(), ..flannel::Flannel::default() };
+        install(admin, &flannel::manifests(&flannel)).unwrap();
         install(admin, &calico_crds::manifests()).unwrap();
-        install(admin, &calico::manifests(&calico::Calico::default())).unwrap();
+        let calico = calico::Calico { network_v6: second(), ..calico::Calico::default() };
+        install(admin, &calico::manifests(&calico)).unwrap();
         let kubeconfig = fixture.server.pki.admin_kubeconfig(&fixture.server.url()).unwrap();
         std::fs::write(fixture.path("admin.conf"), kubeconfig).unwrap();
         std::fs::create_dir(fixture.path("backup")).unwrap();
         let stopped = Arc::new(AtomicBool::new(false));
         let (stop, client) = (stopped.clone(), Client::from_kubeconfig(&fixture.path("admin.conf")).unwrap());
         let player = lives.then(|| std::thread::spawn(move || play(&client, &stop)));
-        let cluster = Cluster { fixture, stopped, player };
+        let cluster = Cluster { fixture, network_v6, stopped, player };
         (1..=nodes).for_each(|index| cluster.join(index));
         for index in 1..=nodes {
             if !lives {
@@ -144,7 +155,9 @@ impl Cluster {
     pub fn join(&self, index: u8) {
         let name = format!("node{index}");
         let mut node = nodectl_lab::objects::node(&name, &format!("192.168.77.{index}"));
-        node["spec"] = json!({"podCIDR": format!("10.244.{index}.0/24"), "podCIDRs": [format!("10.244.{index}.0/24")]});
+        let mut cidrs = vec![format!("10.244.{index}.0/24")];
+        cidrs.extend(self.network_v6.map(|_| format!("fd00:10:244:{index}::/64")));
+        node["spec"] = json!({"podCIDR": cidrs[0], "podCIDRs": cidrs});
         self.admin().create("/api/v1/nodes", &node).unwrap();
         super::support::make_ready(self.admin(), &name);
     }
@@ -317,12 +330,17 @@ fn annotate(admin: &Client, name: &str) -> Option<()> {
     }
     let index: u8 = name.strip_prefix("node")?.parse().ok()?;
     let data = json!({"VNI": 1, "VtepMAC": format!("0e:00:00:00:00:{index:02x}")}).to_string();
-    let annotations = json!({
+    let mut annotations = json!({
         "flannel.alpha.coreos.com/backend-data": data,
         "flannel.alpha.coreos.com/backend-type": "vxlan",
         "flannel.alpha.coreos.com/kube-subnet-manager": "true",
         "flannel.alpha.coreos.com/public-ip": format!("192.168.77.{index}"),
     });
+    if node["spec"]["podCIDRs"].as_array().is_some_and(|cidrs| cidrs.len() > 1) {
+        let data = json!({"VNI": 1, "VtepMAC": format!("0e:00:00:00:06:{index:02x}")}).to_string();
+        annotations["flannel.alpha.coreos.com/backend-v6-data"] = json!(data);
+        annotations["flannel.alpha.coreos.com/public-ipv6"] = json!(format!("fd00:77::{index}"));
+    }
     admin
         .patch(&format!("{path}/status"), Patch::Strategic, &json!({"metadata": {"annotations": annotations}}))
         .ok()?;

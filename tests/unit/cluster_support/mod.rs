@@ -9,7 +9,7 @@ use nodectl::cluster::decision::Decision;
 use nodectl::cluster::facts::ClusterFacts;
 use nodectl::cluster::object::{Kind, name, namespace, text_map};
 use nodectl::cluster::request::{Now, Request};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub type Decide = fn(&ClusterFacts, &Request) -> Decision;
 
@@ -25,6 +25,40 @@ pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> T {
 /// A fresh cluster of two nodes on flannel, with Calico installed and running nowhere.
 pub fn fresh() -> ClusterFacts {
     read(&folder().join("base.json"))
+}
+
+/// The same, where flannel carries IPv6 beside IPv4 and Calico is installed to do so.
+pub fn dual_stack() -> ClusterFacts {
+    let mut facts = fresh();
+    for (at, node) in facts.nodes.iter_mut().enumerate() {
+        let at = at + 1;
+        node["spec"]["podCIDRs"] = json!([format!("10.244.{at}.0/24"), format!("fd00:10:244:{at}::/64")]);
+        let annotations = &mut node["metadata"]["annotations"];
+        let data = json!({"VNI": 1, "VtepMAC": format!("0e:00:00:00:06:0{at}")});
+        annotations["flannel.alpha.coreos.com/backend-v6-data"] = json!(data.to_string());
+        annotations["flannel.alpha.coreos.com/public-ipv6"] = json!(format!("2001:db8:77::{at}"));
+        let addresses = json!([
+            {"type": "InternalIP", "address": format!("192.168.77.{at}")},
+            {"type": "InternalIP", "address": format!("2001:db8:77::{at}")},
+        ]);
+        node["status"]["addresses"] = addresses;
+    }
+    let net_conf = json!({"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:244::/48",
+        "Backend": {"Type": "vxlan"}});
+    for map in &mut facts.config_maps {
+        if map["data"]["net-conf.json"].is_string() {
+            map["data"]["net-conf.json"] = json!(net_conf.to_string());
+        }
+        if let Some(template) = map["data"]["cni_network_config"].as_str() {
+            let both = r#""calico-ipam", "assign_ipv4": "true", "assign_ipv6": "true""#;
+            map["data"]["cni_network_config"] = json!(template.replace(r#""calico-ipam""#, both));
+        }
+    }
+    let calico = facts.daemon_sets.iter_mut().find(|d| name(d) == "calico-node").unwrap();
+    let env = calico.pointer_mut("/spec/template/spec/containers/0/env").and_then(Value::as_array_mut).unwrap();
+    env.push(json!({"name": "FELIX_IPV6SUPPORT", "value": "true"}));
+    env.push(json!({"name": "IP6", "value": "autodetect"}));
+    facts
 }
 
 pub fn now() -> Now {

@@ -121,20 +121,16 @@ pub fn backend_check(backend: Option<&Backend>, configured: bool) -> Check {
     Check::passed(NAME, "flannel's backend is vxlan, without direct routing")
 }
 
-/// IPv4 alone.
+/// IPv4 alone, or with IPv6 beside it.
 pub fn families_check(conf: &NetConf, request: &Request) -> Check {
-    let told = request.flannel_ipv6_network.is_some() || request.flannel_ipv6_subnet_len.is_some();
-    if told || conf.enable_ipv6 || conf.enable_ipv4 == Some(false) {
-        let by = if told {
-            "--flannel-ipv6-network or --flannel-ipv6-subnet-len"
-        } else {
-            "EnableIPv6 in its net-conf.json"
-        };
+    const NAME: &str = "flannel-families";
+    let both = conf.enable_ipv6 || request.flannel_ipv6_network.is_some();
+    if conf.enable_ipv4 == Some(false) {
         return Check::refused(
-            "flannel-families",
-            format!("flannel carries IPv6 ({by})"),
-            "this release takes over IPv4 alone; leave the cluster on flannel",
+            NAME,
+            "flannel carries IPv6 alone (EnableIPv4 is false in its net-conf.json)",
+            "this release takes over IPv4, with or without IPv6 beside it; leave the cluster on flannel",
         );
     }
-    Check::passed("flannel-families", "flannel carries IPv4 alone")
+    Check::passed(NAME, if both { "flannel carries IPv4 and IPv6" } else { "flannel carries IPv4 alone" })
 }

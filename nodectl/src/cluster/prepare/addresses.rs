@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::nodes::summary;
@@ -15,20 +15,18 @@ use crate::cluster::object::{set, text};
 
 /// Nobody else holds what the nodes need.
 pub fn checks(survey: &Survey) -> Vec<Check> {
-    let size = survey.block_size;
     let claims = claims(survey);
-    let nodes: Vec<(&NodeView, Ipv4Net)> = survey.nodes.iter().filter_map(|n| Some((n, n.pod_cidr?))).collect();
-    let owners = nodes.iter().flat_map(|(node, cidr)| {
-        ipam::blocks(*cidr, size)
-            .into_iter()
-            .filter_map(|block| Some((node.name, owner_problem(survey, &claims, node, block)?)))
-            .collect::<Vec<_>>()
+    let owners = survey.nodes.iter().flat_map(|node| {
+        let blocks = survey.blocks_of(node).into_iter();
+        blocks.filter_map(|block| Some((node.name, owner_problem(survey, &claims, node, block)?))).collect::<Vec<_>>()
     });
+    let nodes: Vec<(&NodeView, IpNet)> =
+        survey.nodes.iter().flat_map(|n| survey.pod_cidrs(n).into_iter().map(move |cidr| (n, cidr))).collect();
     let holders = nodes.iter().flat_map(|(node, cidr)| {
         let reserved = ipam::reservations(node.name, *cidr);
-        reserved.iter().filter_map(|r| Some((node.name, holder_problem(survey, r, *cidr, size)?))).collect::<Vec<_>>()
+        reserved.iter().filter_map(|r| Some((node.name, holder_problem(survey, r, node)?))).collect::<Vec<_>>()
     });
-    let tunnels = nodes.iter().filter_map(|(node, cidr)| Some((node.name, tunnel_problem(survey, node, *cidr, size)?)));
+    let tunnels = nodes.iter().filter_map(|(node, cidr)| Some((node.name, tunnel_problem(survey, node, *cidr)?)));
     vec![
         summary(
             "node-blocks",
@@ -46,8 +44,8 @@ pub fn checks(survey: &Survey) -> Vec<Check> {
 }
 
 /// Confirmed affinities, by block.
-fn claims<'a>(survey: &Survey<'a>) -> BTreeMap<Ipv4Net, Vec<&'a str>> {
-    let mut claims: BTreeMap<Ipv4Net, Vec<&str>> = BTreeMap::new();
+fn claims<'a>(survey: &Survey<'a>) -> BTreeMap<IpNet, Vec<&'a str>> {
+    let mut claims: BTreeMap<IpNet, Vec<&str>> = BTreeMap::new();
     for affinity in &survey.facts.block_affinities {
         let confirmed = text(affinity, "/spec/state") == Some("confirmed") && !ipam::is_deleted(affinity);
         if let (Some(block), Some(node), true) = (ipam::block_cidr(affinity), text(affinity, "/spec/node"), confirmed) {
@@ -59,9 +57,9 @@ fn claims<'a>(survey: &Survey<'a>) -> BTreeMap<Ipv4Net, Vec<&'a str>> {
 
 fn owner_problem(
     survey: &Survey,
-    claims: &BTreeMap<Ipv4Net, Vec<&str>>,
+    claims: &BTreeMap<IpNet, Vec<&str>>,
     node: &NodeView,
-    block: Ipv4Net,
+    block: IpNet,
 ) -> Option<String> {
     let existing = survey.blocks.live(&ipam::block_ref(block).name);
     if let Some(other) = existing.and_then(ipam::block_node).filter(|other| *other != node.name) {
@@ -74,18 +72,18 @@ fn owner_problem(
     Some(format!("block {block} of {} is claimed by {other}", node.name))
 }
 
-fn holder_problem(survey: &Survey, reserved: &Reservation, pod_cidr: Ipv4Net, size: u8) -> Option<String> {
-    let block = ipam::blocks(pod_cidr, size).into_iter().find(|b| b.contains(&reserved.address))?;
+fn holder_problem(survey: &Survey, reserved: &Reservation, node: &NodeView) -> Option<String> {
+    let block = survey.blocks_of(node).into_iter().find(|b| b.contains(&reserved.address))?;
     let holder = ipam::holder(survey.blocks.live(&ipam::block_ref(block).name)?, reserved.address)?;
     let by = if holder.is_empty() { "something without a handle" } else { &holder };
     (holder != reserved.handle).then(|| format!("{} is held by {by}", reserved.address))
 }
 
 /// calico-node gives a node another address where the annotated one is not the handle's.
-fn tunnel_problem(survey: &Survey, node: &NodeView, pod_cidr: Ipv4Net, size: u8) -> Option<String> {
-    let id = ipam::vtep_handle(node.name);
+fn tunnel_problem(survey: &Survey, node: &NodeView, pod_cidr: IpNet) -> Option<String> {
+    let id = ipam::vtep_handle(node.name, pod_cidr);
     let handle = survey.handles.live(&ipam::handle_ref(&id).name)?;
-    let own = ipam::blocks(pod_cidr, size).into_iter().find(|b| b.contains(&pod_cidr.network()))?;
+    let own = survey.blocks_of(node).into_iter().find(|b| b.contains(&pod_cidr.network()))?;
     let others = handle.pointer("/spec/block")?.as_object()?.keys().filter(|block| **block != own.to_string());
     let others: Vec<String> = others.cloned().collect();
     (!others.is_empty()).then(|| format!("handle {id} holds another address, in block {}", others.join(" and ")))
@@ -96,8 +94,12 @@ fn tunnel_problem(survey: &Survey, node: &NodeView, pod_cidr: Ipv4Net, size: u8)
 pub fn changes(survey: &Survey) -> Vec<Change> {
     let nodes: Vec<Claim> = survey.nodes.iter().filter_map(|n| Claim::new(survey, n)).collect();
     let handles = nodes.iter().flat_map(|n| {
-        let ids = [ipam::vtep_handle(n.node), ipam::bridge_handle(n.node)];
-        ids.into_iter().filter_map(|id| handle(survey, &id, &n.reserved, &n.blocks))
+        let mut ids: Vec<&str> = n.reserved.iter().map(|r| r.handle.as_str()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        // calico-node's own first.
+        ids.reverse();
+        ids.into_iter().filter_map(|id| handle(survey, id, &n.reserved, &n.blocks)).collect::<Vec<_>>()
     });
     let blocks =
         nodes.iter().flat_map(|n| n.blocks.iter().filter_map(|cidr| block(survey, n.node, *cidr, &n.reserved)));
@@ -105,23 +107,23 @@ pub fn changes(survey: &Survey) -> Vec<Change> {
     handles.chain(blocks).chain(affinities).collect()
 }
 
-/// What a node's pod CIDR comes to.
+/// What a node's pod CIDRs come to.
 struct Claim<'a> {
     node: &'a str,
-    blocks: Vec<Ipv4Net>,
+    blocks: Vec<IpNet>,
     reserved: Vec<Reservation>,
 }
 
 impl<'a> Claim<'a> {
     fn new(survey: &Survey, node: &NodeView<'a>) -> Option<Claim<'a>> {
-        let (pod_cidr, _) = node.described()?;
-        let blocks = ipam::blocks(pod_cidr, survey.block_size);
-        Some(Claim { node: node.name, blocks, reserved: ipam::reservations(node.name, pod_cidr) })
+        let ends = survey.ends(node)?;
+        let reserved = ends.iter().flat_map(|end| ipam::reservations(node.name, end.pod_cidr)).collect();
+        Some(Claim { node: node.name, blocks: survey.blocks_of(node), reserved })
     }
 }
 
-fn handle(survey: &Survey, id: &str, reserved: &[Reservation], blocks: &[Ipv4Net]) -> Option<Change> {
-    let mut held: BTreeMap<Ipv4Net, u64> = BTreeMap::new();
+fn handle(survey: &Survey, id: &str, reserved: &[Reservation], blocks: &[IpNet]) -> Option<Change> {
+    let mut held: BTreeMap<IpNet, u64> = BTreeMap::new();
     for reservation in reserved.iter().filter(|r| r.handle == id) {
         let block = blocks.iter().find(|b| b.contains(&reservation.address))?;
         *held.entry(*block).or_default() += 1;
@@ -142,7 +144,7 @@ fn handle(survey: &Survey, id: &str, reserved: &[Reservation], blocks: &[Ipv4Net
     Change::update(target, existing, wanted, reason)
 }
 
-fn block(survey: &Survey, node: &str, cidr: Ipv4Net, reserved: &[Reservation]) -> Option<Change> {
+fn block(survey: &Survey, node: &str, cidr: IpNet, reserved: &[Reservation]) -> Option<Change> {
     let reason = format!("part of {node}'s pod CIDR: only {node} may give out its addresses");
     let target = ipam::block_ref(cidr);
     let now = &survey.request.now;
@@ -163,7 +165,7 @@ fn block(survey: &Survey, node: &str, cidr: Ipv4Net, reserved: &[Reservation]) -
     Change::update(target, existing, wanted, reason)
 }
 
-fn affinity(survey: &Survey, node: &str, cidr: Ipv4Net) -> Option<Change> {
+fn affinity(survey: &Survey, node: &str, cidr: IpNet) -> Option<Change> {
     let reason = format!("confirms that the block is {node}'s");
     let target = ipam::affinity_ref(node, cidr);
     let Some(existing) = survey.affinities.get(&target.name) else {

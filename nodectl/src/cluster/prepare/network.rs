@@ -1,6 +1,6 @@
 //! The overlay's settings, the address pool and the IPAM configuration: one each for the cluster.
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::cluster::calico::Calico;
@@ -9,17 +9,20 @@ use crate::cluster::check::Check;
 use crate::cluster::decision::Survey;
 use crate::cluster::flannel::Flannel;
 use crate::cluster::object::{Kind, ObjectRef, find, find_in, name, set, text, texts, unset};
+use crate::prepared::IPV6_OVERHEAD;
 
-/// Name of the pool, where there is none for flannel's network yet: Calico's own default name, so that calico-node does
-/// not make another.
-const POOL: &str = "default-ipv4-ippool";
+/// Name of the pool, where there is none for this network of flannel's yet: Calico's own default name, so that calico-node
+/// does not make another.
+fn pool_name(network: IpNet) -> &'static str {
+    if network.addr().is_ipv4() { "default-ipv4-ippool" } else { "default-ipv6-ippool" }
+}
 
 /// The writes.
 pub fn changes(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Vec<Change> {
     let mut changes = Vec::new();
     changes.extend(felix(survey, flannel));
     changes.extend(mtu(survey, flannel, calico));
-    changes.extend(pool(survey, flannel));
+    changes.extend(flannel.networks().filter_map(|network| pool(survey, flannel, network)));
     changes.extend(ipam_config(survey));
     changes
 }
@@ -33,6 +36,9 @@ fn felix(survey: &Survey, flannel: &Flannel) -> Option<Change> {
     set(&mut wanted, &["spec", "vxlanVNI"], json!(flannel.vni));
     set(&mut wanted, &["spec", "vxlanPort"], json!(flannel.port));
     set(&mut wanted, &["spec", "vxlanMTU"], json!(flannel.mtu));
+    if flannel.network6.is_some() {
+        set(&mut wanted, &["spec", "vxlanMTUV6"], json!(flannel.mtu.saturating_sub(IPV6_OVERHEAD)));
+    }
     if wanted.pointer("/spec/vxlanEnabled") == Some(&Value::Bool(false)) {
         unset(&mut wanted, &["spec", "vxlanEnabled"]);
     }
@@ -54,21 +60,21 @@ fn mtu(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Option<Change> {
 }
 
 /// Calico gives pods addresses of flannel's network.
-fn pool(survey: &Survey, flannel: &Flannel) -> Option<Change> {
+fn pool(survey: &Survey, flannel: &Flannel, network: IpNet) -> Option<Change> {
     let reason =
         "Calico gives pods addresses of flannel's network, and encapsulates all traffic between nodes as flannel does";
-    if let Some(existing) = pool_of(survey, flannel.network) {
+    if let Some(existing) = pool_of(survey, network) {
         let mut wanted = existing.clone();
         set(&mut wanted, &["spec", "natOutgoing"], json!(flannel.masquerade));
         let target = ObjectRef::cluster(Kind::IPPool, name(existing));
         return Change::update(target, existing, wanted, reason);
     }
-    let target = ObjectRef::cluster(Kind::IPPool, POOL);
+    let target = ObjectRef::cluster(Kind::IPPool, pool_name(network));
     let mut wanted = target.skeleton();
     let spec = json!({
         "allowedUses": ["Workload", "Tunnel"],
-        "blockSize": survey.block_size,
-        "cidr": flannel.network.to_string(),
+        "blockSize": survey.block_size_of(network),
+        "cidr": network.to_string(),
         "ipipMode": "Never",
         "natOutgoing": flannel.masquerade,
         "nodeSelector": "all()",
@@ -92,28 +98,26 @@ fn ipam_config(survey: &Survey) -> Option<Change> {
     Some(Change::create(target, wanted, reason))
 }
 
-fn pool_of<'a>(survey: &Survey<'a>, network: Ipv4Net) -> Option<&'a Value> {
-    survey.facts.ip_pools.iter().find(|p| pool_network(p) == Some(IpNet::V4(network)))
+fn pool_of<'a>(survey: &Survey<'a>, network: IpNet) -> Option<&'a Value> {
+    survey.facts.ip_pools.iter().find(|p| pool_network(p) == Some(network))
 }
 
 fn pool_network(pool: &Value) -> Option<IpNet> {
     text(pool, "/spec/cidr")?.parse::<IpNet>().ok().map(|n| n.trunc())
 }
 
-/// The pool for flannel's network is as it has to be, and no other pool gives addresses to pods.
+/// The pool for each of flannel's networks is as it has to be, and no other pool gives addresses to pods.
 pub fn pool_check(survey: &Survey, flannel: &Flannel) -> Check {
     const NAME: &str = "calico-pools";
     let mut problems = Vec::new();
     for pool in &survey.facts.ip_pools {
         let cidr = text(pool, "/spec/cidr").unwrap_or("(no network)");
-        match pool_network(pool) {
-            Some(network) if network == IpNet::V4(flannel.network) => problems.extend(own_pool(survey, pool)),
-            Some(IpNet::V4(network)) if overlaps(network, flannel.network) => {
-                problems.push(format!(
-                    "pool {} ({cidr}) overlaps with flannel's network {}",
-                    name(pool),
-                    flannel.network
-                ));
+        let network = pool_network(pool);
+        let near = flannel.networks().find(|own| network.is_some_and(|network| overlaps(network, *own)));
+        match near {
+            Some(own) if network == Some(own) => problems.extend(own_pool(survey, pool, own)),
+            Some(own) => {
+                problems.push(format!("pool {} ({cidr}) overlaps with flannel's network {own}", name(pool)));
             }
             _ if gives_to_pods(pool) => problems.push(format!(
                 "pool {} ({cidr}) gives addresses to pods that flannel's nodes do not route",
@@ -122,11 +126,12 @@ pub fn pool_check(survey: &Survey, flannel: &Flannel) -> Check {
             _ => {}
         }
     }
-    if let Some(taken) = find(&survey.facts.ip_pools, POOL)
-        && pool_of(survey, flannel.network).is_none()
-        && problems.is_empty()
-    {
-        problems.push(format!("the name {POOL} is taken by a pool for {}", text(taken, "/spec/cidr").unwrap_or("?")));
+    let lacking = flannel.networks().filter(|network| pool_of(survey, *network).is_none()).map(pool_name);
+    let taken = lacking.filter_map(|pool| Some((pool, find(&survey.facts.ip_pools, pool)?)));
+    if problems.is_empty() {
+        problems.extend(taken.map(|(pool, taken)| {
+            format!("the name {pool} is taken by a pool for {}", text(taken, "/spec/cidr").unwrap_or("?"))
+        }));
     }
     if problems.is_empty() {
         return Check::passed(NAME, "no pool of Calico is in the way");
@@ -138,10 +143,10 @@ pub fn pool_check(survey: &Survey, flannel: &Flannel) -> Check {
     )
 }
 
-/// What is wrong with the pool for flannel's network. The block size cannot be changed at all, and the modes not
+/// What is wrong with the pool for a network of flannel's. The block size cannot be changed at all, and the modes not
 /// without cutting nodes off that use the pool now.
-fn own_pool(survey: &Survey, pool: &Value) -> Vec<String> {
-    let size = survey.block_size;
+fn own_pool(survey: &Survey, pool: &Value, network: IpNet) -> Vec<String> {
+    let size = survey.block_size_of(network);
     let mut problems = Vec::new();
     let mut differs = |field: &str, wanted: &str, found: String| {
         if found != wanted {
@@ -152,7 +157,11 @@ fn own_pool(survey: &Survey, pool: &Value) -> Vec<String> {
     differs("ipipMode", "Never", field("ipipMode", "Never"));
     differs("vxlanMode", "Always", field("vxlanMode", "Never"));
     differs("nodeSelector", "all()", field("nodeSelector", "all()"));
-    let block_size = pool.pointer("/spec/blockSize").and_then(Value::as_u64).unwrap_or(26);
+    let block_size = pool.pointer("/spec/blockSize").and_then(Value::as_u64).unwrap_or(if network.addr().is_ipv4() {
+        26
+    } else {
+        122
+    });
     differs("blockSize", &size.to_string(), block_size.to_string());
     let disabled = pool.pointer("/spec/disabled").and_then(Value::as_bool).unwrap_or(false);
     differs("disabled", "false", disabled.to_string());
@@ -163,7 +172,7 @@ fn own_pool(survey: &Survey, pool: &Value) -> Vec<String> {
     problems
 }
 
-fn overlaps(a: Ipv4Net, b: Ipv4Net) -> bool {
+fn overlaps(a: IpNet, b: IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 

@@ -1,7 +1,8 @@
 //! The Nodes: what has to be known of each, its labels and its annotations.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::prepared_annotation;
@@ -10,17 +11,40 @@ use crate::cluster::change::Change;
 use crate::cluster::check::Check;
 use crate::cluster::decision::Survey;
 use crate::cluster::flannel::Flannel;
-use crate::cluster::node::NodeView;
+use crate::cluster::node::{NodeView, OverlayEnd};
 use crate::cluster::object::{Kind, ObjectRef, annotation, label, set};
 use crate::cluster::pace;
 use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PACE_ANNOTATION, PREPARED_ANNOTATION};
 
-/// Calico's annotation with a node's outer address.
-pub const ADDRESS: &str = "projectcalico.org/IPv4Address";
-/// Calico's annotation with the address of a node's overlay device.
-pub const VTEP_ADDRESS: &str = "projectcalico.org/IPv4VXLANTunnelAddr";
-/// Calico's annotation with the MAC of a node's overlay device.
-pub const VTEP_MAC: &str = "projectcalico.org/VXLANTunnelMACAddr";
+/// Calico's annotations that tell of a node's overlay in one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OverlayAnnotations {
+    /// The node's outer address.
+    pub address: &'static str,
+    /// The address of the overlay device.
+    pub vtep_address: &'static str,
+    /// The MAC of the overlay device.
+    pub vtep_mac: &'static str,
+}
+
+/// Those of IPv4 and of IPv6 (libcalico-go/lib/backend/k8s/resources/node.go).
+pub const OVERLAY_ANNOTATIONS: [OverlayAnnotations; 2] = [
+    OverlayAnnotations {
+        address: "projectcalico.org/IPv4Address",
+        vtep_address: "projectcalico.org/IPv4VXLANTunnelAddr",
+        vtep_mac: "projectcalico.org/VXLANTunnelMACAddr",
+    },
+    OverlayAnnotations {
+        address: "projectcalico.org/IPv6Address",
+        vtep_address: "projectcalico.org/IPv6VXLANTunnelAddr",
+        vtep_mac: "projectcalico.org/VXLANTunnelMACAddrV6",
+    },
+];
+
+/// Those of an address's family.
+fn overlay_annotations(address: IpAddr) -> OverlayAnnotations {
+    OVERLAY_ANNOTATIONS[usize::from(address.is_ipv6())]
+}
 
 /// The checks of every node.
 pub fn checks(survey: &Survey, flannel: &Flannel) -> Vec<Check> {
@@ -46,7 +70,7 @@ pub fn checks(survey: &Survey, flannel: &Flannel) -> Vec<Check> {
                 .nodes
                 .iter()
                 .filter(|n| !is_joining(n, flannel))
-                .filter_map(|n| Some((n.name, pod_cidr_problem(survey, flannel, n)?))),
+                .flat_map(|n| pod_cidr_problems(survey, flannel, n).into_iter().map(|problem| (n.name, problem))),
             "let kube-controller-manager run with --allocate-node-cidrs=true and the same --cluster-cidr as flannel's network",
         ),
         summary(
@@ -62,7 +86,7 @@ pub fn checks(survey: &Survey, flannel: &Flannel) -> Vec<Check> {
         summary(
             "node-address",
             "Calico's address of every switched node is flannel's",
-            survey.nodes.iter().filter_map(|n| Some((n.name, address_problem(n)?))),
+            survey.nodes.iter().flat_map(|n| address_problems(survey, n).into_iter().map(|problem| (n.name, problem))),
             "let calico-node detect the address that flannel uses (IP_AUTODETECTION_METHOD, for example kubernetes-internal-ip)",
         ),
     ]
@@ -102,14 +126,21 @@ fn unknown_label(node: &NodeView) -> Option<String> {
     (!known).then(|| format!("{} has {NODE_LABEL}={value}", node.name))
 }
 
-fn pod_cidr_problem(survey: &Survey, flannel: &Flannel, node: &NodeView) -> Option<String> {
-    let Some(cidr) = node.pod_cidr else { return Some(format!("{} has no IPv4 pod CIDR", node.name)) };
-    if !flannel.network.contains(&cidr) {
-        return Some(format!("{}'s pod CIDR {cidr} is not in flannel's network {}", node.name, flannel.network));
-    }
-    let size = survey.block_size;
-    (cidr.prefix_len() > size)
-        .then(|| format!("{}'s pod CIDR {cidr} is smaller than a block of Calico's pool (/{size})", node.name))
+fn pod_cidr_problems(survey: &Survey, flannel: &Flannel, node: &NodeView) -> Vec<String> {
+    let cidrs = survey.pod_cidrs(node);
+    let problem = |network: IpNet| {
+        let family = if network.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+        let Some(cidr) = cidrs.iter().find(|c| c.addr().is_ipv4() == network.addr().is_ipv4()) else {
+            return Some(format!("{} has no {family} pod CIDR", node.name));
+        };
+        if !network.contains(cidr) {
+            return Some(format!("{}'s pod CIDR {cidr} is not in flannel's network {network}", node.name));
+        }
+        let size = survey.block_size_of(network);
+        (cidr.prefix_len() > size)
+            .then(|| format!("{}'s pod CIDR {cidr} is smaller than a block of Calico's pool (/{size})", node.name))
+    };
+    flannel.networks().filter_map(problem).collect()
 }
 
 fn flannel_problem(flannel: &Flannel, node: &NodeView) -> Option<String> {
@@ -120,24 +151,37 @@ fn flannel_problem(flannel: &Flannel, node: &NodeView) -> Option<String> {
     if found.backend != "vxlan" {
         return Some(format!("flannel runs on {} with the backend '{}', not vxlan", node.name, found.backend));
     }
-    if let Some(vni) = found.vni.filter(|vni| *vni != u64::from(flannel.vni)) {
+    let mut overlays = vec![(found.vni, &found.mac)];
+    if flannel.network6.is_some() {
+        let Some(v6) = &found.v6 else {
+            return Some(format!("{} has no annotations {prefix}backend-v6-data and {prefix}public-ipv6", node.name));
+        };
+        overlays.push((v6.vni, &v6.mac));
+    }
+    overlays.into_iter().find_map(|(vni, mac)| overlay_problem(flannel, node, vni, mac))
+}
+
+fn overlay_problem(flannel: &Flannel, node: &NodeView, vni: Option<u64>, mac: &str) -> Option<String> {
+    if let Some(vni) = vni.filter(|vni| *vni != u64::from(flannel.vni)) {
         return Some(format!("flannel runs on {} with VNI {vni}, not {}", node.name, flannel.vni));
     }
-    let octets: Vec<&str> = found.mac.split(':').collect();
+    let octets: Vec<&str> = mac.split(':').collect();
     let is_mac = octets.len() == 6 && octets.iter().all(|o| o.len() == 2 && u8::from_str_radix(o, 16).is_ok());
-    (!is_mac).then(|| format!("the VtepMAC '{}' of {} is no MAC", found.mac, node.name))
+    (!is_mac).then(|| format!("the VtepMAC '{mac}' of {} is no MAC", node.name))
 }
 
-/// calico-node rewrites its address as long as it runs, so on a switched node only a report helps.
-fn address_problem(node: &NodeView) -> Option<String> {
-    let (_, flannel) = node.described()?;
-    let found = address_without_mask(annotation(node.object, ADDRESS)?)?;
+/// calico-node rewrites its addresses as long as it runs, so on a switched node only a report helps.
+fn address_problems(survey: &Survey, node: &NodeView) -> Vec<String> {
     let switched = node.wanted == Some(Cni::Calico.name());
-    (switched && found != flannel.public_ip)
-        .then(|| format!("Calico found {found} on {}, flannel {}", node.name, flannel.public_ip))
+    let problem = |end: &OverlayEnd| {
+        let found = address_without_mask(annotation(node.object, overlay_annotations(end.public_ip).address)?)?;
+        (switched && found != end.public_ip)
+            .then(|| format!("Calico found {found} on {}, flannel {}", node.name, end.public_ip))
+    };
+    survey.ends(node).iter().flatten().filter_map(problem).collect()
 }
 
-fn address_without_mask(text: &str) -> Option<Ipv4Addr> {
+fn address_without_mask(text: &str) -> Option<IpAddr> {
     text.split('/').next()?.parse().ok()
 }
 
@@ -170,29 +214,37 @@ fn labelled(node: &NodeView) -> Value {
 pub fn annotations(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Vec<Change> {
     let paced = pace::is_kept(survey);
     let change = |node: &NodeView| {
-        let (pod_cidr, on_node) = node.described()?;
+        let ends = survey.ends(node)?;
         let target = ObjectRef::cluster(Kind::Node, node.name);
         let before = labelled(node);
         let mut wanted = before.clone();
-        let mut annotate = |key: &str, value: &str| set(&mut wanted, &["metadata", "annotations", key], json!(value));
-        let address = annotation(node.object, ADDRESS).and_then(address_without_mask);
-        // calico-node writes the address with the mask that it found; that one is kept.
-        if address != Some(on_node.public_ip) {
-            annotate(ADDRESS, &format!("{}/32", on_node.public_ip));
-        }
-        annotate(VTEP_ADDRESS, &pod_cidr.network().to_string());
-        let mac = annotation(node.object, VTEP_MAC).unwrap_or_default();
-        if !mac.eq_ignore_ascii_case(&on_node.mac) {
-            annotate(VTEP_MAC, &on_node.mac);
-        }
-        let prepared = prepared_annotation::new(survey, flannel, calico, node, pod_cidr, on_node);
+        ends.iter().for_each(|end| annotate_overlay(&mut wanted, end));
+        let prepared = prepared_annotation::new(survey, flannel, calico, node, &ends)?;
         let existing = annotation(node.object, PREPARED_ANNOTATION).unwrap_or_default();
-        annotate(PREPARED_ANNOTATION, &prepared_annotation::value(&prepared, existing));
+        annotate(&mut wanted, PREPARED_ANNOTATION, &prepared_annotation::value(&prepared, existing));
         if let Some(word) = pace::initial(node).filter(|_| paced) {
-            annotate(PACE_ANNOTATION, word);
+            annotate(&mut wanted, PACE_ANNOTATION, word);
         }
         let reason = "Calico's nodes reach this one by its end of flannel's overlay, and the node learns of the cluster what its own credentials cannot read";
         Change::update(target, &before, wanted, reason)
     };
     survey.nodes.iter().filter_map(change).collect()
+}
+
+/// What Calico's nodes know this one's end of the overlay by.
+fn annotate_overlay(node: &mut Value, end: &OverlayEnd) {
+    let keys = overlay_annotations(end.public_ip);
+    let address = annotation(node, keys.address).and_then(address_without_mask);
+    // calico-node writes the address with the mask that it found; that one is kept.
+    if address != Some(end.public_ip) {
+        annotate(node, keys.address, &IpNet::from(end.public_ip).to_string());
+    }
+    annotate(node, keys.vtep_address, &end.pod_cidr.network().to_string());
+    if !annotation(node, keys.vtep_mac).unwrap_or_default().eq_ignore_ascii_case(&end.mac) {
+        annotate(node, keys.vtep_mac, &end.mac);
+    }
+}
+
+fn annotate(node: &mut Value, key: &str, value: &str) {
+    set(node, &["metadata", "annotations", key], json!(value));
 }

@@ -1,52 +1,58 @@
 //! The prepared annotation: what a node must know of its cluster, and when it has to be written anew.
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cluster::calico::Calico;
 use crate::cluster::daemon_set::images;
 use crate::cluster::decision::Survey;
 use crate::cluster::flannel::Flannel;
-use crate::cluster::node::{FlannelNode, NodeView};
+use crate::cluster::node::{NodeView, OverlayEnd};
 use crate::cluster::object::{find_in, items, label, text};
 use crate::cluster::version;
-use crate::prepared::{AgentInfo, PREPARED_VERSION, Prepared, ProbeTargets, Vtep};
+use crate::prepared::{AgentInfo, Ipv6Half, PREPARED_VERSION, Prepared, ProbeTargets, Vtep};
 
 /// A node takes an old preparation for stale; one that was checked again within this time is not rewritten, so that
 /// running prepare twice changes nothing.
 const REFRESH_AFTER: SignedDuration = SignedDuration::from_hours(24);
 
-/// What a node is to know.
+/// What a node is to know; its ends of the overlay come IPv4 first. `None` without one.
 pub fn new(
     survey: &Survey,
     flannel: &Flannel,
     calico: &Calico,
     node: &NodeView,
-    pod_cidr: Ipv4Net,
-    on_node: &FlannelNode,
-) -> Prepared {
-    Prepared {
+    ends: &[OverlayEnd],
+) -> Option<Prepared> {
+    let (v4, v6) = (ends.first()?, ends.get(1).zip(flannel.network6));
+    let families = if v6.is_some() { vec!["ipv4".to_owned(), "ipv6".to_owned()] } else { vec!["ipv4".to_owned()] };
+    Some(Prepared {
         version: PREPARED_VERSION,
         direction: "flannel-to-calico".to_owned(),
-        families: vec!["ipv4".to_owned()],
+        families,
         cluster_cidr: IpNet::V4(flannel.network),
-        pod_cidr: IpNet::V4(pod_cidr),
+        pod_cidr: v4.pod_cidr,
         vni: flannel.vni,
         port: flannel.port,
         mtu: flannel.mtu,
         masquerade: flannel.masquerade,
-        vtep: Vtep {
-            address: pod_cidr.network().into(),
-            mac: on_node.mac.clone(),
-            public_ip: on_node.public_ip.into(),
-        },
+        vtep: vtep(v4),
+        ipv6: v6.map(|(end, network)| Ipv6Half {
+            cluster_cidr: IpNet::V6(network),
+            pod_cidr: end.pod_cidr,
+            vtep: vtep(end),
+        }),
         flannel: flannel_info(survey, flannel, node),
         calico: calico_info(survey, calico),
         probe: probe(survey),
         checks: survey.checks.iter().map(|c| c.name.to_owned()).collect(),
         prepared_by: survey.facts.user.clone(),
         prepared_at: survey.request.now.rfc3339.clone(),
-    }
+    })
+}
+
+fn vtep(end: &OverlayEnd) -> Vtep {
+    Vtep { address: end.pod_cidr.network(), mac: end.mac.clone(), public_ip: end.public_ip }
 }
 
 fn flannel_info(survey: &Survey, flannel: &Flannel, node: &NodeView) -> AgentInfo {

@@ -35,7 +35,7 @@ pub(super) fn steps(facts: &Facts, prepared: &Prepared, request: &Request, adopt
     steps.extend(hold);
     // felix blackholes every block of its node as soon as it runs, and drops what it does not know: all are where it wants
     // them by now.
-    steps.push(to_calico::overlay_step(facts, prepared, &flannel.overlay, &calico.overlay));
+    steps.extend(prepared.halves().map(|half| to_calico::overlay_step(facts, prepared, half)));
     steps.push(Step::StartAgent(calico));
     // Calico's plugin and its credentials came with it.
     steps.extend(sweep(adoption, Step::ClaimPod));
