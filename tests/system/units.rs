@@ -179,14 +179,20 @@ fn a_switch_that_nobody_confirms_is_taken_back() {
     assert_eq!(property(node, "nodectl-boot.service", "UnitFileState"), "disabled");
     scenario.nodectl(1, &["confirm"]).unwrap().expect(0).unwrap();
     scenario.settled().unwrap();
-    // Not confirmed, and the node is cut off meanwhile: it goes back as far as it can alone, and to the end with the API server.
+    // Not confirmed.
     let args = ["migrate", "--to", "flannel", "--confirm-timeout", "60s", "--yes"];
     scenario.nodectl(1, &args).unwrap().expect(0).unwrap();
     node.must(&["ip", "link", "show", "dev", "flannel.1"]).unwrap();
+    let elapsed = || entries(node, &format!("MESSAGE_ID={}", nodectl::events::Event::NotConfirmed.id())).len();
+    eventually_within(Duration::from_secs(120), "the timer has elapsed", || elapsed() > 0);
+    must_be_back(&scenario, Cni::Calico);
+    scenario.settled().unwrap();
+    let before = elapsed();
+    // Nor this one, and the node is cut off meanwhile: it goes back as far as it can alone, and to the end with the API server.
+    scenario.nodectl(1, &args).unwrap().expect(0).unwrap();
+    node.must(&["ip", "link", "show", "dev", "flannel.1"]).unwrap();
     node.sh("ip -j route show dev eth0 default > /run/default; ip link set eth0 down").unwrap();
-    eventually_within(Duration::from_secs(120), "the timer has elapsed", || {
-        !entries(node, &format!("MESSAGE_ID={}", nodectl::events::Event::NotConfirmed.id())).is_empty()
-    });
+    eventually_within(Duration::from_secs(120), "the timer has elapsed", || elapsed() > before);
     eventually_within(Duration::from_secs(120), "it is back as far as it can be", || {
         motd(node).is_some_and(|text| text.contains("taken back; something is owed"))
     });
