@@ -123,8 +123,9 @@ fn begin(request: &Request, last_read: bool, begin_by: Instant) -> Result<Begin,
         crate::watch::subnet_file(request, &list)?;
     }
     let said = &request.input.invocation;
+    let declared = list.declared(&request.input.runtime_config);
     let mut run = list.resolve(&said.cni_path)?;
-    run.runtime_config = list.declared(&request.input.runtime_config);
+    run.runtime_config = declared;
     run.args.clone_from(&said.args);
     let mut record = Record::new(&said.container_id, &said.ifname, backend, vec![run]);
     record.netns.clone_from(&said.netns);
@@ -148,7 +149,11 @@ fn attach(request: &Request, mut record: Record, lock: Lock) -> Result<Value, Er
                 error::log(&cause);
             }
             match Pending::load(&request.paths, &record.container_id, &record.ifname) {
-                Ok(None) => Ok(answer),
+                Ok(None) => {
+                    // The process ends: see kept().
+                    std::mem::forget(record);
+                    Ok(answer)
+                }
                 _ => {
                     let late = "a DEL for this sandbox came while its ADD was at work; it is undone";
                     undo(request, record, lock);
@@ -168,7 +173,7 @@ fn chained(request: &Request, record: &Record) -> Result<(Value, Value), Error> 
     let deadline = Instant::now() + request.limits.add();
     let list = record.del.first().ok_or_else(|| Error::new(error::CONFIG, "the record has no list", AGAIN))?;
     let result = chain::add(list, &request.input.invocation, request.input.previous.as_ref(), deadline)?;
-    Ok((convert::result(&result, &list.cni_version)?, convert::result(&result, &request.input.version)?))
+    Ok((convert::result(result.clone(), &list.cni_version)?, convert::result(result, &request.input.version)?))
 }
 
 /// DEL over the whole chain, also over the plugins that were never reached. The runtime gets the ADD's error; what could

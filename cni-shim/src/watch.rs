@@ -9,7 +9,7 @@ use cni_store::delete::{self, Terms};
 use cni_store::record::{Phase, Record};
 use cni_store::state::{Backend, Route, State};
 use cni_store::{file, lock};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,8 @@ pub fn check(request: &Request) -> Result<(), Error> {
     if !list.args.is_empty() {
         invocation.args.clone_from(&list.args);
     }
-    let failures = chain::each("CHECK", list, &invocation, &chain::cached(list, record.result.as_ref()), deadline);
+    let cached = chain::cached(list, record.result.as_ref());
+    let failures = chain::each("CHECK", list, &invocation, chain::previous(cached.as_ref()).as_slice(), deadline);
     if failures.is_empty() { Ok(()) } else { Err(chain::join(&failures)) }
 }
 
@@ -70,15 +71,16 @@ pub fn gc(request: &Request) -> Result<(), Error> {
         }
         failures.extend(collect(request, &record, deadline));
     }
-    let more: Map<_, _> = named.iter().map(|key| ((*key).to_owned(), valid.clone())).collect();
+    let more = named.map(|key| (key, valid));
     for backend in Backend::ALL {
         let Ok(list) = request.backends.list(&request.paths, backend, true) else { continue };
         if list.disable_gc || !convert::at_least(&list.cni_version, "1.1.0") {
             continue;
         }
+        let network = list.name.clone();
         match list.resolve(&request.input.invocation.cni_path) {
             Ok(run) => failures.extend(chain::each("GC", &run, &request.input.invocation, &more, deadline)),
-            Err(error) => failures.push(Failure { plugin: backend.to_string(), network: list.name, error }),
+            Err(error) => failures.push(Failure { plugin: backend.to_string(), network, error }),
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(chain::join(&failures)) }
@@ -151,7 +153,7 @@ fn ready(request: &Request, backend: Backend, deadline: Instant) -> Result<(), E
     if !convert::at_least(&run.cni_version, "1.1.0") {
         return Ok(());
     }
-    let failures = chain::each("STATUS", &run, &request.input.invocation, &Map::new(), deadline);
+    let failures = chain::each("STATUS", &run, &request.input.invocation, &[], deadline);
     if failures.is_empty() { Ok(()) } else { Err(chain::join(&failures)) }
 }
 

@@ -104,7 +104,7 @@ fn the_newest_libcni_hands_on_the_same_through_the_shim() {
             // Before 1.2, libcni knows neither cniVersions nor STATUS and GC.
             let newer = result["cniVersion"] == "1.1.0";
             assert!(newer || result["cniVersion"] == "1.0.0", "{result}");
-            let back = cni_spec::convert::result(&result, expected["cniVersion"].as_str().unwrap()).unwrap();
+            let back = cni_spec::convert::result(result.clone(), expected["cniVersion"].as_str().unwrap()).unwrap();
             assert_eq!((&back["ips"], &back["routes"]), (&expected["ips"], &expected["routes"]));
             for (through, natively) in through.0.iter().zip(&natively.0) {
                 assert_eq!(through, natively);

@@ -134,11 +134,11 @@ proptest! {
 
     #[test]
     fn conversion_keeps_what_both_versions_know(result in result(), to in select(convert::SUPPORTED.to_vec())) {
-        let converted = convert::result(&result, to).unwrap();
+        let converted = convert::result(result.clone(), to).unwrap();
         prop_assert_eq!(&converted["cniVersion"], to);
-        prop_assert_eq!(&convert::result(&converted, to).unwrap(), &converted, "again is the same");
+        prop_assert_eq!(&convert::result(converted.clone(), to).unwrap(), &converted, "again is the same");
         let from = result["cniVersion"].as_str().unwrap();
-        prop_assert_eq!(convert::result(&converted, from).unwrap(), result.clone(), "there and back");
+        prop_assert_eq!(convert::result(converted.clone(), from).unwrap(), result.clone(), "there and back");
         for key in ["interfaces", "routes", "vendor.example/x"] {
             prop_assert_eq!(&converted[key], &result[key]);
         }
@@ -156,7 +156,7 @@ proptest! {
         "interfaces": [{"name": "eth0"}], "ips": [{"address": "10.0.0.1/24", "interface": 0}], "dns": {}}))])
     {
         for version in convert::SUPPORTED {
-            if let Err(error) = convert::result(&value, version) {
+            if let Err(error) = convert::result(value.clone(), version) {
                 prop_assert!(error.code == 6 && error.details.contains("To fix it: "), "{error:?}");
             }
         }

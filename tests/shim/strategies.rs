@@ -193,7 +193,7 @@ pub fn result() -> impl Strategy<Value = Value> {
         |(ips, interfaces, vendor, version)| {
             let result = json!({"cniVersion": "1.1.0", "interfaces": interfaces, "ips": ips, "routes": [{"dst": "0.0.0.0/0"}],
                 "vendor.example/x": vendor});
-            convert::result(&result, version).unwrap()
+            convert::result(result.clone(), version).unwrap()
         },
     )
 }

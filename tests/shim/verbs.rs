@@ -135,7 +135,7 @@ fn every_conversion() {
             result["interfaces"][1]["pciID"] = json!("0000:00");
         }
         for to in convert::SUPPORTED {
-            let converted = convert::result(&result, to).unwrap();
+            let converted = convert::result(result.clone(), to).unwrap();
             let mut expected = if olds.contains(&to) { old.clone() } else { new.clone() };
             expected["cniVersion"] = json!(to);
             if news.contains(&from) && news.contains(&to) {
@@ -151,13 +151,13 @@ fn every_conversion() {
         json!({"cniVersion": "1.0.0", "ips": [{"address": "x"}]}),
         json!({"cniVersion": "1.0.0", "ips": [{}]}),
     ] {
-        assert_eq!(convert::result(&unusable, "0.3.1").unwrap_err().code, 6);
+        assert_eq!(convert::result(unusable.clone(), "0.3.1").unwrap_err().code, 6);
     }
     for odd in [
         json!({"cniVersion": "1.0.0", "ips": null}),
         json!({"cniVersion": "1.0.0", "ips": {"a": 1}, "interfaces": [1, null]}),
     ] {
-        convert::result(&odd, "0.3.1").unwrap();
+        convert::result(odd.clone(), "0.3.1").unwrap();
     }
 }
 

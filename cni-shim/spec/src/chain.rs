@@ -3,7 +3,7 @@
 use crate::conflist::declares;
 use crate::error::{self, Error};
 use crate::{convert, exec};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer as _};
 use serde_json::{Map, Value};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -87,17 +87,20 @@ pub fn join(failures: &[Failure]) -> Error {
 
 /// What a plugin gets on standard input: its entry, the list's name and version, and `more`; and of the list's capability
 /// arguments those that the plugin declares (libcni/api.go, buildOneConfig and injectRuntimeConfig).
-fn input(list: &DelList, call: &PluginCall, more: Map<String, Value>) -> Vec<u8> {
-    let mut config = call.config.clone();
-    config.insert("name".to_owned(), list.network.as_str().into());
-    config.insert("cniVersion".to_owned(), list.cni_version.as_str().into());
-    config.extend(more);
+fn input(list: &DelList, call: &PluginCall, more: &[(&str, &Value)]) -> Vec<u8> {
+    let (name, version) = (Value::from(list.network.as_str()), Value::from(list.cni_version.as_str()));
     let mut given = list.runtime_config.clone();
     given.retain(|key, _| declares(&call.config, key));
-    if !given.is_empty() {
-        config.insert("runtimeConfig".to_owned(), given.into());
-    }
-    Value::Object(config).to_string().into_bytes()
+    let (is_given, given) = (!given.is_empty(), Value::Object(given));
+    let mut ours = vec![("name", &name), ("cniVersion", &version)];
+    ours.extend(more);
+    ours.extend(is_given.then_some(("runtimeConfig", &given)));
+    let config = call.config.iter().map(|(key, value)| (key.as_str(), value));
+    let theirs = config.filter(|(key, _)| ours.iter().all(|(our, _)| our != key));
+    let mut text = Vec::new();
+    // What is made of JSON can be written as JSON, and memory takes all of it.
+    let _ = serde_json::Serializer::new(&mut text).collect_map(theirs.chain(ours.iter().copied()));
+    text
 }
 
 /// Calls one plugin; gives what it wrote to standard output.
@@ -106,7 +109,7 @@ pub fn call(
     list: &DelList,
     call: &PluginCall,
     invocation: &Invocation,
-    more: Map<String, Value>,
+    more: &[(&str, &Value)],
     deadline: Instant,
 ) -> Result<Vec<u8>, Error> {
     let environment = [
@@ -122,15 +125,16 @@ pub fn call(
     outcome.result(&format!("plugin \"{}\" of network \"{}\"", call.kind, list.network))
 }
 
-fn previous(result: Option<&Value>) -> Map<String, Value> {
-    result.map(|result| ("prevResult".to_owned(), result.clone())).into_iter().collect()
+/// What a plugin gets of the result so far.
+pub fn previous(result: Option<&Value>) -> Option<(&str, &Value)> {
+    result.map(|result| ("prevResult", result))
 }
 
 /// ADD: forward, each plugin with the result of the one before, up to the first error. Gives the last result.
 pub fn add(list: &DelList, invocation: &Invocation, first: Option<&Value>, deadline: Instant) -> Result<Value, Error> {
     let mut result = first.cloned();
     for plugin in &list.plugins {
-        let output = call("ADD", list, plugin, invocation, previous(result.as_ref()), deadline)?;
+        let output = call("ADD", list, plugin, invocation, previous(result.as_ref()).as_slice(), deadline)?;
         result = Some(parse_result(&output, list, plugin)?);
     }
     result.ok_or_else(|| {
@@ -166,9 +170,9 @@ pub fn parse_result(output: &[u8], list: &DelList, plugin: &PluginCall) -> Resul
 }
 
 /// The result that DEL and CHECK hand to each plugin: in the list's version, none for a DEL below 0.4.0.
-pub fn cached(list: &DelList, result: Option<&Value>) -> Map<String, Value> {
+pub fn cached(list: &DelList, result: Option<&Value>) -> Option<Value> {
     let wanted = result.filter(|_| convert::at_least(&list.cni_version, "0.4.0"));
-    previous(wanted.and_then(|result| convert::result(result, &list.cni_version).ok()).as_ref())
+    wanted.and_then(|result| convert::result(result.clone(), &list.cni_version).ok())
 }
 
 /// CHECK, STATUS or GC over a list: forward. GC goes on after an error, the others stop.
@@ -176,12 +180,12 @@ pub fn each(
     verb: &str,
     list: &DelList,
     invocation: &Invocation,
-    more: &Map<String, Value>,
+    more: &[(&str, &Value)],
     deadline: Instant,
 ) -> Vec<Failure> {
     let mut failures = Vec::new();
     for plugin in &list.plugins {
-        if let Err(error) = call(verb, list, plugin, invocation, more.clone(), deadline) {
+        if let Err(error) = call(verb, list, plugin, invocation, more, deadline) {
             failures.push(Failure { plugin: plugin.kind.clone(), network: list.network.clone(), error });
             if verb != "GC" {
                 break;

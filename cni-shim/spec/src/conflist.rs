@@ -82,7 +82,7 @@ impl List {
 
     /// The list ready to be run, with each plugin's binary out of CNI_PATH. Nothing is run if one is missing, or is the shim,
     /// or if the results that they would give in the list's version could not be read.
-    pub fn resolve(&self, cni_path: &str) -> Result<DelList, Error> {
+    pub fn resolve(self, cni_path: &str) -> Result<DelList, Error> {
         if !convert::is_supported(&self.cni_version) {
             let msg = format!("network \"{}\" is of CNI version \"{}\"", self.name, self.cni_version);
             let known = convert::SUPPORTED.join(", ");
@@ -90,7 +90,7 @@ impl List {
             return Err(Error::new(error::VERSION, msg, why));
         }
         let mut plugins = Vec::new();
-        for config in &self.plugins {
+        for config in self.plugins {
             let kind = config.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
             let path = find_in_path(cni_path, &kind).ok_or_else(|| {
                 let why = format!("nothing was done. CNI_PATH is \"{cni_path}\". To fix it: install it there");
@@ -101,11 +101,11 @@ impl List {
                 )
             })?;
             exec::refuse_ourselves(&path)?;
-            plugins.push(PluginCall { kind, path, config: config.clone() });
+            plugins.push(PluginCall { kind, path, config });
         }
         Ok(DelList {
-            network: self.name.clone(),
-            cni_version: self.cni_version.clone(),
+            network: self.name,
+            cni_version: self.cni_version,
             plugins,
             runtime_config: Map::new(),
             args: String::new(),

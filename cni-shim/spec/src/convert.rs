@@ -24,20 +24,20 @@ pub fn at_least(version: &str, floor: &str) -> bool {
 }
 
 /// A result in another version. Fields that neither version speaks of are kept.
-pub fn result(result: &Value, version: &str) -> Result<Value, Error> {
+pub fn result(result: Value, version: &str) -> Result<Value, Error> {
     let fix = "install the plugin again, in a version that answers as the CNI specification has it";
     let unusable = |why: String| {
         let details = format!("{why}. To fix it: {fix}");
         Error::new(error::DECODE, "a plugin's result cannot be converted", details)
     };
-    let object = result.as_object().ok_or_else(|| unusable("it is not an object".to_owned()))?;
-    let from = object.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
+    let Value::Object(mut converted) = result else { return Err(unusable("it is not an object".to_owned())) };
+    let from = converted.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
     if !is_supported(from) || !is_supported(version) {
         return Err(unusable(format!("from version \"{from}\" to \"{version}\"; known are {}", SUPPORTED.join(", "))));
     }
-    let mut converted = object.clone();
+    let newer = (at_least(from, "1.0.0"), at_least(version, "1.0.0"));
     converted.insert("cniVersion".to_owned(), version.into());
-    match (at_least(from, "1.0.0"), at_least(version, "1.0.0")) {
+    match newer {
         (true, false) => to_040(&mut converted).map_err(unusable)?,
         (false, true) => to_100(&mut converted),
         _ => {}

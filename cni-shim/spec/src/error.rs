@@ -50,8 +50,7 @@ impl Error {
 
     /// For `map_err` on input and output: `Error::io("read", path)`.
     pub fn io<E: std::fmt::Display>(verb: &str, path: &std::path::Path) -> impl FnOnce(E) -> Self {
-        let msg = format!("cannot {verb} {}", path.display());
-        move |cause| Self::new(IO, msg, cause.to_string())
+        move |cause| Self::new(IO, format!("cannot {verb} {}", path.display()), cause.to_string())
     }
 
     /// The same for a file that is changed.

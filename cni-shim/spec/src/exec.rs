@@ -7,18 +7,21 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use std::io::{ErrorKind, Read, Write as _};
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// More output than this is dropped; what is left of a result then does not parse.
 const OUTPUT_LIMIT: usize = 1 << 20;
+/// How much of it is taken at once.
+const PUMPED: u64 = 1 << 19;
 /// How often to look whether the delegate is gone while a process that it left behind keeps its output open. libcni waits
 /// for such a process for ever (pkg/invoke/raw_exec.go has no WaitDelay).
 const TICK: Duration = Duration::from_millis(100);
@@ -113,7 +116,9 @@ pub(crate) fn refuse_ourselves(path: &Path) -> Result<(), Error> {
 
 fn spawn(path: &Path, environment: &[(&str, &str)], deadline: Instant) -> Result<Child, Error> {
     let mut command = Command::new(path);
-    command.envs(environment.iter().copied()).process_group(0);
+    // What our own environment says already is inherited as it stands; std copies all of one that it is to change.
+    let others = environment.iter().filter(|(name, value)| std::env::var_os(name).is_none_or(|own| own != *value));
+    command.envs(others.copied()).process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A binary that is just being written (an installer's plain cp): six tries, like libcni, which then forgets the error
     // and calls it a success.
@@ -203,22 +208,23 @@ fn await_group(child: &Child) {
 /// The three pipes, moved without blocking: a delegate may write before it reads, or not read at all.
 struct Streams<'a> {
     input: &'a [u8],
-    stdin: Option<ChildStdin>,
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
+    stdin: Option<File>,
+    stdout: Option<File>,
+    stderr: Option<File>,
     out: Vec<u8>,
     err: Vec<u8>,
 }
 
 impl<'a> Streams<'a> {
     fn of(child: &mut Child, input: &'a [u8]) -> nix::Result<Self> {
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let pipes =
-            [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)];
-        for pipe in pipes.into_iter().flatten() {
+        let stdin = child.stdin.take().map(|pipe| File::from(OwnedFd::from(pipe)));
+        let stdout = child.stdout.take().map(|pipe| File::from(OwnedFd::from(pipe)));
+        let stderr = child.stderr.take().map(|pipe| File::from(OwnedFd::from(pipe)));
+        for pipe in [&stdin, &stdout, &stderr].into_iter().flatten() {
             fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
-        Ok(Self { input, stdin, stdout, stderr, out: Vec::new(), err: Vec::new() })
+        let (out, err) = (Vec::with_capacity(2048), Vec::with_capacity(2048));
+        Ok(Self { input, stdin, stdout, stderr, out, err })
     }
 
     fn are_open(&self) -> bool {
@@ -249,20 +255,14 @@ impl<'a> Streams<'a> {
     }
 }
 
-fn drain<R: Read>(pipe: &mut Option<R>, into: &mut Vec<u8>) {
-    let mut chunk = [0; 8192];
+fn drain(pipe: &mut Option<File>, into: &mut Vec<u8>) {
+    let Some(reader) = pipe else { return };
     // Bounded, so that a delegate that never stops writing meets its deadline.
-    for _ in 0..64 {
-        let Some(reader) = pipe else { return };
-        match reader.read(&mut chunk) {
-            Ok(0) => *pipe = None,
-            Ok(read) => {
-                let room = OUTPUT_LIMIT.saturating_sub(into.len()).min(read);
-                into.extend_from_slice(chunk.get(..room).unwrap_or_default());
-            }
-            Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
-            Err(cause) if cause.kind() == ErrorKind::WouldBlock => return,
-            Err(_) => *pipe = None,
-        }
+    match reader.take(PUMPED).read_to_end(into) {
+        Ok(read) if read as u64 == PUMPED => {}
+        Err(cause) if cause.kind() == ErrorKind::WouldBlock => {}
+        // It is closed, or broken.
+        _ => *pipe = None,
     }
+    into.truncate(OUTPUT_LIMIT);
 }

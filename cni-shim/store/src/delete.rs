@@ -69,7 +69,8 @@ fn one(
         })?;
     }
     let previous = chain::cached(list, record.result.as_ref());
-    chain::call("DEL", list, &plugin, &invocation, previous, deadline).map(drop)
+    let previous = chain::previous(previous.as_ref());
+    chain::call("DEL", list, &plugin, &invocation, previous.as_slice(), deadline).map(drop)
 }
 
 fn cni_path(record: &Record) -> String {

@@ -202,7 +202,7 @@ pub fn build(
         return Ok(None);
     }
     let mut record = assemble(sought, found, &lists, owner.unwrap_or(Backend::Flannel));
-    record.result = record.result.filter(|result| convert::result(result, "1.0.0").is_ok());
+    record.result = record.result.filter(|result| convert::result(result.clone(), "1.0.0").is_ok());
     Ok(Some(record))
 }
 

@@ -7,6 +7,7 @@ use crate::record::Record;
 use crate::{Paths, file};
 use cni_spec::chain::PluginCall;
 use cni_spec::error;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -24,7 +25,8 @@ fn path_of(paths: &Paths, record: &Record) -> Option<PathBuf> {
 /// Reads a scratch file; `None` if it is missing or torn.
 pub fn read(path: &std::path::Path) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
-    serde_json::from_str::<Value>(&text).is_ok_and(|value| value.is_object()).then_some(text)
+    let is_whole = text.trim_start().starts_with('{') && serde_json::from_str::<IgnoredAny>(&text).is_ok();
+    is_whole.then_some(text)
 }
 
 /// Copies the scratch file into the record. Says whether the record has changed.

@@ -77,7 +77,8 @@ fn one(
         if lives {
             cache["config"] = json!(STANDARD.encode(text));
             cache["networkName"] = json!(list.name);
-            let result = record.result.as_ref().and_then(|result| convert::result(result, &list.cni_version).ok());
+            let result =
+                record.result.as_ref().and_then(|result| convert::result(result.clone(), &list.cni_version).ok());
             cache["result"] = result.unwrap_or_else(|| cache["result"].take());
             let bytes = serde_json::to_vec(&cache).context("could not encode a cached result")?;
             files::write_atomic(&own, &bytes, 0o600)?;
