@@ -27,7 +27,7 @@ pub(super) fn measure(chain: &ConfList, shim: &ConfList) -> Result<Vec<Figure>> 
     let [chain_add, chain_del, shim_add, shim_del] = found;
     let mut figures = Vec::new();
     for (verb, ours, other) in [("ADD", &shim_add, &chain_add), ("DEL", &shim_del, &chain_del)] {
-        for (name, of) in [("CPU", (|s| s.cpu) as fn(&Spent) -> f64), ("wall", |s| s.wall)] {
+        for (name, of) in [("CPU", (|s| s.whole) as fn(&Spent) -> f64), ("wall", |s| s.wall)] {
             let column = |all: &[Spent]| all.iter().map(of).collect::<Vec<_>>();
             let what = format!("{PODS} {verb}s at once, {name}");
             figures.push(Figure::new(&what, "ms", &column(ours), "chain alone", &column(other))?);

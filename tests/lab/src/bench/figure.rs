@@ -86,19 +86,23 @@ pub struct Spent {
     pub wall: f64,
     /// Of the processors, in the processes that it started and waited for, and in theirs.
     pub cpu: f64,
+    /// The same with what this process spent itself: starting others is work, whoever does it.
+    pub whole: f64,
 }
 
 /// Measures a piece of work that other processes do.
 pub fn spent(work: impl FnOnce() -> Result<()>) -> Result<Spent> {
-    let (cpu, begun) = (children()?, Instant::now());
+    let (own, cpu, begun) = (used(UsageWho::RUSAGE_SELF)?, used(UsageWho::RUSAGE_CHILDREN)?, Instant::now());
     work()?;
     let wall = milliseconds(begun.elapsed());
-    Ok(Spent { wall, cpu: milliseconds(children()?.saturating_sub(cpu)) })
+    let own = milliseconds(used(UsageWho::RUSAGE_SELF)?.saturating_sub(own));
+    let cpu = milliseconds(used(UsageWho::RUSAGE_CHILDREN)?.saturating_sub(cpu));
+    Ok(Spent { wall, cpu, whole: cpu + own })
 }
 
-/// Processor time of the children that were waited for.
-fn children() -> Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("the processor time could not be read")?;
+/// Processor time of this process, or of the children that were waited for.
+fn used(who: UsageWho) -> Result<Duration> {
+    let usage = getrusage(who).context("the processor time could not be read")?;
     let microseconds = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     Ok(Duration::from_micros(u64::try_from(microseconds).unwrap_or_default()))
 }
