@@ -1,8 +1,9 @@
 //! What a decision is made of, and the survey that every decision starts with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv6Addr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -26,12 +27,18 @@ const CALICO_BLOCK_SIZE: u8 = 26;
 /// The same of IPv6.
 const CALICO_IPV6_BLOCK_SIZE: u8 = 122;
 
-/// How many IPv6 addresses a node claims for each address of its IPv4 pod CIDR.
+/// How many IPv6 addresses a node claims for its own pods, for each address of its IPv4 pod CIDR.
 ///
 /// A /64 cannot be claimed whole: it has 2^58 blocks. Nor has it to be: a pod takes one address of each family, so a node runs
 /// out of IPv4 first and never asks for one more IPv6 block, which Calico would take from anywhere in the pool, another node's
 /// pod CIDR included. Twice as many, because pods can be told to take IPv6 alone.
 const IPV6_PER_IPV4: usize = 2;
+
+/// How many IPv6 addresses are claimed beyond the highest one that flannel has given a pod of the node.
+///
+/// Calico's nodes have routes to claimed blocks alone, and host-local never turns back in a /64: each new pod's address is one more
+/// than the one before. So what pods have now is claimed, and what the next ones will get.
+const IPV6_AHEAD: u32 = 512;
 
 /// What is to be done, and what was looked at to come to that.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -146,15 +153,30 @@ impl<'a> Survey<'a> {
         if network.addr().is_ipv4() { self.block_size } else { self.block_size6 }
     }
 
-    /// The blocks of its pod CIDRs that a node claims: all of IPv4, and of IPv6 the first ones ([`IPV6_PER_IPV4`]).
+    /// The blocks of its pod CIDRs that a node claims, in their order: all of IPv4; of IPv6 the first ones for pods that Calico makes
+    /// ([`IPV6_PER_IPV4`]), and those that flannel's pods have addresses of, or will have soon ([`IPV6_AHEAD`]).
     pub fn blocks_of(&self, node: &NodeView) -> Vec<IpNet> {
-        let of_ipv4 = node.pod_cidr.map_or(0, |cidr| 1usize << (32 - cidr.prefix_len()));
-        let each = 1usize << (128 - self.block_size6).min(16);
-        let claimed = |cidr: IpNet| {
-            let most = if cidr.addr().is_ipv4() { usize::MAX } else { (of_ipv4 * IPV6_PER_IPV4).div_ceil(each) };
-            ipam::blocks(cidr, self.block_size_of(cidr), most)
+        let claimed = |cidr: IpNet| match cidr {
+            IpNet::V4(_) => ipam::blocks(cidr, self.block_size, usize::MAX),
+            IpNet::V6(cidr) => self.ipv6_blocks(node, cidr),
         };
         self.pod_cidrs(node).into_iter().flat_map(claimed).collect()
+    }
+
+    fn ipv6_blocks(&self, node: &NodeView, cidr: Ipv6Net) -> Vec<IpNet> {
+        let of_ipv4 = node.pod_cidr.map_or(0, |cidr| 1usize << (32 - cidr.prefix_len()));
+        let each = 1usize << (128 - self.block_size6).min(16);
+        let first = ipam::blocks(IpNet::V6(cidr), self.block_size6, (of_ipv4 * IPV6_PER_IPV4).div_ceil(each));
+        let used = self.facts.pod_addresses6.range(cidr.network()..=cidr.broadcast());
+        let highest = used.clone().next_back().copied();
+        let ahead = highest.into_iter().flat_map(|highest| {
+            let steps = (0..=IPV6_AHEAD).step_by(each);
+            steps.map(move |step| Ipv6Addr::from(u128::from(highest).saturating_add(u128::from(step))))
+        });
+        let block = |address: Ipv6Addr| Some(IpNet::V6(Ipv6Net::new(address, self.block_size6).ok()?.trunc()));
+        let further = used.copied().chain(ahead).filter(|address| cidr.contains(address)).filter_map(block);
+        let all: BTreeSet<IpNet> = first.into_iter().chain(further).collect();
+        all.into_iter().collect()
     }
 
     /// The DaemonSets that run flannel, and nothing but flannel.

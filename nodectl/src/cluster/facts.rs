@@ -3,7 +3,8 @@
 //! Objects stand here as the server shows them, without what no decision rests on (managed fields, most of a Node's
 //! status). What `--output json` prints is also a test's input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,6 +25,9 @@ pub struct ClusterFacts {
     pub daemon_sets: Vec<Value>,
     /// Pods of those DaemonSets.
     pub pods: Vec<AgentPod>,
+    /// IPv6 addresses that pods have, where some node has an IPv6 pod CIDR.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub pod_addresses6: BTreeSet<Ipv6Addr>,
     /// ConfigMaps that those DaemonSets use.
     pub config_maps: Vec<Value>,
     /// ClusterIP Services that are probed.

@@ -1,13 +1,14 @@
 //! Reading the cluster.
 
 use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::daemon_set as ds;
 use super::facts::{AgentPod, CalicoPolicy, ClusterFacts, FlannelRest, PolicedPod, Webhook};
-use super::object::{CALICO_API, Kind, is_going, is_ready, items, name, namespace, set, text, text_map, unset};
+use super::object::{CALICO_API, Kind, is_going, is_ready, items, name, namespace, set, text, text_map, texts, unset};
 use super::record::{self, Record};
 use super::request::Request;
 use crate::host::kube::Kube;
@@ -46,6 +47,7 @@ pub fn observe(kube: &Kube, scope: Scope, request: &Request) -> Result<ClusterFa
         facts.services = services(kube)?;
         calico(kube, &mut facts)?;
         policies(kube, &mut facts)?;
+        facts.pod_addresses6 = pod_addresses6(kube, &facts.nodes)?;
         facts.webhooks = webhooks(kube)?;
     }
     if scope >= Scope::FlannelRest {
@@ -195,6 +197,17 @@ fn calico_policy(kind: &str, policy: &Value) -> CalicoPolicy {
         selector: text(policy, "/spec/selector").unwrap_or_default().to_owned(),
         by_namespace: text(policy, "/spec/namespaceSelector").is_some_and(|s| !s.is_empty()),
     }
+}
+
+/// IPv6 addresses of pods in the pod network. Without an IPv6 pod CIDR there is none, and nobody has to be asked.
+fn pod_addresses6(kube: &Kube, nodes: &[Value]) -> Result<BTreeSet<Ipv6Addr>> {
+    if !nodes.iter().any(|node| texts(node, "/spec/podCIDRs").iter().any(|cidr| cidr.contains(':'))) {
+        return Ok(BTreeSet::new());
+    }
+    let pods = kube.list("/api/v1/pods", &[])?;
+    let inside = pods.iter().filter(|p| p.pointer("/spec/hostNetwork") != Some(&Value::Bool(true)));
+    let addresses = inside.flat_map(|pod| items(pod, "/status/podIPs"));
+    Ok(addresses.filter_map(|ip| text(ip, "/ip")?.parse().ok()).collect())
 }
 
 /// What the server says of its etcd, where it says that anything is wrong. Servers before 1.16 do not tell.

@@ -53,6 +53,13 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
         );
     }
     changes.extend(agents);
+    if flannel.network6.is_some() {
+        decision.notes.push(
+            "Calico's nodes reach IPv6 addresses of claimed blocks alone: those that flannel's pods have now, and the next \
+             512 of each node. Where more pods are made before the roll is over, run prepare again"
+                .to_owned(),
+        );
+    }
     // What abort will put back is written down before anything is changed.
     let record = Record::extended(&survey, flannel, calico, &changes);
     changes.splice(0..0, record);
