@@ -42,8 +42,8 @@ fn cases() -> Vec<Case> {
         let conf = net_conf(&json!({"Network": "10.244.0.0/16", "Backend": backend}));
         cases.push(case("flannel-backend", CONFIG, conf, good.clone()));
     }
-    let dual = json!({"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00::/48", "Backend": {"Type": "vxlan"}});
-    cases.push(case("flannel-families", CONFIG, net_conf(&dual), good));
+    let without_ipv4 = json!({"Network": "10.244.0.0/16", "EnableIPv4": false, "Backend": {"Type": "vxlan"}});
+    cases.push(case("flannel-families", CONFIG, net_conf(&without_ipv4), good));
     let (set, unset) = labels("addonmanager.kubernetes.io/mode", "EnsureExists");
     cases.push(case("flannel-manager", FLANNEL, set, unset));
     for mark in ["meta.helm.sh/release-name", "argocd.argoproj.io/tracking-id"] {
