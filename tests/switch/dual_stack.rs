@@ -21,15 +21,6 @@ fn start(nodes: u8) -> Scenario {
     scenario
 }
 
-/// Traffic, its ends and what belongs to it, in both families.
-#[track_caller]
-fn whole_and_tidy(scenario: &Scenario, stage: &str) {
-    scenario.complete().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
-    let pairs = scenario.must_be_whole().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
-    scenario.must_leave_nothing().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
-    println!("{stage}: {pairs} pairs of pods reach each other in each family");
-}
-
 /// What [`Scenario::must_be_on`] does not look at: nothing of the other CNI's IPv6 is left, and pods' addresses are of the node's own
 /// pod CIDR, whichever CNI gives them.
 fn must_carry_ipv6(scenario: &Scenario, index: usize, cni: Cni) -> Result<()> {
@@ -56,18 +47,18 @@ fn must_be_on(scenario: &Scenario, index: usize, cni: Cni) {
 #[test]
 fn nodes_of_both_families_go_to_calico_and_back() {
     let scenario = start(2);
-    whole_and_tidy(&scenario, "prepared");
+    scenario.must_be_whole_and_tidy("prepared").unwrap();
     let blocks = scenario.blocks().unwrap();
     for index in 1..=2 {
         scenario.migrate(index, Cni::Calico).unwrap();
         must_be_on(&scenario, index, Cni::Calico);
-        whole_and_tidy(&scenario, &format!("{index} of 2 nodes on Calico"));
+        scenario.must_be_whole_and_tidy(&format!("{index} of 2 nodes on Calico")).unwrap();
         assert_eq!(scenario.blocks().unwrap(), blocks, "no block changes hands, and no other is claimed");
     }
     for (index, left) in [(1, 1), (2, 0)] {
         scenario.nodectl(index, &["revert", "--yes"]).unwrap().expect(0).unwrap();
         must_be_on(&scenario, index, Cni::Flannel);
-        whole_and_tidy(&scenario, &format!("back: {left} of 2 nodes on Calico"));
+        scenario.must_be_whole_and_tidy(&format!("back: {left} of 2 nodes on Calico")).unwrap();
     }
     scenario.cluster_command(&["abort"]).unwrap().expect(0).unwrap();
     assert!(scenario.blocks().unwrap().is_empty(), "abort takes the blocks of both families away");
@@ -79,10 +70,10 @@ fn both_overlays_change_hands_where_a_device_is_renamed_only_while_it_is_down() 
     let renames = [("NODECTL_FAULT_RENAMES", "1")];
     scenario.nodectl_with(1, &["migrate", "--yes"], &renames).unwrap().expect(0).unwrap();
     must_be_on(&scenario, 1, Cni::Calico);
-    whole_and_tidy(&scenario, "1 of 2 nodes on Calico");
+    scenario.must_be_whole_and_tidy("1 of 2 nodes on Calico").unwrap();
     scenario.nodectl_with(1, &["revert", "--yes"], &renames).unwrap().expect(0).unwrap();
     must_be_on(&scenario, 1, Cni::Flannel);
-    whole_and_tidy(&scenario, "back on flannel");
+    scenario.must_be_whole_and_tidy("back on flannel").unwrap();
 }
 
 #[test]
@@ -103,12 +94,12 @@ fn a_switch_of_both_families_that_is_killed_is_finished_or_taken_back() {
         if died && scenario.is_open(1).unwrap() && i % 2 == 0 {
             scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
             must_be_on(&scenario, 1, Cni::Calico);
-            whole_and_tidy(&scenario, &format!("{place}, resumed"));
+            scenario.must_be_whole_and_tidy(&format!("{place}, resumed")).unwrap();
         }
         if scenario.is_open(1).unwrap() || scenario.one_of_both(1).unwrap() == Cni::Calico {
             scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
         }
         must_be_on(&scenario, 1, Cni::Flannel);
-        whole_and_tidy(&scenario, &format!("{place}, taken back"));
+        scenario.must_be_whole_and_tidy(&format!("{place}, taken back")).unwrap();
     }
 }

@@ -21,14 +21,6 @@ fn with_static_pods(options: &mut Options) {
     options.files.push(("/etc/kubernetes/manifests/fixed.json".into(), workloads::static_pod("fixed")));
 }
 
-/// Traffic, its ends and what belongs to it, in every stage.
-fn whole_and_tidy(scenario: &Scenario, stage: &str) {
-    scenario.complete().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
-    let pairs = scenario.must_be_whole().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
-    scenario.must_leave_nothing().unwrap_or_else(|e| panic!("{stage}: {e:#}"));
-    println!("{stage}: {pairs} pairs of pods reach each other, nothing is left of pods that are gone");
-}
-
 /// Flows between nodes that are not being switched lose nothing worth a word; the others are cut only for as long as it takes to
 /// build a sandbox anew.
 fn check_flows(flows: &[Flow], staying: &[(Endpoint, String)], switched: &str) {
@@ -54,9 +46,9 @@ fn check_flows(flows: &[Flow], staying: &[(Endpoint, String)], switched: &str) {
 fn three_nodes_with_thirty_pods_go_to_calico_one_by_one() {
     let scenario = Scenario::start(3, &thirty_pods(), with_static_pods).unwrap();
     assert_eq!(scenario.pods().unwrap().len() + 3, 30);
-    whole_and_tidy(&scenario, "before");
+    scenario.must_be_whole_and_tidy("before").unwrap();
     scenario.prepare().unwrap();
-    whole_and_tidy(&scenario, "prepared");
+    scenario.must_be_whole_and_tidy("prepared").unwrap();
     let blocks = scenario.blocks().unwrap();
     for index in 1..=3 {
         assert_ne!(scenario.cluster_command(&["status", "--to", "calico"]).unwrap().code, 0);
@@ -66,7 +58,7 @@ fn three_nodes_with_thirty_pods_go_to_calico_one_by_one() {
         scenario.must_be_on(index, Cni::Calico).unwrap();
         scenario.settled().unwrap();
         check_flows(&traffic.finish(), &staying, &format!("node{index}"));
-        whole_and_tidy(&scenario, &format!("{index} of 3 nodes on Calico"));
+        scenario.must_be_whole_and_tidy(&format!("{index} of 3 nodes on Calico")).unwrap();
         assert_eq!(scenario.blocks().unwrap(), blocks, "no block changes hands");
     }
     let status = scenario.cluster_command(&["status", "--to", "calico"]).unwrap().expect(0).unwrap();
@@ -84,17 +76,17 @@ fn finish(scenario: &Scenario) {
     let flannel = scenario.client.find("/apis/apps/v1/namespaces/kube-flannel/daemonsets/kube-flannel-ds").unwrap();
     assert!(flannel.is_none(), "flannel's DaemonSet is still there");
     scenario.cluster_command(&["finish"]).unwrap().expect(0).unwrap();
-    whole_and_tidy(scenario, "finished");
+    scenario.must_be_whole_and_tidy("finished").unwrap();
     for name in ["web", "api", "guarded"] {
         scenario.client.delete(&format!("/apis/apps/v1/namespaces/default/deployments/{name}")).unwrap();
     }
-    whole_and_tidy(scenario, "most pods deleted");
+    scenario.must_be_whole_and_tidy("most pods deleted").unwrap();
     scenario
         .client
         .create("/apis/apps/v1/namespaces/default/deployments", &workloads::deployment("late", 6).object)
         .unwrap();
     scenario.cluster.wait_pods_ready(3 + 3 + 3 + 1 + 6, Duration::from_secs(60)).unwrap();
-    whole_and_tidy(scenario, "new pods");
+    scenario.must_be_whole_and_tidy("new pods").unwrap();
 }
 
 /// What a run that was taken back may leave different: nothing that belongs to no pod.
@@ -162,7 +154,7 @@ fn taken_back(scenario: &Scenario, cni: Cni, before: &Snapshot, case: &str) {
     assert_eq!(done.code, 0, "{case}: {}", done.all());
     scenario.must_be_on(1, cni).unwrap_or_else(|e| panic!("{case}: {e:#}"));
     println!("{case}: taken back in {:?}", begin.elapsed());
-    whole_and_tidy(scenario, case);
+    scenario.must_be_whole_and_tidy(case).unwrap();
     until(Duration::from_secs(20), || {
         let differences = differences(scenario, before);
         Ok((!differences.is_empty()).then(|| differences.join("\n")))
@@ -177,7 +169,7 @@ fn a_run_that_stopped_after_any_step_is_taken_back_whole() {
     revert_at_every_step(&scenario, Cni::Calico, 5);
     revert_after_a_signal(&scenario, Cni::Calico, &["stop-agent", "start-agent"]);
     scenario.migrate(1, Cni::Calico).unwrap();
-    whole_and_tidy(&scenario, "on Calico");
+    scenario.must_be_whole_and_tidy("on Calico").unwrap();
     revert_at_every_step(&scenario, Cni::Flannel, 4);
     revert_after_a_signal(&scenario, Cni::Flannel, &["start-agent"]);
 }

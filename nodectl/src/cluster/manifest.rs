@@ -206,9 +206,9 @@ fn with_ipv6(template: &str) -> String {
 
 /// How calico-node finds the address that flannel uses, on every node by the same rule.
 fn autodetection(nodes: &[NodeView], ipv6: bool) -> Result<String, String> {
-    let address = |n: &NodeView| {
-        let end = if ipv6 { n.end6() } else { n.end() };
-        end.map(|end| end.public_ip).or_else(|| n.flannel.as_ref().filter(|_| !ipv6).map(|f| f.public_ip.into()))
+    let address = |n: &NodeView| -> Option<IpAddr> {
+        let flannel = n.flannel.as_ref()?;
+        if ipv6 { flannel.v6.as_ref().map(|v6| v6.public_ip.into()) } else { Some(flannel.public_ip.into()) }
     };
     let internal = |n: &NodeView| n.internal_ips().into_iter().filter(|ip| ip.is_ipv6() == ipv6).collect();
     let known = nodes.iter().filter_map(|n| Some((n.name, address(n)?, internal(n))));

@@ -235,12 +235,9 @@ pub(super) fn mtu(facts: &Facts, prepared: &Prepared) -> Check {
 /// Calico detects its addresses; felix's VTEPs and flannel's must be the same, or peers lose the node. One check, two families.
 pub(super) fn public_ip(facts: &Facts, view: &ClusterView, prepared: &Prepared) -> Check {
     let checks: Vec<Check> = prepared.halves().map(|half| public_ip_of(facts, view, half)).collect();
-    let worst = checks.iter().find(|check| check.verdict == Verdict::Fail).or(checks.last());
-    let passed: Vec<&str> = checks.iter().map(|check| check.found.as_str()).collect();
-    match worst {
-        Some(check) if check.verdict == Verdict::Fail => check.clone(),
-        _ => Check::pass("public-ip", passed.join("; ")),
-    }
+    let found: Vec<&str> = checks.iter().map(|check| check.found.as_str()).collect();
+    let failed = checks.iter().find(|check| check.verdict == Verdict::Fail);
+    failed.cloned().unwrap_or_else(|| Check::pass("public-ip", found.join("; ")))
 }
 
 fn public_ip_of(facts: &Facts, view: &ClusterView, half: Half) -> Check {

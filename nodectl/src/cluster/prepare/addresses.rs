@@ -1,6 +1,7 @@
 //! Every node's pod CIDR as blocks of Calico's IPAM, with the addresses taken that pods must not get.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -15,18 +16,16 @@ use crate::cluster::object::{set, text};
 
 /// Nobody else holds what the nodes need.
 pub fn checks(survey: &Survey) -> Vec<Check> {
-    let claims = claims(survey);
-    let owners = survey.nodes.iter().flat_map(|node| {
-        let blocks = survey.blocks_of(node).into_iter();
-        blocks.filter_map(|block| Some((node.name, owner_problem(survey, &claims, node, block)?))).collect::<Vec<_>>()
+    let claimed = claimed(survey);
+    let nodes: Vec<Claim> = survey.nodes.iter().map(|n| Claim::new(survey, n)).collect();
+    let owners = nodes.iter().flat_map(|n| {
+        n.blocks.iter().filter_map(|block| Some((n.node, owner_problem(survey, &claimed, n.node, *block)?)))
     });
-    let nodes: Vec<(&NodeView, IpNet)> =
-        survey.nodes.iter().flat_map(|n| survey.pod_cidrs(n).into_iter().map(move |cidr| (n, cidr))).collect();
-    let holders = nodes.iter().flat_map(|(node, cidr)| {
-        let reserved = ipam::reservations(node.name, *cidr);
-        reserved.iter().filter_map(|r| Some((node.name, holder_problem(survey, r, node)?))).collect::<Vec<_>>()
-    });
-    let tunnels = nodes.iter().filter_map(|(node, cidr)| Some((node.name, tunnel_problem(survey, node, *cidr)?)));
+    let holders =
+        nodes.iter().flat_map(|n| n.reserved.iter().filter_map(|r| Some((n.node, holder_problem(survey, n, r)?))));
+    let tunnels = nodes
+        .iter()
+        .flat_map(|n| n.pod_cidrs.iter().filter_map(|cidr| Some((n.node, tunnel_problem(survey, n, *cidr)?))));
     vec![
         summary(
             "node-blocks",
@@ -44,46 +43,41 @@ pub fn checks(survey: &Survey) -> Vec<Check> {
 }
 
 /// Confirmed affinities, by block.
-fn claims<'a>(survey: &Survey<'a>) -> BTreeMap<IpNet, Vec<&'a str>> {
-    let mut claims: BTreeMap<IpNet, Vec<&str>> = BTreeMap::new();
+fn claimed<'a>(survey: &Survey<'a>) -> BTreeMap<IpNet, Vec<&'a str>> {
+    let mut claimed: BTreeMap<IpNet, Vec<&str>> = BTreeMap::new();
     for affinity in &survey.facts.block_affinities {
         let confirmed = text(affinity, "/spec/state") == Some("confirmed") && !ipam::is_deleted(affinity);
         if let (Some(block), Some(node), true) = (ipam::block_cidr(affinity), text(affinity, "/spec/node"), confirmed) {
-            claims.entry(block).or_default().push(node);
+            claimed.entry(block).or_default().push(node);
         }
     }
-    claims
+    claimed
 }
 
-fn owner_problem(
-    survey: &Survey,
-    claims: &BTreeMap<IpNet, Vec<&str>>,
-    node: &NodeView,
-    block: IpNet,
-) -> Option<String> {
+fn owner_problem(survey: &Survey, claimed: &BTreeMap<IpNet, Vec<&str>>, node: &str, block: IpNet) -> Option<String> {
     let existing = survey.blocks.live(&ipam::block_ref(block).name);
-    if let Some(other) = existing.and_then(ipam::block_node).filter(|other| *other != node.name) {
-        return Some(format!("block {block} of {} belongs to {other}", node.name));
+    if let Some(other) = existing.and_then(ipam::block_node).filter(|other| *other != node) {
+        return Some(format!("block {block} of {node} belongs to {other}"));
     }
     if existing.is_some_and(|b| ipam::block_node(b).is_none() && ipam::has_allocations(b)) {
-        return Some(format!("block {block} of {} belongs to nobody and has addresses in use", node.name));
+        return Some(format!("block {block} of {node} belongs to nobody and has addresses in use"));
     }
-    let other = claims.get(&block)?.iter().find(|other| **other != node.name)?;
-    Some(format!("block {block} of {} is claimed by {other}", node.name))
+    let other = claimed.get(&block)?.iter().find(|other| **other != node)?;
+    Some(format!("block {block} of {node} is claimed by {other}"))
 }
 
-fn holder_problem(survey: &Survey, reserved: &Reservation, node: &NodeView) -> Option<String> {
-    let block = survey.blocks_of(node).into_iter().find(|b| b.contains(&reserved.address))?;
+fn holder_problem(survey: &Survey, node: &Claim, reserved: &Reservation) -> Option<String> {
+    let block = node.block_with(reserved.address)?;
     let holder = ipam::holder(survey.blocks.live(&ipam::block_ref(block).name)?, reserved.address)?;
     let by = if holder.is_empty() { "something without a handle" } else { &holder };
     (holder != reserved.handle).then(|| format!("{} is held by {by}", reserved.address))
 }
 
 /// calico-node gives a node another address where the annotated one is not the handle's.
-fn tunnel_problem(survey: &Survey, node: &NodeView, pod_cidr: IpNet) -> Option<String> {
-    let id = ipam::vtep_handle(node.name, pod_cidr);
+fn tunnel_problem(survey: &Survey, node: &Claim, pod_cidr: IpNet) -> Option<String> {
+    let id = ipam::vtep_handle(node.node, pod_cidr);
     let handle = survey.handles.live(&ipam::handle_ref(&id).name)?;
-    let own = survey.blocks_of(node).into_iter().find(|b| b.contains(&pod_cidr.network()))?;
+    let own = node.block_with(pod_cidr.network())?;
     let others = handle.pointer("/spec/block")?.as_object()?.keys().filter(|block| **block != own.to_string());
     let others: Vec<String> = others.cloned().collect();
     (!others.is_empty()).then(|| format!("handle {id} holds another address, in block {}", others.join(" and ")))
@@ -92,14 +86,12 @@ fn tunnel_problem(survey: &Survey, node: &NodeView, pod_cidr: IpNet) -> Option<S
 /// The writes: handles before the blocks that name them, as Calico does it, and affinities last, so that a node never
 /// counts on a block that is not there. All nodes' objects of one kind stand together, so that they can be written together.
 pub fn changes(survey: &Survey) -> Vec<Change> {
-    let nodes: Vec<Claim> = survey.nodes.iter().filter_map(|n| Claim::new(survey, n)).collect();
+    let known = survey.nodes.iter().filter(|n| survey.ends(n).is_some());
+    let nodes: Vec<Claim> = known.map(|n| Claim::new(survey, n)).collect();
     let handles = nodes.iter().flat_map(|n| {
-        let mut ids: Vec<&str> = n.reserved.iter().map(|r| r.handle.as_str()).collect();
-        ids.sort_unstable();
-        ids.dedup();
+        let ids: BTreeSet<&str> = n.reserved.iter().map(|r| r.handle.as_str()).collect();
         // calico-node's own first.
-        ids.reverse();
-        ids.into_iter().filter_map(|id| handle(survey, id, &n.reserved, &n.blocks)).collect::<Vec<_>>()
+        ids.into_iter().rev().filter_map(|id| handle(survey, id, n))
     });
     let blocks =
         nodes.iter().flat_map(|n| n.blocks.iter().filter_map(|cidr| block(survey, n.node, *cidr, &n.reserved)));
@@ -110,23 +102,28 @@ pub fn changes(survey: &Survey) -> Vec<Change> {
 /// What a node's pod CIDRs come to.
 struct Claim<'a> {
     node: &'a str,
+    pod_cidrs: Vec<IpNet>,
     blocks: Vec<IpNet>,
     reserved: Vec<Reservation>,
 }
 
 impl<'a> Claim<'a> {
-    fn new(survey: &Survey, node: &NodeView<'a>) -> Option<Claim<'a>> {
-        let ends = survey.ends(node)?;
-        let reserved = ends.iter().flat_map(|end| ipam::reservations(node.name, end.pod_cidr)).collect();
-        Some(Claim { node: node.name, blocks: survey.blocks_of(node), reserved })
+    fn new(survey: &Survey, node: &NodeView<'a>) -> Claim<'a> {
+        let pod_cidrs = survey.pod_cidrs(node);
+        let reserved = pod_cidrs.iter().flat_map(|cidr| ipam::reservations(node.name, *cidr)).collect();
+        Claim { node: node.name, pod_cidrs, blocks: survey.blocks_of(node), reserved }
+    }
+
+    /// The block that an address lies in.
+    fn block_with(&self, address: IpAddr) -> Option<IpNet> {
+        self.blocks.iter().find(|block| block.contains(&address)).copied()
     }
 }
 
-fn handle(survey: &Survey, id: &str, reserved: &[Reservation], blocks: &[IpNet]) -> Option<Change> {
+fn handle(survey: &Survey, id: &str, node: &Claim) -> Option<Change> {
     let mut held: BTreeMap<IpNet, u64> = BTreeMap::new();
-    for reservation in reserved.iter().filter(|r| r.handle == id) {
-        let block = blocks.iter().find(|b| b.contains(&reservation.address))?;
-        *held.entry(*block).or_default() += 1;
+    for reservation in node.reserved.iter().filter(|r| r.handle == id) {
+        *held.entry(node.block_with(reservation.address)?).or_default() += 1;
     }
     if held.is_empty() {
         return None;

@@ -90,6 +90,15 @@ impl Scenario {
         Ok(count)
     }
 
+    /// All pods are there and Ready, traffic is whole, and nothing is left of pods that are gone; else the error names the stage.
+    pub fn must_be_whole_and_tidy(&self, stage: &str) -> Result<()> {
+        let pairs = self.complete().and_then(|()| self.must_be_whole());
+        let pairs =
+            pairs.and_then(|pairs| self.must_leave_nothing().map(|()| pairs)).with_context(|| stage.to_owned())?;
+        println!("{stage}: {pairs} pairs of pods reach each other, nothing is left of pods that are gone");
+        Ok(())
+    }
+
     /// Ports of nodes that do not answer another node's host.
     pub fn silent_host_ports(&self) -> Result<Vec<String>> {
         let mut pairs = Vec::new();
