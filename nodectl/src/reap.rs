@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use cni_spec::{Error, chain, error};
@@ -71,7 +71,7 @@ impl Reaper<'_> {
                 reaped.left.push(Left { container, interface, why: error.to_string() });
             }
         }
-        let ran = run_kept(&self.paths, &self.backends, &self.cni_path, LIMIT)?;
+        let ran = run_kept(&self.paths, &self.backends, &self.cni_path, Duration::ZERO, LIMIT)?;
         reaped.finished.extend(ran.finished);
         reaped.left.extend(ran.left);
         // Markers, temporary files and locks of killed shims go with their attachments. Listing is what sweeps.
@@ -116,12 +116,20 @@ impl Reaper<'_> {
     }
 }
 
-/// Runs the DELs that the shim keeps because a delegate had failed, each within a time; all of them, whatever becomes of one.
-pub fn run_kept(paths: &Paths, backends: &Backends, cni_path: &str, within: Duration) -> Result<Reaped> {
-    let mut reaped = Reaped::default();
+/// Runs the DELs that the shim keeps because a delegate had failed, each within a time; all of them, whatever becomes of one. Where
+/// other calls are at work on them, it waits so long for all of those together.
+pub fn run_kept(
+    paths: &Paths,
+    backends: &Backends,
+    cni_path: &str,
+    patience: Duration,
+    within: Duration,
+) -> Result<Reaped> {
+    let (mut reaped, end) = (Reaped::default(), Instant::now() + patience);
     for pending in Pending::list(paths)?.0 {
         fault::point("shim.pending");
-        let why = match pending.run(paths, backends, cni_path, within) {
+        let wait = end.saturating_duration_since(Instant::now());
+        let why = match pending.run(paths, backends, cni_path, wait, within) {
             Ok(Outcome::Done) => {
                 reaped.finished.push(pending.container_id);
                 continue;
@@ -193,6 +201,28 @@ mod tests {
             Some(reaper(&paths).run().expect("it runs").finished).filter(|done| !done.is_empty())
         });
         assert_eq!(finished, Some(vec!["c1".to_owned()]));
+    }
+
+    #[test]
+    fn a_kept_del_waits_for_the_call_that_is_at_work_on_it() {
+        let root = tempfile::tempdir().expect("a directory");
+        let paths = Paths::under(root.path());
+        attach(&paths, "c1", "", "", 0);
+        let gone = Error::new(error::TRY_LATER, "the API server does not answer", "");
+        let record = Record::load(&paths, "c1", "eth0").expect("it reads");
+        Pending::note(&paths, "c1", "eth0", record.as_ref(), &gone).expect("it is noted");
+        let lock = lock::attachment(&paths, "c1", "eth0", Duration::ZERO).expect("a lock");
+        let run = |patience: Duration| {
+            run_kept(&paths, &Backends::default(), "", patience, Duration::from_secs(10)).expect("it runs")
+        };
+        let left = run(Duration::from_millis(20)).left;
+        assert!(left.iter().any(|left| left.why.contains("still at work")), "{left:?}");
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(lock);
+        });
+        assert_eq!(run(Duration::from_secs(30)).finished, ["c1"]);
+        other.join().expect("it ends");
     }
 
     #[test]

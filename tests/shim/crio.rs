@@ -114,7 +114,8 @@ fn row_30_a_binary_that_is_gone_costs_crio_its_one_del_and_the_record_makes_up_f
     let gone = cni_spec::Error::new(11, "the runtime does not know the sandbox any more", "");
     Pending::note(&world.paths(), "c1", "eth0", Some(&record), &gone).unwrap();
     let pending = Pending::list(&world.paths()).unwrap().0.remove(0);
-    let outcome = pending.run(&world.paths(), &Backends::default(), "", Duration::from_secs(10)).unwrap();
+    let outcome =
+        pending.run(&world.paths(), &Backends::default(), "", Duration::ZERO, Duration::from_secs(10)).unwrap();
     assert_eq!(outcome, Outcome::Done);
     assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL"]);
     world.assert_clean();

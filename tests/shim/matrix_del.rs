@@ -143,7 +143,8 @@ fn row_21_calico_api_down_on_del() {
     world.untell("calico.DEL");
     world.untell("bandwidth.DEL");
     // What the runtime gives up, nodectl finishes.
-    let outcome = pending[0].run(&world.paths(), &Backends::default(), "", Duration::from_secs(10)).unwrap();
+    let outcome =
+        pending[0].run(&world.paths(), &Backends::default(), "", Duration::ZERO, Duration::from_secs(10)).unwrap();
     assert_eq!(outcome, Outcome::Done);
     world.assert_clean();
 }
@@ -159,8 +160,9 @@ fn deferred_dels_succeed_and_are_finished_later() {
     assert!(world.record("c1").is_none());
     let pending = Pending::list(&world.paths()).unwrap().0.remove(0);
     world.take_log();
-    let run =
-        |pending: &Pending| pending.run(&world.paths(), &Backends::default(), "", Duration::from_secs(10)).unwrap();
+    let run = |pending: &Pending| {
+        pending.run(&world.paths(), &Backends::default(), "", Duration::ZERO, Duration::from_secs(10)).unwrap()
+    };
     assert!(matches!(run(&pending), Outcome::Failed(failures) if failures.len() == 1));
     assert_eq!(Pending::load(&world.paths(), "c1", "eth0").unwrap().unwrap().attempts, 2);
     world.untell("calico.DEL");

@@ -177,7 +177,8 @@ fn killed_at_any_point_nothing_leaks() {
     }
     for pending in Pending::list(&world.paths()).unwrap().0 {
         wait_for("the delegates that were left behind", || {
-            pending.run(&world.paths(), &Backends::default(), "", Duration::from_secs(5)).unwrap() == Outcome::Done
+            pending.run(&world.paths(), &Backends::default(), "", Duration::ZERO, Duration::from_secs(5)).unwrap()
+                == Outcome::Done
         });
     }
     let left: Vec<_> = std::fs::read_dir(world.path("made")).unwrap().map(|entry| entry.unwrap().file_name()).collect();

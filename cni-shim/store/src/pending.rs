@@ -86,10 +86,18 @@ impl Pending {
         file::read_all(&paths.pendings(), FORMAT)
     }
 
-    /// Tries one again, within a time. The attachment's record, if there still is one, is newer than the one noted here.
-    pub fn run(&self, paths: &Paths, backends: &Backends, cni_path: &str, within: Duration) -> Result<Outcome, Error> {
+    /// Tries one again, within a time, and waits so long before it for another call to end. The attachment's record, if there still
+    /// is one, is newer than the one noted here.
+    pub fn run(
+        &self,
+        paths: &Paths,
+        backends: &Backends,
+        cni_path: &str,
+        wait: Duration,
+        within: Duration,
+    ) -> Result<Outcome, Error> {
         let (container_id, ifname) = (self.container_id.as_str(), self.ifname.as_str());
-        let Some(lock) = lock::attachment(paths, container_id, ifname, Duration::ZERO)? else {
+        let Some(lock) = lock::attachment(paths, container_id, ifname, wait)? else {
             return Ok(Outcome::Busy);
         };
         if Self::load(paths, container_id, ifname).is_ok_and(|still| still.is_none()) {

@@ -21,6 +21,8 @@ use crate::step::words::count;
 
 /// The shim's own limit for an ADD is 100 s.
 const LIMIT: Duration = Duration::from_secs(115);
+/// How long other calls may be at work on what is to be deleted: the shim's own limit for a DEL. kubelet asks for the same DELs.
+const OTHERS: Duration = Duration::from_secs(45);
 
 /// One call of the shim.
 pub(super) struct Call<'a> {
@@ -86,7 +88,7 @@ pub(super) fn drain_pending(cx: &Context) -> Result<()> {
         return Ok(());
     }
     let cni_path = cx.bin_dir().display().to_string();
-    let kept = reap::run_kept(&cx.shim(), &cx.backends(), &cni_path, LIMIT)?.left;
+    let kept = reap::run_kept(&cx.shim(), &cx.backends(), &cni_path, OTHERS, LIMIT)?.left;
     let left: Vec<(String, Told)> = kept.into_iter().map(|left| (left.container, Told::of(&left.why))).collect();
     if left.is_empty() {
         return Ok(());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nodectl_lab::cluster::until;
 use nodectl_lab::objects::workloads;
-use nodectl_lab::scenario::{Cni, SavedPlan};
+use nodectl_lab::scenario::{Cni, PATIENCE, SavedPlan};
 use nodectl_lab::traffic::{Endpoint, Traffic};
 
 use super::bench::Bench;
@@ -96,7 +96,7 @@ fn conflist_before_binary(bench: &Bench) {
     let plan = plan(bench).without("install-shim-binary").unwrap().broken_after("install-shim-conflist").unwrap();
     bench.stands_open(case, &plan);
     bench.scenario.cluster.install(&[workloads::bare("stranded", Some("node1"))]).unwrap();
-    until(Duration::from_secs(20), || {
+    until(PATIENCE, || {
         Ok((!bench.fails_to_attach("")).then(|| "a pod's sandbox is made without the shim's binary".into()))
     })
     .unwrap();
