@@ -150,22 +150,58 @@ pub fn first_class(world: &World, metrics: &[u32]) {
 /// Under probes, so many questions a second of each flow.
 pub fn there_and_back(ipv6: bool, way: Way, rate: u32) {
     let world = World::new(2, ipv6);
-    let before = without_bridge(&world);
+    passed(&under_probes(&world, way, rate));
+}
+
+/// The same on a machine that is emulated: as many questions as it carries while it is left alone, and what it loses by itself is
+/// not lost three times, and of fewer each time.
+pub fn there_and_back_where_it_is_slow(ipv6: bool, way: Way, rate: u32) {
+    let world = World::new(2, ipv6);
+    let rate = carried_probes(&world, rate);
+    let mut tries = (0..3).map(|attempt| under_probes(&world, way, (rate >> attempt).max(1)));
+    let mut last = tries.next().unwrap();
+    while has_lost(&last) {
+        let Some(next) = tries.next() else { break };
+        last = next;
+    }
+    passed(&last);
+}
+
+/// How many questions a second of each flow are all answered while nothing happens: as many as wanted, or a half of that, a quarter...
+fn carried_probes(world: &World, wanted: u32) -> u32 {
+    let is_carried = |rate: &u32| {
+        let session = warmed(world.flows(), *rate);
+        std::thread::sleep(Duration::from_secs(3));
+        !has_lost(&session.finish())
+    };
+    let rates = std::iter::successors(Some(wanted), |rate| (*rate > 1).then_some(rate / 2));
+    rates.into_iter().find(is_carried).unwrap_or(1)
+}
+
+fn has_lost(reports: &[FlowReport]) -> bool {
+    reports.iter().any(|report| report.lost + report.breaks > 0)
+}
+
+fn under_probes(world: &World, way: Way, rate: u32) -> Vec<FlowReport> {
+    let before = without_bridge(world);
     let session = warmed(world.flows(), rate);
-    let adopted = there(&world, Some(0), way, whole);
-    first_class(&world, &[0]);
+    let adopted = there(world, Some(0), way, whole);
+    first_class(world, &[0]);
     std::thread::sleep(HELD * 4);
-    back(&world, &adopted, way, whole);
+    back(world, &adopted, way, whole);
     std::thread::sleep(HELD * 4);
     let reports = session.finish();
-    passed(&reports);
-    // Not a failure: a machine that lets an echo wait makes TCP send again by itself.
-    let sent_again: u64 = reports.iter().filter_map(|r| r.retransmitted).sum();
+    same(&without_bridge(world), &before, "back again");
+    let total = |of: fn(&FlowReport) -> u64| reports.iter().map(of).sum::<u64>();
+    // Segments sent again are no failure: a machine that lets an echo wait makes TCP send again by itself.
     println!(
-        "{way:?}, IPv6 {ipv6}: {} questions, 0 lost, {sent_again} segments sent again",
-        reports.iter().map(|r| r.sent).sum::<u64>()
+        "{way:?}, {} at {rate} a second: {} questions, {} lost, {} segments sent again",
+        if world.ipv6 { "both families" } else { "IPv4" },
+        total(|r| r.sent),
+        total(|r| r.lost),
+        total(|r| r.retransmitted.unwrap_or_default())
     );
-    same(&without_bridge(&world), &before, "back again");
+    reports
 }
 
 /// Fast enough to see an instant: a port that joins or leaves its bridge drops what comes in for some 50 microseconds, and
