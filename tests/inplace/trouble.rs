@@ -45,8 +45,10 @@ fn a_silence_longer_than_max_outage_takes_the_node_back_and_names_the_step() {
     let place = done.stderr.rsplit_once("Report: ").unwrap().1.split(".json").next().unwrap().to_owned() + ".json";
     let kept = std::fs::read_to_string(scenario.node(1).unwrap().path(&place).unwrap()).unwrap();
     cut_in(&serde_json::from_str::<Value>(&kept).unwrap()["pairs"], "start-agent");
-    let told = ["during", "from"].map(|word| format!("more than the 1000 ms of --max-outage, {word} start-agent ("));
-    assert!(told.iter().any(|words| done.stderr.contains(words)), "{}", done.all());
+    // The first question that is lost may have been asked in the step before, and the last one in the step after.
+    let told = done.stderr.split_once("more than the 1000 ms of --max-outage, ").map(|(_, told)| told);
+    let steps = told.and_then(|told| told.split(['(', '.']).next());
+    assert!(steps.is_some_and(|steps| steps.contains("start-agent")), "{}", done.all());
     scenario.must_be_on(1, Cni::Flannel).unwrap();
     assert_eq!(scenario.identities().unwrap(), before);
     // The same silence within the limit is told, and takes nothing back.
