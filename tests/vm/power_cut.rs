@@ -174,11 +174,11 @@ struct Cuts {
 }
 
 impl Cuts {
-    /// Twenty, half of them on the way back; one without the full counts.
+    /// Twenty, half of them on the way back; without the full counts one in the middle of the way there, where most is under way.
     fn drawn() -> Cuts {
         let mut sample = Sample::from_environment();
         if !is_full() {
-            return Cuts { there: sample.spread(POINTS, 1), back: Vec::new() };
+            return Cuts { there: vec![sample.spread(POINTS, 3)[1]], back: Vec::new() };
         }
         let mut drawn = |salt| shuffled(&sample.spread(POINTS, 10), salt);
         Cuts { there: drawn(1), back: drawn(2) }
