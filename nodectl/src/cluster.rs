@@ -78,7 +78,7 @@ pub fn run(args: &ClusterArgs, config: &ClusterConfig, format: OutputFormat) -> 
     };
     match &args.command {
         ClusterCommand::Prepare(prepare) => {
-            writing("prepare", Scope::Addresses, prepare::decide, prepare.request(), &prepare.write)
+            writing("prepare", Scope::PodAddresses, prepare::decide, prepare.request(), &prepare.write)
         }
         ClusterCommand::Manifest(manifest) => show_manifest(&kube, manifest, config, format),
         ClusterCommand::Allow(allow) => {

@@ -15,6 +15,9 @@ use crate::prepared::IPV6_OVERHEAD;
 /// From this version on felix gives its pod routes a metric of their own.
 const ROUTES_WITH_METRIC: Version = (3, 32, 0);
 
+/// The first version that has VXLAN over IPv6.
+const VXLAN_OVER_IPV6: Version = (3, 23, 0);
+
 /// The metric that it gives them.
 const FELIX_ROUTE_METRIC: u32 = 1024;
 
@@ -221,6 +224,14 @@ fn ipam_check(facts: &ClusterFacts, daemon_set: &Value, container: &Value) -> Ch
 /// Where flannel carries both families, Calico has to: its manifest leaves IPv6 out in three places.
 fn ipv6_check(facts: &ClusterFacts, daemon_set: &Value, container: &Value) -> Check {
     const NAME: &str = "calico-ipv6";
+    let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
+    if let Some((_, tag)) = version::of_image(image).filter(|(found, _)| *found < VXLAN_OVER_IPV6) {
+        return Check::refused(
+            NAME,
+            format!("flannel carries IPv4 and IPv6, and Calico {tag} has no VXLAN over IPv6, which came with 3.23"),
+            "upgrade Calico first",
+        );
+    }
     let mut lacks = Vec::new();
     if felix_setting(facts, daemon_set, container, "ipv6Support").as_deref() == Some("false") {
         lacks.push("felix' IPv6 is off (set FELIX_IPV6SUPPORT to true)");

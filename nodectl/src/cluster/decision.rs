@@ -37,7 +37,8 @@ const IPV6_PER_IPV4: usize = 2;
 /// How many IPv6 addresses are claimed beyond the highest one that flannel has given a pod of the node.
 ///
 /// Calico's nodes have routes to claimed blocks alone, and host-local never turns back in a /64: each new pod's address is one more
-/// than the one before. So what pods have now is claimed, and what the next ones will get.
+/// than the one before. So what pods have now is claimed, and what the next ones will get. As long as half of that is there, no
+/// more is claimed: prepare that is run again changes nothing for a few new pods.
 const IPV6_AHEAD: u32 = 512;
 
 /// What is to be done, and what was looked at to come to that.
@@ -169,13 +170,18 @@ impl<'a> Survey<'a> {
         let first = ipam::blocks(IpNet::V6(cidr), self.block_size6, (of_ipv4 * IPV6_PER_IPV4).div_ceil(each));
         let used = self.facts.pod_addresses6.range(cidr.network()..=cidr.broadcast());
         let highest = used.clone().next_back().copied();
-        let ahead = highest.into_iter().flat_map(|highest| {
-            let steps = (0..=IPV6_AHEAD).step_by(each);
-            steps.map(move |step| Ipv6Addr::from(u128::from(highest).saturating_add(u128::from(step))))
-        });
         let block = |address: Ipv6Addr| Some(IpNet::V6(Ipv6Net::new(address, self.block_size6).ok()?.trunc()));
-        let further = used.copied().chain(ahead).filter(|address| cidr.contains(address)).filter_map(block);
-        let all: BTreeSet<IpNet> = first.into_iter().chain(further).collect();
+        let until = |far: u32| {
+            let steps = (0..=far).step_by(each).map(u128::from);
+            let next = highest.into_iter().flat_map(move |highest| {
+                steps.clone().map(move |step| Ipv6Addr::from(u128::from(highest).saturating_add(step)))
+            });
+            next.filter(|address| cidr.contains(address)).filter_map(block)
+        };
+        let has =
+            |block: IpNet| self.blocks.live(&ipam::block_ref(block).name).and_then(ipam::block_node) == Some(node.name);
+        let ahead = until(if until(IPV6_AHEAD / 2).all(has) { 0 } else { IPV6_AHEAD });
+        let all: BTreeSet<IpNet> = first.into_iter().chain(used.copied().filter_map(block)).chain(ahead).collect();
         all.into_iter().collect()
     }
 

@@ -16,7 +16,7 @@ use super::execute::{Outcome, execute};
 use super::facts::ClusterFacts;
 use super::fleet::FleetNode;
 use super::object::ObjectRef;
-use super::observe::{Scope, observe};
+use super::observe::{Scope, observe, pod_addresses6};
 use super::request::{Now, Request};
 use crate::failure::Failure;
 use crate::host::kube::Kube;
@@ -90,9 +90,16 @@ impl Drive<'_> {
     fn rounds(&self, mut request: Request, run: &mut Run) -> Result<()> {
         let until = Instant::now() + self.wait;
         let mut stale = 0;
+        let mut addresses = None;
         loop {
             request.now = now();
-            let facts = observe(self.kube, self.scope, &request)?;
+            let mut facts = observe(self.kube, self.scope, &request)?;
+            if self.scope == Scope::PodAddresses {
+                // Once for a run: it is a long read, and with each new pod there might be more to write.
+                let known = addresses.take().map_or_else(|| pod_addresses6(self.kube, &facts, &request), Ok)?;
+                facts.pod_addresses6.clone_from(&known);
+                addresses = Some(known);
+            }
             let decision = (self.decide)(&facts, &request);
             run.take_over(&decision);
             if self.dry_run {

@@ -23,6 +23,8 @@ pub const DEFAULT_ANNOTATION_PREFIX: &str = "flannel.alpha.coreos.com";
 
 /// flannel's overhead is 50 bytes, and most networks carry 1500.
 const ASSUMED_MTU: u32 = 1450;
+/// What flannel takes off the MTU that its net-conf.json gives for the nodes' own network, in both families.
+const VXLAN_OVERHEAD: u32 = 50;
 
 /// How flannel is installed and configured.
 #[derive(Debug, Clone, PartialEq)]
@@ -276,7 +278,9 @@ fn mtu(request: &Request, backend: &Backend) -> (u32, Check) {
         return (mtu, Check::passed(NAME, format!("the overlay's MTU is {mtu}, as --flannel-mtu says")));
     }
     if let Some(mtu) = backend.mtu.filter(|mtu| *mtu != 0) {
-        return (mtu, Check::passed(NAME, format!("the overlay's MTU is {mtu}, as flannel's net-conf.json says")));
+        let overlay = mtu.saturating_sub(VXLAN_OVERHEAD);
+        let found = format!("the overlay's MTU is {overlay}: the {mtu} of flannel's net-conf.json, less its header");
+        return (overlay, Check::passed(NAME, found));
     }
     let check = Check::warning(
         NAME,

@@ -173,6 +173,12 @@ fn config_map(object: &mut Value, survey: &Survey, flannel: &Flannel, notes: &mu
     if flannel.network6.is_some()
         && let Some(template) = text(object, "/data/cni_network_config").map(with_ipv6)
     {
+        let template = template.ok_or_else(|| {
+            format!(
+                "the cni_network_config of its ConfigMap {shown} gives pods no IPv6 address, and has no place for it that is known. \
+                 To fix it: write \"assign_ipv6\": \"true\" into its ipam part"
+            )
+        })?;
         set(object, &["data", "cni_network_config"], json!(template));
         notes.push(format!("ConfigMap {shown}: pods get an IPv6 address too"));
     }
@@ -190,18 +196,20 @@ fn config_map(object: &mut Value, survey: &Survey, flannel: &Flannel, notes: &mu
     }
 }
 
-/// Calico's CNI template with IPv6 addresses for pods. The template's placeholders are no JSON, so it is changed as text.
-fn with_ipv6(template: &str) -> String {
+/// Calico's CNI template with IPv6 addresses for pods; none where it has no place for them that is known. The template's placeholders
+/// are no JSON, so it is changed as text.
+fn with_ipv6(template: &str) -> Option<String> {
     const ASKED: &str = "\"assign_ipv6\": \"true\"";
-    let compact: String = template.split_whitespace().collect();
-    if compact.contains("\"assign_ipv6\":\"true\"") {
-        return template.to_owned();
+    let asks = |text: &str| text.split_whitespace().collect::<String>().contains("\"assign_ipv6\":\"true\"");
+    if asks(template) {
+        return Some(template.to_owned());
     }
-    if compact.contains("\"assign_ipv6\"") {
-        return template.replace("\"assign_ipv6\": \"false\"", ASKED).replace("\"assign_ipv6\":\"false\"", ASKED);
-    }
-    let both = format!("\"calico-ipam\", \"assign_ipv4\": \"true\", {ASKED}");
-    template.replacen("\"calico-ipam\"", &both, 1)
+    let changed = if template.contains("\"assign_ipv6\"") {
+        template.replace("\"assign_ipv6\": \"false\"", ASKED).replace("\"assign_ipv6\":\"false\"", ASKED)
+    } else {
+        template.replacen("\"calico-ipam\"", &format!("\"calico-ipam\", \"assign_ipv4\": \"true\", {ASKED}"), 1)
+    };
+    Some(changed).filter(|changed| asks(changed))
 }
 
 /// How calico-node finds the address that flannel uses, on every node by the same rule.

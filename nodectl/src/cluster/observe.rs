@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::daemon_set as ds;
 use super::facts::{AgentPod, CalicoPolicy, ClusterFacts, FlannelRest, PolicedPod, Webhook};
-use super::object::{CALICO_API, Kind, is_going, is_ready, items, name, namespace, set, text, text_map, texts, unset};
+use super::flannel;
+use super::object::{CALICO_API, Kind, is_going, is_ready, items, name, namespace, set, text, text_map, unset};
 use super::record::{self, Record};
 use super::request::Request;
 use crate::host::kube::Kube;
@@ -22,6 +23,8 @@ pub enum Scope {
     ControlPlane,
     /// Calico's settings and addresses too, policies and webhooks.
     Addresses,
+    /// The same, and the addresses of all pods, which [`pod_addresses6`] reads.
+    PodAddresses,
     /// What flannel's manifest installs besides its DaemonSet too.
     FlannelRest,
 }
@@ -47,7 +50,6 @@ pub fn observe(kube: &Kube, scope: Scope, request: &Request) -> Result<ClusterFa
         facts.services = services(kube)?;
         calico(kube, &mut facts)?;
         policies(kube, &mut facts)?;
-        facts.pod_addresses6 = pod_addresses6(kube, &facts.nodes)?;
         facts.webhooks = webhooks(kube)?;
     }
     if scope >= Scope::FlannelRest {
@@ -199,9 +201,9 @@ fn calico_policy(kind: &str, policy: &Value) -> CalicoPolicy {
     }
 }
 
-/// IPv6 addresses of pods in the pod network. Without an IPv6 pod CIDR there is none, and nobody has to be asked.
-fn pod_addresses6(kube: &Kube, nodes: &[Value]) -> Result<BTreeSet<Ipv6Addr>> {
-    if !nodes.iter().any(|node| texts(node, "/spec/podCIDRs").iter().any(|cidr| cidr.contains(':'))) {
+/// IPv6 addresses of pods in the pod network; none where flannel carries no IPv6. Reads all pods of the cluster.
+pub fn pod_addresses6(kube: &Kube, facts: &ClusterFacts, request: &Request) -> Result<BTreeSet<Ipv6Addr>> {
+    if !flannel::detect(facts, request, &mut Vec::new()).is_some_and(|flannel| flannel.network6.is_some()) {
         return Ok(BTreeSet::new());
     }
     let pods = kube.list("/api/v1/pods", &[])?;

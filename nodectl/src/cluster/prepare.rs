@@ -55,8 +55,9 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     changes.extend(agents);
     if flannel.network6.is_some() {
         decision.notes.push(
-            "Calico's nodes reach IPv6 addresses of claimed blocks alone: those that flannel's pods have now, and the next \
-             512 of each node. Where more pods are made before the roll is over, run prepare again"
+            "Calico's nodes reach IPv6 addresses of claimed blocks alone: those that flannel's pods have now, and those that follow \
+             the highest of each node, for its next 256 pods at least. Run prepare again before each batch of a longer roll, and \
+             where Jobs have had more pods than that"
                 .to_owned(),
         );
     }

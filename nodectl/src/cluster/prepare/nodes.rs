@@ -137,8 +137,16 @@ fn pod_cidr_problems(survey: &Survey, flannel: &Flannel, node: &NodeView) -> Vec
             return Some(format!("{}'s pod CIDR {cidr} is not in flannel's network {network}", node.name));
         }
         let size = survey.block_size_of(network);
-        (cidr.prefix_len() > size)
-            .then(|| format!("{}'s pod CIDR {cidr} is smaller than a block of Calico's pool (/{size})", node.name))
+        if cidr.prefix_len() > size {
+            return Some(format!("{}'s pod CIDR {cidr} is smaller than a block of Calico's pool (/{size})", node.name));
+        }
+        // Calico would give such a node further blocks, outside its pod CIDR, where flannel's nodes do not find them.
+        let hosts = |cidr: &IpNet| cidr.max_prefix_len() - cidr.prefix_len();
+        let ipv4 = cidrs.iter().find(|c| c.addr().is_ipv4()).filter(|ipv4| hosts(ipv4) > hosts(cidr))?;
+        Some(format!(
+            "{}'s pod CIDR {cidr} has fewer addresses than its {ipv4}, and a pod takes one of each",
+            node.name
+        ))
     };
     flannel.networks().filter_map(problem).collect()
 }
@@ -150,6 +158,12 @@ fn flannel_problem(flannel: &Flannel, node: &NodeView) -> Option<String> {
     };
     if found.backend != "vxlan" {
         return Some(format!("flannel runs on {} with the backend '{}', not vxlan", node.name, found.backend));
+    }
+    if flannel.network6.is_none() && found.v6.is_some() {
+        return Some(format!(
+            "flannel carried IPv6 on {} too ({prefix}backend-v6-data), and its net-conf.json does not say so: give --flannel-ipv6-network, or take the annotation off where that is over",
+            node.name
+        ));
     }
     let mut overlays = vec![(found.vni, &found.mac)];
     if flannel.network6.is_some() {

@@ -64,12 +64,14 @@ impl Device {
     pub fn ensure(net_conf: &NetConf, external: &External, pod_cidr: IpNet, mac: Option<String>) -> Result<Device> {
         let backend = &net_conf.backend;
         let mac = mac.unwrap_or_else(random_mac);
-        // flannel subtracts 50 for both; the kernel gives an IPv6 device the 20 bytes less that its longer header takes.
-        let (name, overhead) = match Family::of(pod_cidr.addr()) {
-            Family::V4 => (format!("flannel.{}", backend.vni), OVERHEAD),
-            Family::V6 => (format!("flannel-v6.{}", backend.vni), OVERHEAD + 20),
+        // flannel subtracts 50 for both; the kernel allows an IPv6 device 20 bytes less, as its header is longer.
+        let asked = backend.overlay_mtu(external.mtu);
+        let (name, mtu) = match Family::of(pod_cidr.addr()) {
+            Family::V4 => (format!("flannel.{}", backend.vni), asked),
+            Family::V6 => {
+                (format!("flannel-v6.{}", backend.vni), asked.min(external.mtu.saturating_sub(OVERHEAD + 20)))
+            }
         };
-        let mtu = external.mtu.saturating_sub(overhead);
         let wanted =
             Vxlan::new(&name, backend.vni, backend.effective_port(), &external.address, &external.name, &mac, mtu);
         let address = IpNet::from(pod_cidr.network()).to_string();

@@ -36,7 +36,7 @@ use crate::agent::family::Family;
 use crate::agent::watch::LinkEvent;
 use crate::agent::{self, condition, health, stop, watch};
 
-use device::{Device, OVERHEAD};
+use device::Device;
 use lease::{Change, Lease};
 use options::{NetConf, Options};
 use rules::Rules;
@@ -95,7 +95,7 @@ impl Flanneld {
             };
             let stored_mac = lease::stored_mac(&object, *family).filter(|_| kept);
             devices.push(Device::ensure(&net_conf, &external, *subnet, stored_mac)?);
-            mtu = external.mtu.saturating_sub(OVERHEAD);
+            mtu = net_conf.backend.overlay_mtu(external.mtu);
         }
         let own = Lease::own(&node, &devices);
         own.publish(api, &object)?;

@@ -9,6 +9,7 @@ use clap::Parser;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
+use super::device::OVERHEAD;
 use crate::agent::family::Family;
 use crate::agent::{self, api};
 
@@ -155,15 +156,23 @@ pub struct Backend {
     pub vni: u64,
     /// UDP port; 0 is the kernel's own default.
     pub port: u64,
+    /// The MTU of the nodes' own network, which the overlay's header is taken off; 0 is that of the external interface.
+    #[serde(rename = "MTU")]
+    pub mtu: u64,
 }
 
 impl Default for Backend {
     fn default() -> Backend {
-        Backend { kind: "vxlan".to_owned(), vni: 1, port: 0 }
+        Backend { kind: "vxlan".to_owned(), vni: 1, port: 0, mtu: 0 }
     }
 }
 
 impl Backend {
+    /// The MTU of the overlay, and of pods, where the external interface has this one.
+    pub fn overlay_mtu(&self, external: u64) -> u64 {
+        (if self.mtu == 0 { external } else { self.mtu }).saturating_sub(OVERHEAD)
+    }
+
     /// The port in use: the kernel's historic default 8472 where none is configured.
     pub fn effective_port(&self) -> u64 {
         if self.port == 0 { 8472 } else { self.port }
