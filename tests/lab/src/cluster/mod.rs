@@ -56,8 +56,10 @@ impl Cluster {
         if let Some(api) = &cluster.api {
             let client = api.client()?;
             credentials::prepare(api, &client)?;
-            if let Network::Flannel(flannel) = &cluster.options.network {
-                objects::install(&client, &objects::flannel::manifests(flannel))?;
+            match &cluster.options.network {
+                Network::Flannel(flannel) => objects::install(&client, &objects::flannel::manifests(flannel))?,
+                Network::Canal(canal) => objects::install(&client, &objects::canal::manifests(canal))?,
+                Network::None | Network::Bridge => {}
             }
         }
         for index in 1..=cluster.options.nodes {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::agent::family::Family;
 use crate::node::Kind;
+use crate::objects::canal::Canal;
 use crate::objects::flannel::Flannel;
 
 /// The IPv6 pod network of a dual-stack cluster.
@@ -20,6 +21,8 @@ pub enum Network {
     Bridge,
     /// flannel from its DaemonSet.
     Flannel(Flannel),
+    /// Canal from its DaemonSet.
+    Canal(Canal),
 }
 
 /// The options of a cluster; `Options::default()` is three nodes with flannel.
@@ -93,6 +96,16 @@ impl Options {
         if let Network::Flannel(flannel) = &mut self.network {
             flannel.network_v6 = Some(POD_NETWORK_V6.to_owned());
         }
+    }
+
+    /// Makes the cluster one on Canal.
+    pub fn canal(&mut self) {
+        self.network = Network::Canal(Canal::default());
+    }
+
+    /// True if flanneld and a calico-node for policy alone share a pod.
+    pub fn is_canal(&self) -> bool {
+        matches!(self.network, Network::Canal(_))
     }
 
     /// The families that pods have addresses of.

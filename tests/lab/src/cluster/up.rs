@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::{Cluster, Options};
 use crate::node::Kind;
 
-/// The program `up [NODES] [--bare] [--full] [--dual-stack]`: boots nodes and prints how to enter them.
+/// The program `up [NODES] [--bare] [--full] [--dual-stack] [--canal]`: boots nodes and prints how to enter them.
 pub fn main(arguments: &[String]) -> Result<ExitCode> {
     let mut options = Options { api: !arguments.iter().any(|word| word == "--bare"), ..Options::default() };
     if let Some(word) = arguments.iter().find(|word| !word.starts_with('-')) {
@@ -19,6 +19,9 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     }
     if arguments.iter().any(|word| word == "--dual-stack") {
         options.dual_stack();
+    }
+    if arguments.iter().any(|word| word == "--canal") {
+        options.canal();
     }
     let cluster = Cluster::start(options)?;
     eprintln!("the cluster's folder: {}", cluster.folder().display());

@@ -3,6 +3,7 @@
 pub mod calico;
 pub mod calico_crds;
 pub mod calico_roles;
+pub mod canal;
 pub mod flannel;
 pub mod workloads;
 
@@ -117,6 +118,7 @@ mod tests {
     fn every_manifest_says_what_it_is_and_where_it_goes() {
         let mut all = flannel::manifests(&flannel::Flannel::default());
         all.extend(calico_crds::manifests());
+        all.extend(canal::manifests(&canal::Canal::default()));
         all.extend(calico::manifests(&calico::Calico::default()));
         all.extend(workloads::guarded("db", 3, 2));
         for manifest in all {

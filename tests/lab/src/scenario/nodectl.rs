@@ -95,7 +95,12 @@ impl Scenario {
         let done = self.cluster_command(&["prepare"])?.expect(0)?;
         // Between two nodes' turns all pods are Ready for a moment: each must be of the new template.
         crate::cluster::readiness::until(super::PATIENCE, || {
-            let pods = self.client.list("/api/v1/namespaces/kube-flannel/pods")?;
+            let canal = self.cluster.options().is_canal();
+            let path = match canal {
+                true => "/api/v1/namespaces/kube-system/pods?labelSelector=k8s-app%3Dcanal",
+                false => "/api/v1/namespaces/kube-flannel/pods",
+            };
+            let pods = self.client.list(path)?;
             let old = pods.iter().filter(|pod| pod["spec"]["nodeSelector"]["nodectl.io/cni"] != "flannel").count();
             Ok((old > 0).then(|| format!("{old} of flannel's pods have not been replaced")))
         })?;

@@ -13,8 +13,9 @@ use crate::node::Node;
 use crate::objects::calico::GROUP;
 
 /// Folders whose files are named after sandboxes, or hold a sandbox's id in their first line.
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 7] = [
     "/var/lib/cni/networks/cbr0",
+    "/var/lib/cni/networks/k8s-pod-network",
     "/var/lib/cni/results",
     "/var/lib/cni/flannel",
     "/var/lib/cni-shim/attachments",

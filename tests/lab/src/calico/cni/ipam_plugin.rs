@@ -126,7 +126,7 @@ pub fn delegate_add(call: &Invocation, wanted: Option<IpAddr>) -> Result<Vec<IpA
     if let Some(wanted) = wanted {
         command.env("CNI_ARGS", format!("{};IP={wanted}", conf::lenient_args()));
     }
-    let output = command::output(&mut command, &call.stdin)?;
+    let output = command::output(&mut command, &delegated(call, true)?)?;
     let answer: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
     if !output.ok() {
         bail!("{}", said(&answer, &output.stderr));
@@ -140,7 +140,7 @@ pub fn delegate_add(call: &Invocation, wanted: Option<IpAddr>) -> Result<Vec<IpA
 
 /// Runs the IPAM plugin's DEL.
 pub fn delegate_del(call: &Invocation) -> Result<()> {
-    let output = command::output(&mut delegate(call, "DEL")?, &call.stdin)?;
+    let output = command::output(&mut delegate(call, "DEL")?, &delegated(call, false)?)?;
     if output.ok() {
         return Ok(());
     }
@@ -152,6 +152,27 @@ fn said(answer: &Value, stderr: &str) -> String {
         "" => format!("netplugin failed: {}", stderr.trim()),
         message => message.to_owned(),
     }
+}
+
+/// What the IPAM plugin gets: the configuration as it came, but for host-local the Node's own pod CIDR in the place of "usePodCidr".
+/// A DEL frees by the container's id and looks at no range, so that it need not ask.
+fn delegated(call: &Invocation, adds: bool) -> Result<String> {
+    if call.conf["ipam"]["subnet"] != "usePodCidr" {
+        return Ok(call.stdin.clone());
+    }
+    let mut conf = call.conf.clone();
+    conf["ipam"]["subnet"] = match adds {
+        false => "0.0.0.0/0".into(),
+        true => {
+            let name = call.node()?;
+            let node = call.connect()?.get(&format!("/api/v1/nodes/{name}"))?;
+            match text(&node, "/spec/podCIDR") {
+                "" => bail!("no podCidr for node {name}"),
+                cidr => cidr.into(),
+            }
+        }
+    };
+    Ok(conf.to_string())
 }
 
 fn delegate(call: &Invocation, verb: &str) -> Result<Command> {

@@ -9,6 +9,7 @@
 //! - Without Pod arguments the orchestrator is "cni"; in this datastore an endpoint is a Pod, so that such an ADD is refused ("unable to determine Pod name").
 //!   LAB_CALICO_WITHOUT_POD=1 lets it through, with `cali` and the container id's first eleven characters as interface.
 //! - Arguments that it does not know are ignored by `calico`, whether the runtime says so or not; calico-ipam wants IgnoreUnknown=1.
+//! - With host-local in the place of calico-ipam (Canal) the subnet "usePodCidr" is the Node's pod CIDR; everything else is as usual.
 //! - calico-ipam finds addresses by handle, `<network>.<container id>`; a requested address that is taken is an error even for its holder.
 
 pub mod add;

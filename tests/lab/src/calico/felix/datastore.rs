@@ -141,7 +141,7 @@ fn config(api: &dyn Api, node: &str, options: &Options) -> Result<Config> {
         .or_else(|| value("defaultEndpointToHostAction").as_str().map(str::to_uppercase));
     let external = value("externalNodesList");
     Ok(Config {
-        vxlan_enabled: value("vxlanEnabled").as_bool(),
+        vxlan_enabled: options.vxlan_enabled.or_else(|| value("vxlanEnabled").as_bool()),
         vni: value("vxlanVNI").as_u64().unwrap_or(4096),
         port: value("vxlanPort").as_u64().unwrap_or(4789),
         mtu: value("vxlanMTU").as_u64().filter(|mtu| *mtu != 0),

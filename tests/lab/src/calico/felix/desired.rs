@@ -91,7 +91,8 @@ impl Desired {
         // The switch is one for both families; of IPv6, it cannot make anything where no pool has it.
         let vxlan_on = read.config.vxlan_enabled.unwrap_or(by_pools) && (family == Family::V4 || by_pools);
         let vteps = if vxlan_on { vteps(read, node, family) } else { Vec::new() };
-        let mut routes = blackholes(read, node, family);
+        // The part of felix that manages the tunnel makes the blackholes too.
+        let mut routes = if vxlan_on { blackholes(read, node, family) } else { Vec::new() };
         routes.extend(tunnel_routes(read, node, &vteps, family));
         routes.extend(read.endpoints.iter().flat_map(|endpoint| pod_routes(endpoint, options, family)));
         let (vxlan, unknown_device) = match vxlan_on.then(|| device(read, node, links, family)).transpose() {

@@ -14,6 +14,9 @@
 //!   (fe80::/64) is left alone; the route of the tunnel's own address is not, and is not missed.
 //! - With the API server away it goes on with what it last read.
 //!
+//! - Whether it manages a tunnel is decided by FELIX_VXLANENABLED, else by the FelixConfiguration, else by the pools, whatever
+//!   CALICO_NETWORKING_BACKEND says: a felix for policy alone (Canal) begins to as soon as there is a VXLAN pool.
+//!
 //! NetworkPolicies are not enforced: the namespace's profile lets everything through.
 
 pub mod arp;

@@ -23,12 +23,14 @@ pub struct Options {
     pub iptables: String,
     /// FELIX_IPV6SUPPORT.
     pub ipv6: bool,
+    /// FELIX_VXLANENABLED: it wins over what the FelixConfiguration says and what follows from the pools.
+    pub vxlan_enabled: Option<bool>,
     /// FELIX_DEFAULTENDPOINTTOHOSTACTION; Calico's manifests say ACCEPT.
     pub endpoint_to_host: Option<String>,
 }
 
 impl Options {
-    /// Reads FELIX_LIKE, LAB_RESYNC_MS, LAB_POLL_MS, LAB_ROUTE_GRACE_MS, LAB_IPTABLES, FELIX_IPV6SUPPORT, FELIX_DEFAULTENDPOINTTOHOSTACTION.
+    /// Reads FELIX_LIKE, LAB_RESYNC_MS, LAB_POLL_MS, LAB_ROUTE_GRACE_MS, LAB_IPTABLES, FELIX_IPV6SUPPORT, FELIX_VXLANENABLED, FELIX_DEFAULTENDPOINTTOHOSTACTION.
     pub fn from_env() -> Result<Options> {
         let text = env("FELIX_LIKE").unwrap_or_else(|| "3.31".to_owned());
         let mut numbers = text.trim_start_matches('v').split('.').map(str::parse::<u64>);
@@ -43,6 +45,7 @@ impl Options {
             route_grace: Duration::from_millis(env_number("LAB_ROUTE_GRACE_MS", 10_000)?),
             iptables: env("LAB_IPTABLES").unwrap_or_else(|| "iptables-nft".to_owned()),
             ipv6: startup::ipv6_support(),
+            vxlan_enabled: env("FELIX_VXLANENABLED").map(|value| value.eq_ignore_ascii_case("true")),
             endpoint_to_host: env("FELIX_DEFAULTENDPOINTTOHOSTACTION").map(|action| action.to_uppercase()),
         })
     }

@@ -27,6 +27,7 @@ struct Chores {
     ready: health::Flag,
     told_up: bool,
     manages_cni: bool,
+    policy_only: bool,
     next_token: Instant,
     next_tunnel: Instant,
 }
@@ -35,7 +36,16 @@ impl Chores {
     fn new(api: Arc<dyn Api>, node: &str, ready: health::Flag) -> Chores {
         let now = Instant::now();
         let manages_cni = env("CALICO_MANAGE_CNI").is_none_or(|value| value != "false");
-        Chores { api, node: node.to_owned(), ready, told_up: false, manages_cni, next_token: now, next_tunnel: now }
+        Chores {
+            api,
+            node: node.to_owned(),
+            ready,
+            told_up: false,
+            manages_cni,
+            policy_only: super::is_policy_only(),
+            next_token: now,
+            next_tunnel: now,
+        }
     }
 
     fn turn(&mut self) {
@@ -43,13 +53,13 @@ impl Chores {
         if self.manages_cni && now >= self.next_token {
             self.refresh_token();
         }
-        if now >= self.next_tunnel {
+        if !self.policy_only && now >= self.next_tunnel {
             if let Err(error) = tunnel::ensure_all(self.api.as_ref(), &self.node) {
                 log(&format!("the tunnel address could not be checked: {error:#}"));
             }
             self.next_tunnel = Instant::now() + Duration::from_secs(5);
         }
-        if !self.told_up && self.ready.load(Ordering::SeqCst) {
+        if !self.policy_only && !self.told_up && self.ready.load(Ordering::SeqCst) {
             let message = "Calico is running on this node";
             match condition::set_network_unavailable(self.api.as_ref(), &self.node, false, "CalicoIsUp", message) {
                 Ok(()) => self.told_up = true,

@@ -9,6 +9,7 @@
 //! - preStop sets NetworkUnavailable=True with reason CalicoIsDown, which taints the node; with a grace period of 0 it may not run at all.
 //!   LAB_PRESTOP=skip leaves it out, LAB_PRESTOP=sometimes tosses a coin.
 //! - Nothing is removed from the node on exit: device, routes, neighbours, rules, sets, files all stay.
+//! - With CALICO_NETWORKING_BACKEND=none (Canal) it looks for no address, has no tunnel address and sets no condition; felix is the same.
 //!
 //! What felix does stands in [`super::felix`].
 
@@ -44,6 +45,11 @@ enum Event {
 /// Where readiness and liveness are answered.
 const HEALTH: &str = "127.0.0.1:9099";
 
+/// CALICO_NETWORKING_BACKEND=none: policy alone, the network is another program's.
+pub(crate) fn is_policy_only() -> bool {
+    env("CALICO_NETWORKING_BACKEND").is_some_and(|backend| backend == "none")
+}
+
 pub(crate) fn log(text: &str) {
     agent::log("calico-node", text);
 }
@@ -72,7 +78,7 @@ fn shutdown(api: &dyn Api, node: &str) {
     let runs = match env("LAB_PRESTOP").as_deref() {
         Some("skip") => false,
         Some("sometimes") => std::process::id().is_multiple_of(2),
-        _ => true,
+        _ => !is_policy_only(),
     };
     if !runs {
         return;
@@ -100,7 +106,9 @@ impl Running {
         let node = agent::node_name()?;
         let api = agent::connect("calico-node")?;
         startup::run(api.as_ref(), &node)?;
-        tunnel::ensure_all(api.as_ref(), &node).context("the tunnel address could not be assigned")?;
+        if !is_policy_only() {
+            tunnel::ensure_all(api.as_ref(), &node).context("the tunnel address could not be assigned")?;
+        }
         let ready = health::Flag::new(false.into());
         let live = health::Flag::new(true.into());
         health::serve(HEALTH, BTreeMap::from([("/readiness", ready.clone()), ("/liveness", live)]))?;

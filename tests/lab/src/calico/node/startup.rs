@@ -39,8 +39,10 @@ pub fn run(api: &dyn Api, node: &str) -> Result<()> {
 fn once(api: &dyn Api, node: &str) -> Result<()> {
     let object =
         api.get(&format!("/api/v1/nodes/{node}")).with_context(|| format!("the Node {node} could not be read"))?;
-    set_address(api, node, &object, Family::V4)?;
-    set_address(api, node, &object, Family::V6)?;
+    if !super::is_policy_only() {
+        set_address(api, node, &object, Family::V4)?;
+        set_address(api, node, &object, Family::V6)?;
+    }
     ensure_cluster_information(api)?;
     ensure_default(
         api,
