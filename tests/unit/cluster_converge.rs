@@ -10,7 +10,7 @@ use nodectl::cluster::object::{find, text};
 use nodectl::cluster::request::Request;
 use nodectl::cluster::{abort, finish, prepare};
 use serde_json::{Value, json};
-use support::{Decide, apply, converge, fresh, now, refusals, request, roll, same, switch};
+use support::{Decide, apply, canal, converge, fresh, now, refusals, request, roll, same, switch};
 
 fn prepared() -> ClusterFacts {
     let mut facts = fresh();
@@ -96,6 +96,63 @@ fn abort_puts_a_prepare_back_that_was_broken_off() {
 #[test]
 fn abort_broken_off_anywhere_goes_on() {
     every_prefix_converges(&prepared(), abort::decide, &request());
+}
+
+/// The pool is not there a moment while a felix of Canal's would take to it: neither on the way there nor on the way back.
+#[test]
+fn canals_felix_never_meets_a_pool_for_vxlan() {
+    let safe = |facts: &ClusterFacts| facts.ip_pools.is_empty() || facts.pods.iter().all(|pod| pod.leaves_vxlan_alone);
+    let start = canal();
+    let mut facts = start.clone();
+    for decide in [prepare::decide, abort::decide] as [Decide; 2] {
+        let mut ended = false;
+        for _ in 0..200 {
+            let decision = decide(&facts, &request());
+            assert!(!decision.is_refused(), "{:?}", refusals(&decision));
+            match decision.ready().first() {
+                Some(change) => apply(&mut facts, change),
+                None if decision.changes.is_empty() => {
+                    ended = true;
+                    break;
+                }
+                // The pods are replaced while nothing else can be done.
+                None => roll(&mut facts),
+            }
+            assert!(safe(&facts), "{:?}", facts.ip_pools);
+        }
+        assert!(ended);
+        roll(&mut facts);
+        assert!(safe(&facts));
+    }
+    same(&facts, &start, "after abort");
+}
+
+#[test]
+fn prepare_and_abort_of_canal_broken_off_anywhere_go_on() {
+    let mut facts = canal();
+    every_prefix_converges(&facts, prepare::decide, &request());
+    converge(&mut facts, prepare::decide, &request());
+    assert!(prepare::decide(&facts, &request()).changes.is_empty());
+    every_prefix_converges(&facts, abort::decide, &request());
+    converge(&mut facts, abort::decide, &request());
+    same(&facts, &canal(), "after abort");
+}
+
+/// Somebody had set the variable himself: abort gives his value back.
+#[test]
+fn abort_gives_canals_felix_back_what_it_was_told() {
+    for value in ["true", "false"] {
+        let mut before = canal();
+        let set = before.daemon_sets.iter_mut().find(|d| d["metadata"]["name"] == "canal").unwrap();
+        let env = set.pointer_mut("/spec/template/spec/containers/0/env").and_then(Value::as_array_mut).unwrap();
+        env.push(json!({"name": "FELIX_VXLANENABLED", "value": value}));
+        roll(&mut before);
+        let mut facts = before.clone();
+        converge(&mut facts, prepare::decide, &request());
+        assert!(facts.pods.iter().all(|pod| pod.leaves_vxlan_alone));
+        converge(&mut facts, abort::decide, &request());
+        same(&facts, &before, "after abort");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Golden folders: a cluster in, everything that prepare, finish or abort would print out, as text to be reviewed.
 //!
-//! A case is a folder with `case.json`: where it starts (`fresh`, `prepared`, `rolled`, each with `dual-stack-` before it for a cluster of both families), the edits to that, the
+//! A case is a folder with `case.json`: where it starts (`fresh`, `prepared`, `rolled`, each with `dual-stack-` before it for a cluster of both families, or with `canal-` for one on Canal), the edits to that, the
 //! command, and its request. `UPDATE=1 cargo test -p nodectl --test cluster_golden` writes the texts anew.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -14,7 +14,7 @@ use nodectl::cluster::request::Request;
 use nodectl::cluster::{abort, finish, pace, prepare, status};
 use serde::Deserialize;
 use serde_json::Value;
-use support::{converge, dry_run, dual_stack, fresh, now, request, switch};
+use support::{canal, converge, dry_run, dual_stack, fresh, now, request, switch};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,9 +38,10 @@ struct Edit {
 }
 
 fn start(name: &str) -> ClusterFacts {
-    let (mut facts, name) = match name.strip_prefix("dual-stack") {
-        Some(name) => (dual_stack(), name.trim_start_matches('-')),
-        None => (fresh(), name),
+    let (mut facts, name) = match (name.strip_prefix("dual-stack"), name.strip_prefix("canal")) {
+        (Some(name), _) => (dual_stack(), name.trim_start_matches('-')),
+        (_, Some(name)) => (canal(), name.trim_start_matches('-')),
+        (None, None) => (fresh(), name),
     };
     if name == "prepared" || name == "mixed" || name == "rolled" {
         converge(&mut facts, prepare::decide, &request());

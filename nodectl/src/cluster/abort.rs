@@ -12,7 +12,7 @@ use super::decision::{Decision, Survey};
 use super::facts::ClusterFacts;
 use super::ipam;
 use super::node::NodeView;
-use super::object::{Kind, ObjectRef, annotation, find, find_in, label, name, namespace, set, text, unset};
+use super::object::{Kind, ObjectRef, annotation, find, find_in, items, label, name, namespace, set, text, unset};
 use super::prepare::OVERLAY_ANNOTATIONS;
 use super::record::{self, BlocksMade, Record};
 use super::request::Request;
@@ -34,10 +34,16 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     }
     let record = known.clone().unwrap_or_default();
     let gate = flannel_gate(&survey);
-    let mut changes = selectors(&survey);
+    // Canal's felix may look at VXLAN again only when the pool is gone.
+    let is_canal = survey.flannel_daemon_sets().any(ds::is_canal);
+    let (mut changes, last) = match (selectors(&survey, &record), is_canal) {
+        (selectors, true) => (Vec::new(), selectors),
+        (selectors, false) => (selectors, Vec::new()),
+    };
     changes.extend(survey.nodes.iter().filter_map(|n| annotations(n, &record)));
     changes.extend(addresses(&survey, known.as_ref()));
     changes.extend(settings(&survey, &record));
+    changes.extend(last);
     changes.extend(labels(&survey, &record).into_iter().map(|c| c.waiting_for(gate.as_deref())));
     if let Some(config_map) = &facts.record {
         changes.extend(
@@ -98,13 +104,26 @@ fn delivery_check(survey: &Survey) -> Check {
 }
 
 /// flannel runs everywhere again.
-fn selectors(survey: &Survey) -> Vec<Change> {
+fn selectors(survey: &Survey, record: &Record) -> Vec<Change> {
     let change = |daemon_set: &Value| {
         let target = ObjectRef::namespaced(Kind::DaemonSet, namespace(daemon_set), name(daemon_set));
         let reason = "flannel runs on every node again; this replaces flannel's pods one after the other";
-        Change::update(target, daemon_set, ds::without_our_selector(daemon_set), reason)
+        let wanted = without_our_variable(&ds::without_our_selector(daemon_set), record.before(&target));
+        Change::update(target, daemon_set, wanted, reason)
     };
     survey.flannel_daemon_sets().filter_map(change).collect()
+}
+
+/// Canal's DaemonSet with felix' variable as it was before prepare. The record says whether prepare touched it; without one the pool
+/// stays, and with it the variable.
+fn without_our_variable(daemon_set: &Value, before: Option<&Value>) -> Value {
+    let Some(containers) = before.and_then(|b| b.pointer("/spec/template/spec/containers")) else {
+        return daemon_set.clone();
+    };
+    let node = items(containers, "").iter().find(|c| text(c, "/name") == Some("calico-node"));
+    let env = node.map(|node| items(node, "/env")).unwrap_or_default();
+    let was = env.iter().find(|variable| text(variable, "/name") == Some(ds::VXLAN_SWITCH));
+    ds::with_variable(daemon_set, ds::VXLAN_SWITCH, was)
 }
 
 /// What the labels have to wait for: a flannel pod that asks for the label itself would not survive a restart of the

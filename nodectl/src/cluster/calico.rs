@@ -77,7 +77,7 @@ pub fn detect(
         namespace: namespace(daemon_set).to_owned(),
         daemon_set: name(daemon_set).to_owned(),
         network_name: network_name(facts, daemon_set),
-        conflist: install_variable(facts, daemon_set, "CNI_CONF_NAME")
+        conflist: ds::install_variable(facts, daemon_set, "CNI_CONF_NAME")
             .unwrap_or_else(|| "10-calico.conflist".to_owned()),
         // The plugin names interfaces by the first prefix of the list.
         interface_prefix: prefix.as_deref().and_then(|p| p.split(',').next()).unwrap_or("cali").to_owned(),
@@ -312,7 +312,7 @@ fn felix_check(facts: &ClusterFacts, daemon_set: &Value, container: &Value, flan
 fn other_mtu(facts: &ClusterFacts, daemon_set: &Value, flannel: &Flannel) -> Option<String> {
     let v6 = flannel.network6.map(|_| ("FELIX_VXLANMTUV6", flannel.mtu.saturating_sub(IPV6_OVERHEAD)));
     [("CNI_MTU", flannel.mtu), ("FELIX_VXLANMTU", flannel.mtu)].into_iter().chain(v6).find_map(|(variable, mtu)| {
-        let found = install_variable(facts, daemon_set, variable)?;
+        let found = ds::install_variable(facts, daemon_set, variable)?;
         let corrected = mtu == flannel.mtu && ds::variable_source(daemon_set, variable).is_some();
         let fits = found == "0" || found == mtu.to_string() || corrected;
         (!fits).then(|| format!("the variable {variable} is {found}, and flannel's MTU there is {mtu}"))
@@ -353,15 +353,9 @@ fn config_dir_check(daemon_set: &Value, request: &Request, flannel: Option<&Flan
     Check::passed(NAME, format!("both agents write their CNI configuration to {wanted}"))
 }
 
-/// A variable of the container that installs Calico's CNI plugin.
-fn install_variable(facts: &ClusterFacts, daemon_set: &Value, wanted: &str) -> Option<String> {
-    let mut containers = ds::init_containers(daemon_set).iter().chain(ds::containers(daemon_set));
-    containers.find_map(|c| ds::variable(daemon_set, c, &facts.config_maps, wanted))
-}
-
 /// Calico's CNI configuration as its installer will write it, as far as it is JSON before anything is filled in.
 fn cni_template(facts: &ClusterFacts, daemon_set: &Value) -> Option<Value> {
-    let text = install_variable(facts, daemon_set, "CNI_NETWORK_CONFIG")?;
+    let text = ds::install_variable(facts, daemon_set, "CNI_NETWORK_CONFIG")?;
     // The one place-holder that stands where JSON wants a number.
     serde_json::from_str(&text.replace("__CNI_MTU__", "0")).ok()
 }

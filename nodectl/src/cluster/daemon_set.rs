@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::facts::ClusterFacts;
 use super::object::{annotation, find_in, items, label, name, namespace, set, text, text_map, texts, unset};
 use crate::cni::{Cni, NODE_LABEL};
 
@@ -43,6 +44,11 @@ pub fn calico_container(daemon_set: &Value) -> Option<&Value> {
     containers(daemon_set).iter().find(|container| text(container, "/name") == Some("calico-node"))
 }
 
+/// It runs both agents in one pod: Canal.
+pub fn is_canal(daemon_set: &Value) -> bool {
+    flannel_container(daemon_set).is_some() && calico_container(daemon_set).is_some()
+}
+
 /// Images of the pod template, init containers first, each once.
 pub fn images(daemon_set: &Value) -> Vec<String> {
     let mut images: Vec<String> = Vec::new();
@@ -76,6 +82,37 @@ pub fn without_our_selector(daemon_set: &Value) -> Value {
     unset(&mut changed, &[a, b, c, d, NODE_LABEL]);
     if selects_our_label(daemon_set) && node_selector(&changed).is_empty() {
         unset(&mut changed, &NODE_SELECTOR);
+    }
+    changed
+}
+
+/// felix' variable that wins over what the FelixConfiguration says of VXLAN and over what follows from the pools.
+pub const VXLAN_SWITCH: &str = "FELIX_VXLANENABLED";
+
+/// A pod specification whose felix leaves VXLAN alone whatever pools there are.
+pub fn leaves_vxlan_alone(pod_spec: &Value) -> bool {
+    let container = items(pod_spec, "/containers").iter().find(|c| text(c, "/name") == Some("calico-node"));
+    let value = container.and_then(|c| items(c, "/env").iter().find(|v| name_of_variable(v) == Some(VXLAN_SWITCH)));
+    value.and_then(|v| text(v, "/value")).is_some_and(|value| value.eq_ignore_ascii_case("false"))
+}
+
+/// The DaemonSet with a variable of its calico-node set, or taken away.
+pub fn with_variable(daemon_set: &Value, variable: &str, value: Option<&Value>) -> Value {
+    let mut changed = daemon_set.clone();
+    let containers = changed.pointer_mut(&format!("{POD}/containers")).and_then(Value::as_array_mut);
+    let Some(container) = containers.into_iter().flatten().find(|c| text(c, "/name") == Some("calico-node")) else {
+        return changed;
+    };
+    let mut env = items(container, "/env").to_vec();
+    let at = env.iter().position(|v| name_of_variable(v) == Some(variable));
+    match (at, value) {
+        (Some(at), Some(value)) => drop(std::mem::replace(&mut env[at], value.clone())),
+        (Some(at), None) => drop(env.remove(at)),
+        (None, Some(value)) => env.push(value.clone()),
+        (None, None) => {}
+    }
+    if container.get("env").is_some() || !env.is_empty() {
+        set(container, &["env"], Value::Array(env));
     }
     changed
 }
@@ -117,6 +154,12 @@ pub fn variable(daemon_set: &Value, container: &Value, config_maps: &[Value], wa
 pub fn variable_source<'a>(daemon_set: &'a Value, wanted: &str) -> Option<(&'a str, &'a str)> {
     let every = init_containers(daemon_set).iter().chain(containers(daemon_set));
     every.flat_map(|c| items(c, "/env")).find(|v| name_of_variable(v) == Some(wanted)).and_then(config_map_key)
+}
+
+/// A variable of the container that installs the CNI plugin.
+pub fn install_variable(facts: &ClusterFacts, daemon_set: &Value, wanted: &str) -> Option<String> {
+    let mut containers = init_containers(daemon_set).iter().chain(containers(daemon_set));
+    containers.find_map(|c| variable(daemon_set, c, &facts.config_maps, wanted))
 }
 
 fn name_of_variable(variable: &Value) -> Option<&str> {

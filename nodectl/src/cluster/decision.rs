@@ -185,10 +185,10 @@ impl<'a> Survey<'a> {
         all.into_iter().collect()
     }
 
-    /// The DaemonSets that run flannel, and nothing but flannel.
+    /// The DaemonSets that run flannel, Canal's among them.
     pub fn flannel_daemon_sets(&self) -> impl Iterator<Item = &'a Value> {
         let sets = self.facts.daemon_sets.iter();
-        sets.filter(|d| ds::flannel_container(d).is_some() && ds::calico_container(d).is_none() && !is_going(d))
+        sets.filter(|d| ds::flannel_container(d).is_some() && !is_going(d))
     }
 
     /// Whether a pod is flannel's.

@@ -136,4 +136,7 @@ pub struct AgentPod {
     pub terminating: bool,
     /// Its own node selector, which is what the kubelet goes by when it starts anew.
     pub node_selector: BTreeMap<String, String>,
+    /// Its felix leaves VXLAN alone whatever pools there are (Canal's, once prepared).
+    #[serde(default)]
+    pub leaves_vxlan_alone: bool,
 }

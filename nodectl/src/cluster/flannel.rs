@@ -1,5 +1,6 @@
 //! Finding flannel: its DaemonSet over all manifest generations, and every value that Calico must take over from it.
 
+mod canal;
 mod checks;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -57,6 +58,8 @@ pub struct Flannel {
     pub conflist: String,
     /// Directory that it writes the conflist to.
     pub cni_config_dir: Option<String>,
+    /// It is Canal's: a calico-node for policy alone stands beside flanneld in its pods, and Calico's plugin makes their network.
+    pub canal: bool,
     /// Its DaemonSets select on our label already.
     pub selects_our_label: bool,
 }
@@ -113,6 +116,10 @@ pub fn detect(facts: &ClusterFacts, request: &Request, checks: &mut Vec<Check>) 
     checks.push(checks::version_check(&daemon_sets));
     checks.push(checks::manager_check(&daemon_sets));
     checks.push(checks::owner_check(&daemon_sets));
+    let canal = ds::is_canal(first);
+    if canal {
+        checks.push(canal::check(facts, first));
+    }
     let argv = ds::argv(container);
     checks.push(checks::subnet_manager_check(&argv));
 
@@ -122,6 +129,7 @@ pub fn detect(facts: &ClusterFacts, request: &Request, checks: &mut Vec<Check>) 
     checks.push(checks::families_check(&net_conf, request));
     let network = network(&net_conf, request, checks)?;
     let network6 = network6(&net_conf, request, checks)?;
+    checks.extend(network6.filter(|_| canal).map(|_| canal::two_families()));
     let backend = net_conf.backend.unwrap_or_default();
     let (mtu, mtu_check) = mtu(request, &backend);
     checks.push(mtu_check);
@@ -140,27 +148,20 @@ pub fn detect(facts: &ClusterFacts, request: &Request, checks: &mut Vec<Check>) 
         mtu,
         masquerade: request.flannel_ip_masq.unwrap_or_else(|| masquerades(first, container, &argv, facts)),
         annotation_prefix: annotation_prefix(prefix.as_deref().unwrap_or(DEFAULT_ANNOTATION_PREFIX)),
-        network_name: network_name(config),
-        conflist: conflist(first),
+        network_name: if canal { canal::network_name(facts, first) } else { network_name(config) },
+        conflist: if canal { canal::conflist(facts, first) } else { conflist(first) },
         cni_config_dir: ds::cni_config_dir(first),
+        canal,
         selects_our_label: daemon_sets.iter().all(|d| ds::node_selector(d).contains_key(NODE_LABEL)),
     })
 }
 
-/// The DaemonSets of flannel, and of nothing but flannel.
+/// The DaemonSets of flannel, or Canal's.
 fn find_daemon_sets<'a>(facts: &'a ClusterFacts, request: &Request) -> Result<Vec<&'a Value>, Check> {
     let found: Vec<&Value> = match &request.flannel_daemonset {
         Some(wanted) => find_in(&facts.daemon_sets, &wanted.namespace, &wanted.name).into_iter().collect(),
         None => facts.daemon_sets.iter().filter(|d| ds::flannel_container(d).is_some()).collect(),
     };
-    let runs_both = |d: &&&Value| ds::flannel_container(d).is_some() && ds::calico_container(d).is_some();
-    if let Some(canal) = found.iter().find(runs_both) {
-        return Err(Check::refused(
-            "canal",
-            format!("DaemonSet {} runs flannel and calico-node in one pod: this cluster is on Canal", full_name(canal)),
-            "this release takes over flannel alone; leave the cluster on Canal",
-        ));
-    }
     let Some(first) = found.first() else { return Err(no_daemon_set(facts, request)) };
     if ds::flannel_container(first).is_none() {
         return Err(Check::refused(
@@ -169,7 +170,8 @@ fn find_daemon_sets<'a>(facts: &'a ClusterFacts, request: &Request) -> Result<Ve
             "name flannel's DaemonSet with --flannel-daemonset NAMESPACE/NAME",
         ));
     }
-    if found.iter().any(|d| namespace(d) != namespace(first)) {
+    let several = found.len() > 1 && found.iter().any(|d| ds::is_canal(d));
+    if several || found.iter().any(|d| namespace(d) != namespace(first)) {
         let names: Vec<String> = found.iter().map(|d| full_name(d)).collect();
         return Err(Check::refused(
             "flannel-daemonset",

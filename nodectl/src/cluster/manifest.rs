@@ -13,6 +13,7 @@ use super::decision::Survey;
 use super::flannel::Flannel;
 use super::node::NodeView;
 use super::object::{items, name, set, text, unset};
+use super::prepare::canal_beside_calico;
 use crate::cni::{CALICO_MIGRATION_LABEL, Cni};
 
 /// Where the pod template's specification stands.
@@ -40,6 +41,10 @@ pub fn safe(survey: &Survey, flannel: &Flannel, objects: Vec<Value>) -> Result<S
     let mut agents = 0;
     for object in &mut safe.objects {
         match text(object, "/kind") {
+            Some("DaemonSet") if ds::is_canal(object) => {
+                agents += 1;
+                canal(object, flannel, &mut safe.notes)?;
+            }
             Some("DaemonSet") if ds::calico_container(object).is_some() => {
                 agents += 1;
                 let (v4, v6) = methods.clone()?;
@@ -84,10 +89,22 @@ fn refusal(object: &Value) -> Option<String> {
             "{shown} runs Calico's own migration, which would drain and relabel the same nodes. To fix it: leave it out"
         ));
     }
-    let both = ds::calico_container(object).is_some() && ds::flannel_container(object).is_some();
-    both.then(|| {
-        format!("{shown} runs flannel and calico-node in one pod (Canal), which this release does not take over")
-    })
+    None
+}
+
+/// Canal's own manifest, as prepare leaves its DaemonSet.
+fn canal(object: &mut Value, flannel: &Flannel, notes: &mut Vec<String>) -> Result<(), String> {
+    let shown = full_name(object);
+    if !flannel.canal {
+        return Err(format!(
+            "{shown} runs flannel and calico-node in one pod (Canal), and this cluster is on flannel alone. To fix it: leave it out"
+        ));
+    }
+    *object = canal_beside_calico(object);
+    notes.push(format!(
+        "{shown} runs only where nodectl.io/cni=flannel, and its felix leaves VXLAN to Calico's own nodes"
+    ));
+    Ok(())
 }
 
 fn calico(object: &mut Value, flannel: &Flannel, method: &str, method6: Option<&str>, notes: &mut Vec<String>) {
@@ -165,7 +182,9 @@ fn without_bird(container: &mut Value) {
 /// Calico's settings, and a net-conf.json that must not differ from the one that the cluster runs on.
 fn config_map(object: &mut Value, survey: &Survey, flannel: &Flannel, notes: &mut Vec<String>) -> Result<(), String> {
     let shown = full_name(object);
-    if object.pointer("/data/cni_network_config").is_some() {
+    // Canal's has both keys; its plugin and MTU stay.
+    let canals = object.pointer("/data/net-conf.json").is_some();
+    if object.pointer("/data/cni_network_config").is_some() && !canals {
         set(object, &["data", "calico_backend"], json!("vxlan"));
         set(object, &["data", "veth_mtu"], json!(flannel.mtu.to_string()));
         notes.push(format!("ConfigMap {shown}: backend vxlan, and flannel's MTU {}", flannel.mtu));

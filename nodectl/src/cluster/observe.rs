@@ -107,6 +107,7 @@ fn agent_pod(pod: &Value) -> Option<AgentPod> {
         ready: is_ready(pod),
         terminating: is_going(pod),
         node_selector: text_map(pod, "/spec/nodeSelector"),
+        leaves_vxlan_alone: pod.pointer("/spec").is_some_and(ds::leaves_vxlan_alone),
     })
 }
 
@@ -289,8 +290,7 @@ const INHABITANTS: [(&str, &str); 14] = [
 ];
 
 fn flannel_rest(kube: &Kube, facts: &ClusterFacts, known: Option<&Record>) -> Result<FlannelRest> {
-    let alone = |d: &&Value| ds::flannel_container(d).is_some() && ds::calico_container(d).is_none();
-    let daemon_set = facts.daemon_sets.iter().find(alone);
+    let daemon_set = facts.daemon_sets.iter().find(|d| ds::flannel_container(d).is_some());
     let recorded = known.map(|r| &r.flannel);
     let place = daemon_set.map(|d| namespace(d).to_owned()).or_else(|| recorded.map(|f| f.namespace.clone()));
     let account = daemon_set.and_then(|d| ds::service_account(d).map(str::to_owned));

@@ -4,7 +4,8 @@
 //! The order of the writes matters: the overlay's settings and the pool before any block; the labels before the
 //! blocks, because Calico's garbage collector leaves the empty blocks of labelled nodes alone; everything that makes
 //! a flannel node a peer of Calico's before its prepared annotation says so; flannel's node selector last, when every
-//! node has the label that it asks for.
+//! node has the label that it asks for. On Canal its DaemonSet comes before the overlay's settings and is waited for: a
+//! felix of Canal's that sees a pool for VXLAN would make an overlay of its own.
 
 mod addresses;
 mod agents;
@@ -15,8 +16,10 @@ mod prepared_annotation;
 mod selector;
 mod webhooks;
 
+pub use agents::canal_beside_calico;
 pub use nodes::OVERLAY_ANNOTATIONS;
 
+use super::change::Change;
 use super::decision::{Decision, Survey};
 use super::facts::ClusterFacts;
 use super::fleet;
@@ -26,7 +29,9 @@ use super::request::Request;
 /// Decides what `prepare` has to do.
 pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     let mut survey = Survey::new(facts, request);
-    let policies = policies::beginning(facts);
+    let is_canal = survey.flannel.as_ref().is_some_and(|f| f.canal);
+    // Canal's felix enforces them already.
+    let policies = if is_canal { Vec::new() } else { policies::beginning(facts) };
     if let Some(flannel) = survey.flannel.clone() {
         survey.checks.push(network::pool_check(&survey, &flannel));
         survey.checks.extend(nodes::checks(&survey, &flannel));
@@ -40,19 +45,21 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
         decision.fleet = fleet::nodes(&survey, &decision.checks, &[]);
         return decision;
     };
-    let mut changes = network::changes(&survey, flannel, calico);
-    changes.extend(nodes::labels(&survey));
-    changes.extend(addresses::changes(&survey));
-    changes.extend(nodes::annotations(&survey, flannel, calico));
     let agents = agents::changes(&survey, flannel);
     if !agents.is_empty() {
-        decision.notes.push(
-            "flannel's pods are replaced one after the other once its DaemonSet has the node selector; pods keep \
-             their network meanwhile"
-                .to_owned(),
-        );
+        decision.notes.push(agents::note(flannel));
     }
-    changes.extend(agents);
+    let settings = network::changes(&survey, flannel, calico).into_iter();
+    let labels = nodes::labels(&survey).into_iter();
+    let rest = addresses::changes(&survey).into_iter().chain(nodes::annotations(&survey, flannel, calico));
+    let mut changes: Vec<Change> = if flannel.canal {
+        // Before there is a pool for VXLAN, every felix of Canal's has to know that it is none of its business.
+        let gate = agents::gate(&survey, !agents.is_empty());
+        let rest = settings.chain(rest).map(|change| change.waiting_for(gate.as_deref()));
+        labels.chain(agents).chain(rest).collect()
+    } else {
+        settings.chain(labels).chain(rest).chain(agents).collect()
+    };
     if flannel.network6.is_some() {
         decision.notes.push(
             "Calico's nodes reach IPv6 addresses of claimed blocks alone: those that flannel's pods have now, and those that follow \

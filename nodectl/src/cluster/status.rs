@@ -107,8 +107,9 @@ fn agent(facts: &ClusterFacts, pod: &AgentPod) -> Option<Cni> {
     let full = format!("{}/{}", pod.namespace, pod.daemon_set);
     let daemon_set = facts.daemon_sets.iter().find(|d| full_name(d) == full)?;
     match (ds::calico_container(daemon_set), ds::flannel_container(daemon_set)) {
-        (Some(_), _) => Some(Cni::Calico),
-        (None, Some(_)) => Some(Cni::Flannel),
+        // Canal, which has both, is the side that is left.
+        (_, Some(_)) => Some(Cni::Flannel),
+        (Some(_), None) => Some(Cni::Calico),
         (None, None) => None,
     }
 }

@@ -61,6 +61,49 @@ pub fn dual_stack() -> ClusterFacts {
     facts
 }
 
+/// The same on Canal: both agents in one DaemonSet, Calico's plugin with host-local's addresses.
+pub fn canal() -> ClusterFacts {
+    let mut facts = fresh();
+    let calico = facts.daemon_sets.iter().find(|d| name(d) == "calico-node").unwrap().clone();
+    let map = facts.config_maps.iter().find(|m| m["data"]["cni_network_config"].is_string()).unwrap();
+    let template = map["data"]["cni_network_config"].as_str().unwrap();
+    let template = template.replace(r#""type": "calico-ipam""#, r#""type": "host-local", "subnet": "usePodCidr""#);
+    assert!(template.contains("host-local"), "{template}");
+    let set = facts.daemon_sets.iter_mut().find(|d| name(d) == "kube-flannel-ds").unwrap();
+    set["metadata"]["name"] = json!("canal");
+    set["metadata"]["namespace"] = json!("kube-system");
+    let pod = &mut set["spec"]["template"]["spec"];
+    let flanneld = pod["containers"][0].clone();
+    let from_map = |name: &str, key: &str| json!({"name": name, "valueFrom": {"configMapKeyRef": {"name": "canal-config", "key": key}}});
+    pod["serviceAccountName"] = json!("canal");
+    pod["containers"] = json!([
+        {"name": "calico-node", "image": "quay.io/calico/node:v3.31.0", "env": [
+            {"name": "DATASTORE_TYPE", "value": "kubernetes"}, {"name": "CALICO_NETWORKING_BACKEND", "value": "none"}]},
+        flanneld]);
+    pod["initContainers"] = json!([{"name": "install-cni", "image": "quay.io/calico/cni:v3.31.0",
+        "env": [{"name": "CNI_CONF_NAME", "value": "10-canal.conflist"}, from_map("CNI_NETWORK_CONFIG", "cni_network_config")],
+        "volumeMounts": [{"name": "cni-net-dir", "mountPath": "/host/etc/cni/net.d"}]}]);
+    pod["volumes"] = json!([{"name": "cni-net-dir", "hostPath": {"path": "/etc/cni/net.d"}},
+        {"name": "flannel-cfg", "configMap": {"name": "canal-config"}}]);
+    assert_eq!(namespace(&calico), "kube-system");
+    let map = facts.config_maps.iter_mut().find(|m| m["data"]["net-conf.json"].is_string()).unwrap();
+    let network = map["data"]["net-conf.json"].clone();
+    map["metadata"]["name"] = json!("canal-config");
+    map["metadata"]["namespace"] = json!("kube-system");
+    map["data"] = json!({"net-conf.json": network, "cni_network_config": template, "masquerade": "true"});
+    for pod in facts.pods.iter_mut().filter(|pod| pod.daemon_set == "kube-flannel-ds") {
+        pod.daemon_set = "canal".into();
+        pod.namespace = "kube-system".into();
+        pod.name = pod.name.replace("kube-flannel-ds", "canal");
+    }
+    facts.flannel_rest.namespace = None;
+    facts.flannel_rest.inhabitants.clear();
+    facts.flannel_rest.service_accounts = vec![
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "canal", "namespace": "kube-system"}}),
+    ];
+    facts
+}
+
 pub fn now() -> Now {
     Now { rfc3339: "2026-11-21T02:00:00Z".to_owned(), unix_ns: 1_795_226_400_000_000_000 }
 }
@@ -130,6 +173,9 @@ pub fn roll(facts: &mut ClusterFacts) {
     facts.pods.retain_mut(|pod| {
         let Some(set) = find(&pod.namespace, &pod.daemon_set) else { return false };
         pod.node_selector = text_map(&set, "/spec/template/spec/nodeSelector");
+        let variables = set.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array);
+        let off = json!({"name": "FELIX_VXLANENABLED", "value": "false"});
+        pod.leaves_vxlan_alone = variables.is_some_and(|all| all.contains(&off));
         true
     });
 }
@@ -162,8 +208,12 @@ pub fn switch(facts: &mut ClusterFacts, node: &str, to: &str) {
     let object = facts.nodes.iter_mut().find(|n| name(n) == node).unwrap();
     object["metadata"]["labels"]["nodectl.io/cni"] = Value::from(to);
     facts.pods.retain(|p| p.node != node);
-    let (space, set) =
-        if to == "calico" { ("kube-system", "calico-node") } else { ("kube-flannel", "kube-flannel-ds") };
+    let is_canal = facts.daemon_sets.iter().any(|d| name(d) == "canal");
+    let (space, set) = match (to, is_canal) {
+        ("calico", _) => ("kube-system", "calico-node"),
+        (_, true) => ("kube-system", "canal"),
+        (_, false) => ("kube-flannel", "kube-flannel-ds"),
+    };
     facts.pods.push(nodectl::cluster::facts::AgentPod {
         name: format!("{set}-{node}"),
         namespace: space.to_owned(),
