@@ -18,6 +18,7 @@ mod debts;
 mod evict;
 mod idle_files;
 mod in_place;
+mod leases;
 pub mod overlay;
 mod peer_routes;
 mod records;
@@ -92,6 +93,7 @@ pub fn before(step: &Step, cx: &mut Context) -> Result<Before> {
         | Step::JudgeOutage { .. }
         | Step::KeepFlannelRules { .. }
         | Step::StopSandboxes { .. }
+        | Step::SetLeasesAside { .. }
         | Step::Probe { .. }
         | Step::HandOverAttachments { .. }
         | Step::RemoveShimState { .. }
@@ -124,6 +126,7 @@ pub fn apply(step: &Step, before: &Before, cx: &mut Context) -> Result<Value> {
         Step::StartAgent(agent) => agent::start(cx, agent),
         Step::KeepFlannelRules { rules } => rules::keep(rules),
         Step::StopSandboxes { made_by, spare, .. } => sandboxes::stop_all(cx, *made_by, spare),
+        Step::SetLeasesAside { store } => leases::set_aside(cx, store),
         Step::HoldPeerRoutes(held) => peer_routes::hold(held),
         Step::DropPeerRoutes(held) => peer_routes::drop_when_replaced(cx, held),
         Step::WatchPods { flows } => continuity::watch(cx, flows),
@@ -171,6 +174,7 @@ pub fn undo(step: &Step, before: &Before, cx: &mut Context) -> Result<()> {
         Step::Cordon | Step::Uncordon => cordon::undo(cx, before),
         Step::StopAgent(agent) => agent::undo_stop(cx, agent, before),
         Step::StartAgent(agent) => agent::undo_start(cx, agent, before),
+        Step::SetLeasesAside { store } => leases::put_back(cx, store),
         Step::HoldPeerRoutes(held) => peer_routes::remove(held),
         Step::DropPeerRoutes(held) => peer_routes::hold(held).map(drop),
         Step::PrepareBridge { .. } | Step::SettleBridge { .. } => bridge::undo(before),

@@ -343,6 +343,19 @@ impl Facts {
         self.unobserved.iter().filter(|(part, _)| own(part)).map(|(part, why)| format!("{part}: {why}")).collect()
     }
 
+    /// Whether flannel's part is Canal's on this node, as prepare wrote or as a configuration shows.
+    pub fn is_canal(&self) -> bool {
+        let prepared = self.cluster.as_ref().and_then(|view| view.prepared.as_ref()?.as_ref().ok());
+        prepared.is_some_and(|prepared| prepared.canal)
+            || self.files.confs.values().any(crate::ownership::known::is_canal)
+    }
+
+    /// Whether a CNI's agent runs. Canal has a calico-node of its own beside flanneld.
+    pub fn agent_runs(&self, cni: Cni) -> bool {
+        let others = cni == Cni::Calico && self.is_canal() && self.runs(Cni::Flannel.process());
+        self.runs(cni.process()) && !others
+    }
+
     /// Whether a process with this base name runs.
     pub fn runs(&self, name: &str) -> bool {
         self.processes.iter().any(|p| p.name == name)

@@ -207,7 +207,10 @@ fn of_switch(facts: &Facts, cni: Cni, scope: &CleanScope) -> Inventory {
     if scope.keep_bridge {
         links::keep_bridge(&mut inventory);
     }
-    firewall::claim(facts, cni, &known, &mut inventory);
+    // Canal's felix goes on with Calico's chains and sets, and the other way round; what only one of them wants it takes away itself.
+    if !(scope.canal && cni == Cni::Calico) {
+        firewall::claim(facts, cni, &known, &mut inventory);
+    }
     routes::claim(facts, cni, &known, &mut inventory);
     files::claim_of_switch(facts, cni, scope, &mut inventory);
     inventory

@@ -23,6 +23,7 @@ pub use retire::retire;
 
 use crate::cni::{Cni, NODE_LABEL};
 use crate::facts::Facts;
+use crate::ownership::known::is_canal;
 use crate::prepared::Prepared;
 use crate::request::{Request, Strategy};
 use crate::step::{AdoptedPod, Step};
@@ -100,8 +101,9 @@ pub fn current_cni(facts: &Facts) -> Option<Cni> {
         plugins.iter().filter_map(|p| p.get("type")?.as_str().map(str::to_owned)).collect()
     };
     facts.files.conf_names.iter().find_map(|name| {
-        let types = types(facts.files.confs.get(name)?);
-        if types.iter().any(|t| t == "flannel") {
+        let conf = facts.files.confs.get(name)?;
+        let types = types(conf);
+        if is_canal(conf) || types.iter().any(|t| t == "flannel") {
             Some(Cni::Flannel)
         } else if types.iter().any(|t| t == "calico") {
             Some(Cni::Calico)

@@ -37,6 +37,10 @@ pub struct Prepared {
     /// The same of IPv6, where flannel carries it beside IPv4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<Ipv6Half>,
+    /// flannel's part is played by Canal: a calico-node for policy alone stands beside flanneld in its pods, and Calico's plugin makes
+    /// their network, with host-local's addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub canal: bool,
     /// How flannel is installed in the cluster.
     pub flannel: AgentInfo,
     /// How Calico is installed in the cluster.

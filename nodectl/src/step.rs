@@ -106,6 +106,12 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         spare: Vec<String>,
     },
+    /// Moves host-local's store aside, once no pod has a lease in it: Calico's `upgrade-ipam` would take it for its own, lock the datastore
+    /// of the whole cluster and delete plugins (Canal).
+    SetLeasesAside {
+        /// The store.
+        store: String,
+    },
     /// Keeps a second copy of the routes to other nodes while the agents change hands.
     HoldPeerRoutes(PeerRoutes),
     /// Removes that copy, once the new agent has routes of its own.
@@ -294,6 +300,9 @@ pub struct CleanScope {
     pub bin_dir: String,
     /// Prefix of Calico's host interfaces.
     pub interface_prefix: String,
+    /// flannel's part is Canal's: plugin, felix, its chains and pods' interfaces belong to both sides, and stay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub canal: bool,
     /// flannel's bridge stays: connections of this host have its address.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_bridge: bool,

@@ -1,6 +1,6 @@
 //! The failure matrix, rows about DEL.
 
-use crate::common::{ARGS, World, cache_file, calico_list, flannel_list};
+use crate::common::{ARGS, World, cache_file, calico_list, canal_list, flannel_list};
 use cni_spec::chain::DelList;
 use cni_store::backends::Backends;
 use cni_store::pending::{Outcome, Pending};
@@ -239,6 +239,48 @@ fn row_31_pod_older_than_the_shim_by_other_evidence() {
     world.del("c2").succeeded();
     assert_eq!(world.take_log(), ["bandwidth DEL", "calico DEL"]);
     world.assert_clean();
+}
+
+/// Canal plays flannel's part, with Calico's plugin and the name of Calico's network: host-local's lease tells its pods from Calico's.
+#[test]
+fn row_31_pods_of_canal_are_told_from_calicos() {
+    let world = World::new();
+    world.conflist(Backend::Flannel, &canal_list());
+    world.route(Backend::Calico);
+    let lease =
+        |id: &str| world.write("root/var/lib/cni/networks/k8s-pod-network/10.244.1.2", &format!("{id}\r\neth0"));
+    let forget = || fs::remove_dir_all(world.path("root/var/lib/cni/networks")).unwrap();
+    let canals = ["portmap DEL", "calico DEL"];
+    // The interface alone says nothing, for both have it.
+    world.write("root/sys/class/net/cali0d7763386da/ifindex", "7");
+    lease("c1");
+    world.del("c1").succeeded();
+    assert_eq!(world.calls()[1].stdin["ipam"]["type"], "host-local");
+    assert_eq!(world.take_log(), canals);
+    // An old cache without a conflist: so does the network's name alone.
+    fs::remove_dir_all(world.path("root/sys/class/net/cali0d7763386da")).unwrap();
+    let old = r#"{"cniVersion":"1.0.0","ips":[]}"#;
+    for (reserved, wanted) in [(true, canals), (false, ["bandwidth DEL", "calico DEL"])] {
+        forget();
+        lease(if reserved { "c2" } else { "another" });
+        world.write("root/var/lib/cni/results/k8s-pod-network-c2-eth0", old);
+        world.call("DEL", "c2").with("name", json!("the-shims-own-name")).go().succeeded();
+        assert_eq!(world.take_log(), wanted, "{reserved}");
+    }
+    forget();
+    world.assert_clean();
+}
+
+/// An address that host-local has reserved under the name of Calico's network is no business of calico-ipam's: its DEL does not free it.
+#[test]
+fn row_31_a_lease_beside_calicos_attachment_is_freed_too() {
+    let world = World::new();
+    world.route(Backend::Calico);
+    world.install("bin", "host-local");
+    cache_file(&world, &calico_list(), "c1", &json!({"cniVersion": "1.0.0", "ips": []}));
+    world.write("root/var/lib/cni/networks/k8s-pod-network/10.244.1.2", "c1\r\neth0");
+    world.del("c1").succeeded();
+    assert_eq!(world.take_log(), ["bandwidth DEL", "calico DEL", "host-local DEL"]);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use nodectl_lab::cluster::Options;
-use nodectl_lab::scenario::Scenario;
+use nodectl_lab::scenario::crash::Sample;
+use nodectl_lab::scenario::{Cni, Scenario};
 use nodectl_lab::wait::{eventually, stays};
 use serde_json::{Value, json};
 
@@ -63,4 +64,80 @@ fn pods_of_a_cluster_on_canal_reach_each_other_and_leave_nothing() {
     scenario.must_be_whole_and_tidy("on Canal").unwrap();
     scenario.spread_pods().unwrap();
     scenario.must_be_whole_and_tidy("with other pods").unwrap();
+}
+
+/// The arguments of the switch that is disturbed.
+const MIGRATE: [&str; 6] = ["migrate", "--yes", "--drain-timeout", "60", "--agent-timeout", "60"];
+
+fn prepared(nodes: u8) -> Scenario {
+    let scenario = start(nodes);
+    scenario.spread_pods().unwrap();
+    scenario.prepare().unwrap();
+    scenario
+}
+
+/// What [`Scenario::must_be_on`] does not look at: whose store and configuration are there, and who gives pods their addresses.
+#[track_caller]
+fn must_be_on(scenario: &Scenario, index: usize, cni: Cni) {
+    scenario.must_be_on(index, cni).unwrap();
+    let node = scenario.node(index).unwrap();
+    let files = node.sh("ls -d /etc/cni/net.d/10-* /var/lib/cni/networks/k8s-pod-network || true").unwrap();
+    let has = |path: &str| files.lines().any(|line| line == path);
+    assert_eq!(has("/etc/cni/net.d/10-canal.conflist"), cni == Cni::Flannel, "{files}");
+    assert_eq!(has("/etc/cni/net.d/10-calico.conflist"), cni == Cni::Calico, "{files}");
+    assert_eq!(has("/var/lib/cni/networks/k8s-pod-network"), cni == Cni::Flannel, "{files}");
+    let ready = scenario.client.get("/apis/crd.projectcalico.org/v1/clusterinformations/default").unwrap();
+    assert_eq!(ready["spec"]["datastoreReady"], true, "the datastore of the cluster is not locked");
+}
+
+#[test]
+fn nodes_on_canal_go_to_calico_and_back() {
+    let scenario = prepared(2);
+    scenario.must_be_whole_and_tidy("prepared").unwrap();
+    for index in 1..=2 {
+        scenario.migrate(index, Cni::Calico).unwrap();
+        must_be_on(&scenario, index, Cni::Calico);
+        scenario.must_be_whole_and_tidy(&format!("{index} of 2 nodes on Calico")).unwrap();
+    }
+    for (index, left) in [(1, 1), (2, 0)] {
+        scenario.nodectl(index, &["revert", "--yes"]).unwrap().expect(0).unwrap();
+        must_be_on(&scenario, index, Cni::Flannel);
+        scenario.must_be_whole_and_tidy(&format!("back: {left} of 2 nodes on Calico")).unwrap();
+    }
+    scenario.cluster_command(&["abort"]).unwrap().expect(0).unwrap();
+    assert!(scenario.blocks().unwrap().is_empty(), "abort takes the blocks away");
+    eventually("Canal's pods are as they were", || {
+        let set = scenario.client.get(SET).unwrap();
+        !set.to_string().contains("FELIX_VXLANENABLED") && canal_pods(&scenario).iter().all(|(_, ready)| *ready)
+    });
+    scenario.must_be_whole_and_tidy("after abort").unwrap();
+}
+
+#[test]
+fn a_switch_from_canal_that_is_killed_is_finished_or_taken_back() {
+    let scenario = prepared(2);
+    let points = scenario.fault_points(1, |env| scenario.nodectl_with(1, &MIGRATE, env)).unwrap();
+    scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
+    must_be_on(&scenario, 1, Cni::Flannel);
+    // Where the store goes, the overlay changes hands, and some of the other places.
+    let own = points.iter().enumerate().filter(|(_, point)| point.contains("rename_link")).map(|(at, _)| at + 1);
+    let store = points.iter().position(|point| point == "backup.rename").map(|at| at + 1);
+    let mut places: Vec<usize> = own.chain(store).chain(Sample::from_environment().of(points.len(), 4)).collect();
+    places.sort_unstable();
+    places.dedup();
+    for (i, n) in places.into_iter().enumerate() {
+        let place = format!("point {n} of {}, {}", points.len(), points[n - 1]);
+        println!("{place}");
+        let died = scenario.dies_at(1, &MIGRATE, &n.to_string()).unwrap();
+        if died && scenario.is_open(1).unwrap() && i % 2 == 0 {
+            scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
+            must_be_on(&scenario, 1, Cni::Calico);
+            scenario.must_be_whole_and_tidy(&format!("{place}, resumed")).unwrap();
+        }
+        if scenario.is_open(1).unwrap() || scenario.one_of_both(1).unwrap() == Cni::Calico {
+            scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
+        }
+        must_be_on(&scenario, 1, Cni::Flannel);
+        scenario.must_be_whole_and_tidy(&format!("{place}, taken back")).unwrap();
+    }
 }

@@ -72,6 +72,19 @@ impl Backends {
     }
 }
 
+/// Whether a list is Canal's: Calico's plugin with host-local's addresses. On such a node it plays flannel's part, and its network
+/// has the name that Calico's own list gives to its network too.
+pub fn is_canal(list: &List) -> bool {
+    let main = list.plugins.iter().find(|plugin| plugin.get("type").and_then(Value::as_str) == Some("calico"));
+    let ipam = main.and_then(|plugin| plugin.get("ipam")?.get("type")?.as_str());
+    ipam == Some("host-local")
+}
+
+/// Whose plugins a list runs.
+pub fn owner(list: &List) -> Backend {
+    if list.runs("calico") && !is_canal(list) { Backend::Calico } else { Backend::Flannel }
+}
+
 /// The union of the capabilities of conflists, as the shim must declare them to be given the arguments; always with the ones
 /// that runtimes are known to have, since the other backend's conflist may not be on the node yet. Each delegate is given
 /// those that it declares, as without the shim.

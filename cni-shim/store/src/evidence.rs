@@ -1,10 +1,11 @@
 //! What tells whose a sandbox is that has no readable record: one older than the shim, or one whose record a power cut took.
 //!
 //! In this order: libcni's cached result (it holds the whole conflist), flannel's scratch file, an address that host-local
-//! has reserved for it, Calico's host interface of the pod. Guesses from the node's present state are not among them: a
+//! has reserved for it, Calico's host interface of the pod. Canal's pods have such an interface too: host-local's lease tells them
+//! from Calico's. Guesses from the node's present state are not among them: a
 //! sandbox without evidence has nothing to clean up.
 
-use crate::backends::Backends;
+use crate::backends::{Backends, is_canal, owner as owner_of};
 use crate::record::{Pod, Record};
 use crate::state::Backend;
 use crate::{Paths, scratch};
@@ -161,13 +162,15 @@ pub fn build(
     let (mut lists, mut owner, mut unclear) = (Vec::new(), None, sought.torn);
     for cached in &found.cached {
         let list = cached.conflist.as_deref().and_then(|bytes| List::parse(bytes).ok()).filter(|list| !list.runs(TYPE));
-        // Without its conflist, the network's name tells the backend.
-        let by_name = || Backend::ALL.into_iter().find_map(|b| load(b).ok().filter(|list| list.name == cached.network));
+        // Without its conflist, the network's name tells the backend; Canal's and Calico's have one name, and then the lease does.
+        let fits =
+            |list: &List| list.name == cached.network && (!is_canal(list) || found.reserved.contains(&list.name));
+        let by_name = || Backend::ALL.into_iter().find_map(|b| load(b).ok().filter(fits));
         // The shim's own list says that it was the shim, not for which backend.
         let shims_own = cached.conflist.is_some() && list.is_none();
         unclear |= shims_own;
         if let Some(list) = list.or_else(|| if shims_own { None } else { by_name() }) {
-            owner = owner.or(Some(if list.runs("calico") { Backend::Calico } else { Backend::Flannel }));
+            owner = owner.or(Some(owner_of(&list)));
             lists.push(list);
         }
     }
@@ -176,8 +179,13 @@ pub fn build(
         owner = owner.or(Some(Backend::Flannel));
     }
     if found.calico_interface && lists.is_empty() {
-        owner = Some(Backend::Calico);
-        lists.push(load(Backend::Calico)?);
+        let canal = load(Backend::Flannel).ok().filter(|list| is_canal(list) && found.reserved.contains(&list.name));
+        let (backend, list) = match canal {
+            Some(list) => (Backend::Flannel, list),
+            None => (Backend::Calico, load(Backend::Calico)?),
+        };
+        owner = Some(backend);
+        lists.push(list);
     }
     if unclear && lists.is_empty() && found.reserved.is_empty() {
         // A guess must not keep a sandbox for ever: it is also made where a second DEL comes between the first one's end and
@@ -189,9 +197,13 @@ pub fn build(
         let guessed = Backend::ALL.into_iter().filter_map(|backend| load(backend).ok());
         lists.extend(guessed.filter(is_here));
     }
-    // Without its scratch file, flannel's DEL does not free the address; host-local's own does.
+    // Without its scratch file, flannel's DEL does not free the address, nor does Calico's own; host-local's does.
     let freed = |network: &String| {
-        lists.iter().any(|list| list.name == *network && (!list.runs("flannel") || found.scratch.is_some()))
+        let frees = |list: &List| match owner_of(list) {
+            Backend::Calico => false,
+            Backend::Flannel => !list.runs("flannel") || found.scratch.is_some(),
+        };
+        lists.iter().any(|list| list.name == *network && frees(list))
     };
     let mut unfreed = Vec::new();
     for network in found.reserved.iter().filter(|network| !freed(network)) {

@@ -45,8 +45,20 @@ fn set_label(cx: &Context, value: &str) -> Result<()> {
     Ok(())
 }
 
+/// Names of the processes that the agent consists of.
+fn processes(agent: &Agent) -> &'static [&'static str] {
+    match agent.cni {
+        Cni::Flannel if agent.scope.canal => &["flanneld", "calico-node"],
+        Cni::Flannel => &["flanneld"],
+        Cni::Calico => &["calico-node"],
+    }
+}
+
 fn is_gone(cx: &mut Context, agent: &Agent) -> Result<bool> {
-    if process::scan()?.iter().any(|p| p.name == agent.cni.process()) {
+    let own = processes(agent);
+    // Calico's and Canal's calico-node cannot be told apart by their processes: there the sandbox alone counts.
+    let tells = !(agent.scope.canal && agent.cni == Cni::Calico);
+    if tells && process::scan()?.iter().any(|p| own.contains(&p.name.as_str())) {
         return Ok(false);
     }
     if cx.cri()?.sandboxes()?.iter().any(|s| s.ready && is_sandbox_of(s, agent)) {
@@ -120,7 +132,10 @@ fn lacks(cx: &mut Context, agent: &Agent) -> Result<Vec<String>> {
             lacks.push(what.to_owned());
         }
     };
-    need(process::scan()?.iter().any(|p| p.name == agent.cni.process()), "its process");
+    let running = process::scan()?;
+    processes(agent)
+        .iter()
+        .for_each(|name| need(running.iter().any(|p| p.name == *name), &format!("the process {name}")));
     // Calico's installer writes its conflist in place: half of it does not parse.
     let conflist = files::read_text_optional(&cx.host.path(&agent.conflist))?.unwrap_or_default();
     need(serde_json::from_str::<Value>(&conflist).is_ok(), "its network configuration");
@@ -133,6 +148,10 @@ fn lacks(cx: &mut Context, agent: &Agent) -> Result<Vec<String>> {
         need(false, &format!("a Ready pod that stays ({why})"));
     }
     match agent.cni {
+        Cni::Flannel if agent.scope.canal => {
+            need(files::exists(&cx.host.path(Path::new("/var/lib/calico/nodename"))), "/var/lib/calico/nodename");
+            need(local_http::ready(FELIX_READINESS), "felix's readiness");
+        }
         Cni::Flannel => need(files::exists(&cx.host.path(Path::new("/run/flannel/subnet.env"))), "subnet.env"),
         Cni::Calico => {
             need(files::exists(&cx.host.path(Path::new("/var/lib/calico/nodename"))), "/var/lib/calico/nodename");

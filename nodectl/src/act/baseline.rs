@@ -67,20 +67,27 @@ pub(super) fn verify(cx: &mut Context, via: Cni, targets: &Targets) -> Result<Va
             let lost = missing(&wanted, &found);
             // Through Calico our attachment goes by a real pod's name, and that pod's network policies may forbid what is
             // asked here: the host's own answers stand, and what the pod did not get is said in the report.
-            if !lost.is_empty() && via == Cni::Flannel {
+            if !lost.is_empty() && !borrows_a_pod(cx, via) {
                 bail!("{}", complaint("a pod of this node", &lost));
             }
             json!({ "attachment": attachment::summary(&result), "from_attachment": found, "not_answered": lost })
         }
-        None => json!({ "attachment": null, "note": "no pod waits for Calico, so its first real pod is the proof" }),
+        None => {
+            json!({ "attachment": null, "note": "no pod waits for Calico's plugin, so its first real pod is the proof" })
+        }
     };
     Ok(json!({ "host": last, "pod": attachment }))
 }
 
-/// Makes our attachment: container id, netns path, CNI_ARGS and the result. `None` where Calico has no pod to be it.
+/// Whether Calico's plugin makes the attachment, which wants a pod: Calico's own, and Canal's.
+fn borrows_a_pod(cx: &Context, via: Cni) -> bool {
+    via == Cni::Calico || cx.plan.prepared.canal
+}
+
+/// Makes our attachment: container id, netns path, CNI_ARGS and the result. `None` where Calico's plugin has no pod to be it.
 fn attach(cx: &mut Context, via: Cni) -> Result<Option<(String, String, String, Value)>> {
     let mut args = format!("IgnoreUnknown=1;NODECTL_RUN={}", cx.run.id);
-    if via == Cni::Calico {
+    if borrows_a_pod(cx, via) {
         let Some((namespace, name, uid)) = waiting_pod(cx)? else { return Ok(None) };
         args.push_str(&format!(";K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}"));
     }

@@ -156,10 +156,17 @@ fn present(host: &Host, dirs: &CniDirectories, confs: &BTreeMap<String, Value>) 
     {
         let mut names: Vec<(&str, &str)> = vec![(usual, if cni == Cni::Flannel { "cbr0" } else { "k8s-pod-network" })];
         for (file, conf) in confs.iter().filter(|(file, _)| file.as_str() != SHIM_CONFLIST) {
+            if cni == Cni::Flannel && ownership::known::is_canal(conf) {
+                names.push((file, conf["name"].as_str().unwrap_or_default()));
+            }
             let types = conf["plugins"].as_array().into_iter().flatten().filter_map(|p| p["type"].as_str());
             if types.into_iter().any(|t| t == plugin) {
                 names.push((file, conf["name"].as_str().unwrap_or_default()));
             }
+        }
+        if cni == Cni::Flannel {
+            // host-local's store outlives Canal's configuration.
+            names.push(("10-canal.conflist", "k8s-pod-network"));
         }
         for (file, network) in names {
             let paths = ownership::files::paths(cni, &dirs.conf_dir, &dirs.bin_dir, file, network);

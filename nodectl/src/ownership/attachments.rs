@@ -47,6 +47,11 @@ pub fn of(facts: &Facts, container: &str) -> Option<Cni> {
     let noted = facts.shim.attachments.iter();
     let by_shim = noted.filter(|(_, ids)| ids.iter().any(|id| id.starts_with(container))).map(|(cni, _)| *cni).next();
     by_shim.or_else(|| {
+        let mut own = notes(facts).filter(|note| note.container == container);
+        // Canal's pods have Calico's plugin, and host-local's address.
+        if own.any(|note| note.path.starts_with(&format!("{}/", super::files::LEASES))) {
+            return Some(Cni::Flannel);
+        }
         let plugins = notes(facts).filter(|note| note.container == container).find_map(|note| note.plugins.first())?;
         [Cni::Flannel, Cni::Calico].into_iter().find(|cni| plugin(*cni) == plugins)
     })

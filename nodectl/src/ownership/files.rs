@@ -104,7 +104,12 @@ pub fn paths(cni: Cni, conf_dir: &str, bin_dir: &str, conflist: &str, network: &
 
 /// Those of them that exist.
 pub fn claim_of_switch(facts: &Facts, cni: Cni, scope: &CleanScope, inventory: &mut Inventory) {
-    let all = paths(cni, &scope.conf_dir, &scope.bin_dir, &scope.conflist, &scope.network);
+    let mut all = paths(cni, &scope.conf_dir, &scope.bin_dir, &scope.conflist, &scope.network);
+    if scope.canal && cni == Cni::Calico {
+        // Plugins, their credentials and what they keep are Canal's as well.
+        let conflist = format!("{}/{}", scope.conf_dir, scope.conflist);
+        all.retain(|path| *path == conflist);
+    }
     for path in all.into_iter().filter(|path| facts.files.present.contains(path)) {
         file(path, "a path of the CNI's own", inventory);
     }
@@ -272,6 +277,7 @@ mod tests {
             ipv6: None,
             vni: 1,
             interface_prefix: "cali".into(),
+            canal: false,
             keep_bridge: false,
         };
         let mut facts = Facts::default();
@@ -282,6 +288,32 @@ mod tests {
         let mut inventory = Inventory::default();
         claim_of_switch(&facts, Cni::Flannel, &scope, &mut inventory);
         assert!(inventory.image.files.is_empty());
+    }
+
+    #[test]
+    fn on_canal_plugin_and_credentials_are_of_both_sides() {
+        let scope: CleanScope = serde_json::from_value(serde_json::json!({
+            "cluster_cidr": "10.244.0.0/16", "pod_cidr": "10.244.1.0/24", "vni": 1, "network": "k8s-pod-network",
+            "conflist": "10-calico.conflist", "conf_dir": "/etc/cni/net.d", "bin_dir": "/opt/cni/bin", "interface_prefix": "cali",
+            "canal": true
+        }))
+        .expect("a scope");
+        let [calicos, canals, store] = [
+            "/etc/cni/net.d/10-calico.conflist",
+            "/etc/cni/net.d/10-canal.conflist",
+            "/var/lib/cni/networks/k8s-pod-network",
+        ];
+        let mut facts = Facts::default();
+        let both = ["/etc/cni/net.d/calico-kubeconfig", "/opt/cni/bin/calico", "/run/calico", "/var/lib/calico"];
+        facts.files.present = [calicos, canals, store].into_iter().chain(both).map(str::to_owned).collect();
+        let owned = |cni, conflist: &str| {
+            let mut inventory = Inventory::default();
+            let scope = CleanScope { conflist: conflist.into(), ..scope.clone() };
+            claim_of_switch(&facts, cni, &scope, &mut inventory);
+            inventory.image.files
+        };
+        assert_eq!(owned(Cni::Calico, "10-calico.conflist"), [calicos]);
+        assert_eq!(owned(Cni::Flannel, "10-canal.conflist"), [canals, store]);
     }
 
     #[test]

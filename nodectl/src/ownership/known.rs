@@ -195,6 +195,16 @@ pub fn main_plugin(conf: &Value) -> Option<&str> {
     conf["plugins"][0]["type"].as_str().or_else(|| conf["type"].as_str())
 }
 
+/// Whether a configuration is Canal's: Calico's plugin with host-local's addresses.
+pub fn is_canal(conf: &Value) -> bool {
+    main_plugin(conf) == Some("calico") && conf["plugins"][0]["ipam"]["type"] == "host-local"
+}
+
+/// Whether a configuration is that of canal-etcd: flannel's plugin, which has Calico's make the interfaces.
+pub fn is_canal_etcd(conf: &Value) -> bool {
+    main_plugin(conf) == Some("flannel") && conf["plugins"][0]["delegate"]["type"] == "calico"
+}
+
 /// subnet.env, what flannel's plugin saved, and the rules that name the network.
 fn flannel(facts: &Facts, known: &mut Known) {
     for (name, value) in &facts.files.subnet_env {

@@ -13,7 +13,7 @@ const PROTO_FELIX: u8 = 80;
 /// BIRD's; its kernel protocol `persist`s routes on exit.
 const PROTO_BIRD: u8 = 12;
 /// RTPROT_BOOT, which flanneld's library and `ip route add` write.
-const PROTO_BOOT: u8 = 3;
+pub const PROTO_BOOT: u8 = 3;
 /// RT_TABLE_MAIN.
 const MAIN: u32 = 254;
 /// felix's priority of the rule for WireGuard (its default).

@@ -26,10 +26,10 @@ pub fn arrival(facts: &Facts, to: Cni) -> Arrival {
         .filter_map(|part| Some(format!("{part}: could not be looked at ({})", facts.unobserved.get(*part)?)))
         .collect();
     let (agent, other) = (to.process(), to.other().process());
-    if !facts.unobserved.contains_key("processes") && !facts.runs(agent) {
+    if !facts.unobserved.contains_key("processes") && !facts.agent_runs(to) {
         amiss.push(format!("{agent} does not run"));
     }
-    if facts.runs(other) {
+    if facts.agent_runs(to.other()) {
         amiss.push(format!("{other} runs"));
     }
     match facts.shim.mode.as_deref() {

@@ -55,6 +55,7 @@ pub fn scope(facts: &Facts, prepared: &Prepared, cni: Cni) -> CleanScope {
         conf_dir: facts.files.conf_dir.clone(),
         bin_dir: facts.files.bin_dir.clone(),
         interface_prefix: prepared.calico.interface_prefix.clone(),
+        canal: prepared.canal,
         keep_bridge: false,
     }
 }
@@ -62,6 +63,7 @@ pub fn scope(facts: &Facts, prepared: &Prepared, cni: Cni) -> CleanScope {
 /// What starting or stopping this CNI's agent needs to know.
 pub fn agent(facts: &Facts, prepared: &Prepared, cni: Cni, timeout_s: u64) -> Agent {
     let plugins: &[&str] = match cni {
+        Cni::Flannel if prepared.canal => &["calico", "host-local", "portmap"],
         Cni::Flannel => &["flannel", "bridge", "host-local", "portmap"],
         Cni::Calico => &["calico", "calico-ipam", "portmap"],
     };
@@ -107,8 +109,10 @@ fn targets(facts: &Facts, prepared: &Prepared, from: Cni) -> Targets {
 /// Steps that every switch begins with: binaries kept, the shim in front with behaviour unchanged.
 pub fn prologue(facts: &Facts, prepared: &Prepared, from: Cni) -> Vec<Step> {
     let mut steps = Vec::new();
-    let names: Vec<String> =
-        OVERWRITTEN.iter().filter(|n| facts.files.binaries.contains_key(**n)).map(|n| (*n).to_owned()).collect();
+    // On Canal the plugin that serves now has the name of the one that comes.
+    let both: &[&str] = if prepared.canal { &["calico", "calico-ipam"] } else { &[] };
+    let names = OVERWRITTEN.iter().chain(both).filter(|n| facts.files.binaries.contains_key(**n));
+    let names: Vec<String> = names.map(|n| (*n).to_owned()).collect();
     // First: they are what is undone last.
     steps.extend(boot_units(facts).map(|units| Step::EnableBootUnits { units }));
     steps.push(Step::PreserveBinaries { dir: facts.files.bin_dir.clone(), names });

@@ -3,6 +3,7 @@
 use super::parts;
 use crate::cni::Cni;
 use crate::facts::{ClusterView, Facts, Link, Saved};
+use crate::ownership::files::LEASES;
 use crate::prepared::{Half, Prepared, Vtep};
 use crate::request::Request;
 use crate::rules::{self, OwnedRules};
@@ -15,11 +16,20 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     let mut steps = parts::prologue(facts, prepared, Cni::Flannel);
     // Cordon, evict, baseline, hold.
     steps.extend(parts::quiesce(facts, cluster, prepared, request));
-    // flanneld puts back what is removed under it, so it goes before anything of it is touched.
-    steps.push(Step::StopAgent(flannel.clone()));
-    steps.extend(keep_rules(facts));
     // felix blackholes every block of its node as soon as it runs: no pod may hang on cni0 any more by then.
-    steps.push(Step::StopSandboxes { made_by: Cni::Flannel, pods: parts::staying(cluster), spare: Vec::new() });
+    let sandboxes = Step::StopSandboxes { made_by: Cni::Flannel, pods: parts::staying(cluster), spare: Vec::new() };
+    // flanneld puts back what is removed under it, so it goes before anything of it is touched.
+    let agent = Step::StopAgent(flannel.clone());
+    if prepared.canal {
+        // Its plugin's token is kept fresh only while it runs, and felix takes the interfaces' routes and chains away.
+        steps.extend([sandboxes, agent]);
+        steps.extend(keep_rules(facts));
+        steps.push(Step::SetLeasesAside { store: format!("{LEASES}/{}", prepared.flannel.network) });
+    } else {
+        steps.push(agent);
+        steps.extend(keep_rules(facts));
+        steps.push(sandboxes);
+    }
     steps.extend(prepared.halves().map(|half| overlay_step(facts, prepared, half)));
     steps.push(Step::StartAgent(calico));
     // Probe, release, await pods, uncordon.

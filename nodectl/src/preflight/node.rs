@@ -192,12 +192,20 @@ pub(super) fn conflist_order(facts: &Facts, prepared: &Prepared) -> Check {
 pub(super) fn agents(facts: &Facts, request: &Request) -> Check {
     let from = current_cni(facts).unwrap_or_else(|| request.to.other());
     let (old, new) = (from.process(), from.other().process());
-    match (facts.runs(old), facts.runs(new)) {
+    match (facts.agent_runs(from), facts.agent_runs(from.other())) {
+        (true, false) if from == Cni::Flannel && facts.is_canal() && !facts.runs(new) => Check::fail(
+            "agents",
+            format!("{old} runs on this node without the {new} that Canal has beside it"),
+            "see what keeps that container of Canal's pod here",
+        ),
+        (true, false) if from == Cni::Flannel && facts.is_canal() => {
+            Check::pass("agents", format!("{old} and {new} run: Canal's"))
+        }
         (true, false) => Check::pass("agents", format!("{old} runs, {new} does not")),
         (true, true) => Check::fail(
             "agents",
             format!("{old} and {new} both run on this node"),
-            "give their DaemonSets the node selectors that `nodectl cluster prepare` sets; Canal and side-by-side installs are not switched by this release",
+            "give their DaemonSets the node selectors that `nodectl cluster prepare` sets; side-by-side installs are not switched by this release",
         ),
         (false, _) => Check::fail(
             "agents",

@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::facts::{ClusterView, Facts};
+use crate::ownership::known::{is_canal, is_canal_etcd};
 use crate::request::{Request, Strategy};
 
 /// One refusal per thing that is out of scope; a single pass where there is none.
@@ -11,7 +12,7 @@ pub(super) fn checks(facts: &Facts, view: &ClusterView, request: &Request) -> Ve
         ipv6(facts, view),
         ipv6_in_place(view, request),
         backend(view),
-        canal(facts),
+        canal(facts, view, request),
         k3s(facts),
         multus(facts),
         chained(facts),
@@ -71,9 +72,22 @@ fn backend(view: &ClusterView) -> Refusal {
     })
 }
 
-fn canal(facts: &Facts) -> Refusal {
-    let canal = facts.files.conf_names.iter().any(|n| n.contains("canal"));
-    canal.then(|| ("this is a Canal node: both agents in one pod".to_owned(), "wait for a release that switches Canal"))
+fn canal(facts: &Facts, view: &ClusterView, request: &Request) -> Refusal {
+    if facts.files.confs.values().any(is_canal_etcd) {
+        return Some((
+            "this is a Canal node with an etcd of its own (canal-etcd): flannel's plugin lets Calico's make the interfaces".to_owned(),
+            "leave it on Canal; only Canal with the Kubernetes datastore is switched",
+        ));
+    }
+    let Some(Ok(prepared)) = &view.prepared else { return None };
+    if facts.files.confs.values().any(is_canal) && !prepared.canal {
+        return Some((
+            "this is a Canal node, and the cluster was not prepared as one".to_owned(),
+            "run `nodectl cluster prepare` again",
+        ));
+    }
+    (prepared.canal && request.strategy == Strategy::InPlace)
+        .then(|| ("strategy in-place is not there yet for Canal".to_owned(), "use --strategy drain"))
 }
 
 fn k3s(facts: &Facts) -> Refusal {

@@ -312,6 +312,14 @@ pub fn calico_list() -> Value {
         {"type": "bandwidth", "capabilities": {"bandwidth": true}}]})
 }
 
+/// Canal's: Calico's plugin with host-local's addresses, under the name that Calico's own network has.
+pub fn canal_list() -> Value {
+    json!({"name": "k8s-pod-network", "cniVersion": "1.0.0", "plugins": [
+        {"type": "calico", "mtu": 0, "nodename": "node1", "ipam": {"type": "host-local", "subnet": "usePodCidr"},
+         "kubernetes": {"kubeconfig": "/etc/cni/net.d/calico-kubeconfig"}},
+        {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}}]})
+}
+
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(10);
     while !condition() {

@@ -20,7 +20,7 @@ fn configurations_in_the_way_are_named() {
     let first = r#"cp /etc/cni/net.d/10-flannel.conflist /etc/cni/net.d/00-a.conflist"#;
     provoke(&scenario, &fails("conflist-order", "sorts before"), sh(first), sh("rm /etc/cni/net.d/00-a.conflist"))
         .unwrap();
-    let canal = "cp /etc/cni/net.d/10-flannel.conflist /etc/cni/net.d/10-canal.conflist";
+    let canal = r#"sed 's/"hairpinMode"/"type": "calico", "hairpinMode"/' /etc/cni/net.d/10-flannel.conflist > /etc/cni/net.d/10-canal.conflist"#;
     provoke(&scenario, &fails("scope", "Canal"), sh(canal), sh("rm /etc/cni/net.d/10-canal.conflist")).unwrap();
     let chained = "cp -p /etc/cni/net.d/10-flannel.conflist /run/kept; \
         jq '.plugins += [{\"type\":\"cilium-cni\"}]' /run/kept > /etc/cni/net.d/10-flannel.conflist";

@@ -42,6 +42,7 @@ pub fn new(
             pod_cidr: end.pod_cidr,
             vtep: vtep(end),
         }),
+        canal: flannel.canal,
         flannel: flannel_info(survey, flannel, node),
         calico: calico_info(survey, calico),
         probe: probe(survey),

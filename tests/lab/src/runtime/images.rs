@@ -13,7 +13,7 @@ pub struct Service;
 const OWN: [&str; 7] = ["calico-node", "flanneld", "install-cni", "install-flannel", "pod", "pause", "kube-proxy"];
 
 /// Versions that a node holds of each: those of the lab's manifests. Others have to be pulled first.
-const TAGS: [&str; 5] = ["latest", "v0.26.7", "v0.27.4", "v3.31.0", "v3.32.0"];
+const TAGS: [&str; 6] = ["latest", "v0.24.4", "v0.26.7", "v0.27.4", "v3.31.0", "v3.32.0"];
 
 /// An image as CRI shows it.
 fn image(name: &str) -> cri::Image {
