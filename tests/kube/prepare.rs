@@ -2,6 +2,8 @@
 
 #![allow(missing_docs)]
 
+#[path = "prepare/canal.rs"]
+mod canal;
 #[path = "prepare/concurrency.rs"]
 mod concurrency;
 #[path = "prepare/dual_stack.rs"]

@@ -10,16 +10,23 @@ use std::time::Duration;
 use nodectl_lab::apiserver::Options;
 use nodectl_lab::client::{Client, Patch};
 use nodectl_lab::cluster::POD_NETWORK_V6;
-use nodectl_lab::objects::{calico, calico_crds, flannel, install};
+use nodectl_lab::objects::{calico, calico_crds, canal, flannel, install};
 use nodectl_lab::wait::eventually;
 use serde_json::{Value, json};
 
 use super::support::{Fixture, play_kubelet};
 
+/// flannel's pods.
+const FLANNEL: &str = "/api/v1/namespaces/kube-flannel/pods";
+/// Canal's.
+const CANAL: &str = "/api/v1/namespaces/kube-system/pods?labelSelector=k8s-app%3Dcanal";
+
 pub struct Cluster {
     pub fixture: Fixture,
     /// The IPv6 pod network, where the cluster has one.
     network_v6: Option<&'static str>,
+    /// Where flannel's pods are listed, or Canal's.
+    agents: &'static str,
     stopped: Arc<AtomicBool>,
     player: Option<std::thread::JoinHandle<()>>,
 }
@@ -82,6 +89,11 @@ impl Cluster {
         Cluster::on(Fixture::with(|_| {}), nodes, true, Some(POD_NETWORK_V6))
     }
 
+    /// On Canal.
+    pub fn canal(nodes: u8) -> Cluster {
+        Cluster::with_agents(Fixture::with(|_| {}), nodes, true, None, CANAL)
+    }
+
     /// The same without controllers and agents: flannel has annotated the nodes, and nobody has to be waited for.
     pub fn quiet(nodes: u8) -> Cluster {
         Cluster::on(Fixture::stand_in(|options| options.no_controllers = true), nodes, false, None)
@@ -109,10 +121,23 @@ impl Cluster {
     }
 
     fn on(fixture: Fixture, nodes: u8, lives: bool, network_v6: Option<&'static str>) -> Cluster {
+        Cluster::with_agents(fixture, nodes, lives, network_v6, FLANNEL)
+    }
+
+    fn with_agents(
+        fixture: Fixture,
+        nodes: u8,
+        lives: bool,
+        network_v6: Option<&'static str>,
+        agents: &'static str,
+    ) -> Cluster {
         let admin = &fixture.admin;
         let second = || network_v6.map(str::to_owned);
         let flannel = flannel::Flannel { network_v6: second(), ..flannel::Flannel::default() };
-        install(admin, &flannel::manifests(&flannel)).unwrap();
+        match agents {
+            CANAL => install(admin, &canal::manifests(&canal::Canal::default())).unwrap(),
+            _ => install(admin, &flannel::manifests(&flannel)).unwrap(),
+        }
         install(admin, &calico_crds::manifests()).unwrap();
         let calico = calico::Calico { network_v6: second(), ..calico::Calico::default() };
         install(admin, &calico::manifests(&calico)).unwrap();
@@ -121,8 +146,8 @@ impl Cluster {
         std::fs::create_dir(fixture.path("backup")).unwrap();
         let stopped = Arc::new(AtomicBool::new(false));
         let (stop, client) = (stopped.clone(), Client::from_kubeconfig(&fixture.path("admin.conf")).unwrap());
-        let player = lives.then(|| std::thread::spawn(move || play(&client, &stop)));
-        let cluster = Cluster { fixture, network_v6, stopped, player };
+        let player = lives.then(|| std::thread::spawn(move || play(&client, &stop, agents)));
+        let cluster = Cluster { fixture, network_v6, agents, stopped, player };
         (1..=nodes).for_each(|index| cluster.join(index));
         for index in 1..=nodes {
             if !lives {
@@ -140,7 +165,7 @@ impl Cluster {
     fn eventually_on_flannel(&self, index: u8) {
         let name = format!("node{index}");
         eventually("flannel serves the node", || {
-            let pods = self.admin().list("/api/v1/namespaces/kube-flannel/pods").unwrap();
+            let pods = self.admin().list(self.agents).unwrap();
             let ready = |pod: &Value| pod["spec"]["nodeName"] == name.as_str() && pod["status"]["phase"] == "Running";
             let taints = self.node(index)["spec"]["taints"].as_array().map_or(0, Vec::len);
             taints == 0 && pods.iter().any(ready)
@@ -308,11 +333,11 @@ fn normal(mut value: Value) -> String {
     value.to_string()
 }
 
-fn play(admin: &Client, stopped: &AtomicBool) {
+fn play(admin: &Client, stopped: &AtomicBool, agents: &str) {
     while !stopped.load(Ordering::Relaxed) {
         // Faults that a test asks for meet this thread too; it just goes on.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play_kubelet(admin)));
-        for pod in admin.list("/api/v1/namespaces/kube-flannel/pods").unwrap_or_default() {
+        for pod in admin.list(agents).unwrap_or_default() {
             if let Some(node) = pod["spec"]["nodeName"].as_str() {
                 let _ = annotate(admin, node);
             }
