@@ -204,7 +204,8 @@ fn calico_policy(kind: &str, policy: &Value) -> CalicoPolicy {
 
 /// IPv6 addresses of pods in the pod network; none where flannel carries no IPv6. Reads all pods of the cluster.
 pub fn pod_addresses6(kube: &Kube, facts: &ClusterFacts, request: &Request) -> Result<BTreeSet<Ipv6Addr>> {
-    if !flannel::detect(facts, request, &mut Vec::new()).is_some_and(|flannel| flannel.network6.is_some()) {
+    let flannel = flannel::detect(facts, request, &mut Vec::new());
+    if flannel.is_none_or(|flannel| flannel.network6.is_none()) {
         return Ok(BTreeSet::new());
     }
     let pods = kube.list("/api/v1/pods", &[])?;

@@ -76,7 +76,9 @@ impl Scenario {
     fn must_have_no_stale_addresses(&self, index: usize) -> Result<()> {
         until(PATIENCE, || {
             let node = self.node(index)?;
-            let leases = node.sh("ls /var/lib/cni/networks/cbr0 /var/lib/cni/networks/k8s-pod-network 2>/dev/null | grep -E '^[0-9.]+$|:' || true")?;
+            let leases = node
+                .sh("for network in cbr0 k8s-pod-network; do ls /var/lib/cni/networks/$network 2>/dev/null; done \
+                 | grep -E '^[0-9.]+$|:' || true")?;
             let mut kept: Vec<String> = leases.lines().map(str::to_owned).collect();
             kept.extend(self.calico_addresses(index)?);
             let pods = self.client.list("/api/v1/pods")?;
