@@ -135,7 +135,9 @@ fn a_second_pod_cidr_is_no_obstacle_where_flannel_carries_ipv4_alone() {
     scenario.client.ensure("/api/v1/nodes", &object).unwrap();
     scenario.cluster.add_node().unwrap();
     scenario.cluster.wait_nodes_ready(nodectl_lab::scenario::PATIENCE).unwrap();
-    scenario.prepare().unwrap();
+    // flannel writes its annotations a moment after it is there.
+    let patience = nodectl_lab::scenario::PATIENCE;
+    nodectl_lab::cluster::until(patience, || Ok(scenario.prepare().err().map(|e| format!("{e:#}")))).unwrap();
     let done = scenario.nodectl(2, &["preflight"]).unwrap().expect(0).unwrap();
     assert!(done.stdout.contains("10.244.2.0/24, as prepared"), "{}", done.all());
 }
