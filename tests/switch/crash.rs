@@ -16,11 +16,55 @@ use nodectl_lab::scenario::{Cni, PATIENCE};
 /// The arguments of the switch that is disturbed.
 const MIGRATE: [&str; 6] = ["migrate", "--yes", "--drain-timeout", "60", "--agent-timeout", "60"];
 
-/// Killed at a point of the way there; then `resume` ends on Calico, and `revert` on flannel.
+/// A switch that is killed at any point, at any time, and again while it is resumed or taken back.
 #[test]
-fn a_switch_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
+fn a_switch_killed_anywhere_is_finished_or_taken_back() -> Result<()> {
     let (mut bench, points) = Bench::start()?;
-    for (i, n) in Sample::from_environment().of(points.len(), 9).into_iter().enumerate() {
+    at_any_point(&mut bench, &points)?;
+    at_any_time(&mut bench)?;
+    again_and_again(&mut bench, &points)?;
+    bench.verdict()
+}
+
+/// Where nothing is open yet, where the journal's own lines are torn, and where a probe's attachment is left.
+#[test]
+fn a_switch_killed_at_an_edge_is_finished_or_taken_back() -> Result<()> {
+    let (mut bench, points) = Bench::start()?;
+    what_is_killed_before_its_run_is_open_was_no_run(&mut bench, &points)?;
+    the_edges_of_the_journal_are_no_trap(&mut bench, &points)?;
+    a_probe_that_was_killed_leaves_no_attachment(&mut bench, &points)?;
+    bench.verdict()
+}
+
+/// The way back of a closed run, and of one that was killed before.
+#[test]
+fn a_way_back_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
+    let (mut bench, points) = Bench::start()?;
+    the_way_back_at_any_point(&mut bench)?;
+    pods_that_came_while_a_way_back_was_dead_go_back_too(&mut bench, &points)?;
+    bench.verdict()
+}
+
+/// The power fails: the boot-time units bring the node to one CNI before pods start, and settle the rest.
+#[test]
+fn a_power_cut_at_any_point_ends_on_one_cni() -> Result<()> {
+    let (mut bench, points) = Bench::start()?;
+    the_power_fails_at_any_point(&mut bench, &points)?;
+    bench.verdict()
+}
+
+/// The API server goes away in mid-switch and comes back, with and without a reboot meanwhile.
+#[test]
+fn what_is_owed_is_paid_by_itself() -> Result<()> {
+    let (mut bench, _) = Bench::start()?;
+    the_units_are_there_until_all_is_paid(&mut bench)?;
+    a_reboot_while_it_owes_changes_nothing_about_the_end(&mut bench)?;
+    bench.verdict()
+}
+
+/// Killed at a point of the way there; then `resume` ends on Calico, and `revert` on flannel.
+fn at_any_point(bench: &mut Bench, points: &[String]) -> Result<()> {
+    for (i, n) in Sample::from_environment().of(points.len(), 6).into_iter().enumerate() {
         let what = format!("point {n} of {}, {}", points.len(), points[n - 1]);
         bench.round(&what, |bench| {
             if !bench.s.dies_at(1, &MIGRATE, &n.to_string())? {
@@ -29,17 +73,15 @@ fn a_switch_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
             if i % 2 == 0 { bench.resume_to_calico() } else { bench.revert_to_flannel() }
         })?;
     }
-    bench.verdict()
+    Ok(())
 }
 
 /// Killed on the way back of a closed run, which is a switch of its own.
-#[test]
-fn a_way_back_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
-    let (mut bench, _) = Bench::start()?;
+fn the_way_back_at_any_point(bench: &mut Bench) -> Result<()> {
     bench.s.migrate(1, Cni::Calico)?;
     let points = bench.s.fault_points(1, |env| bench.s.nodectl_with(1, &revert(), env))?;
     bench.must_be(Cni::Flannel)?;
-    for (i, n) in Sample::from_environment().of(points.len(), 5).into_iter().enumerate() {
+    for (i, n) in Sample::from_environment().of(points.len(), 4).into_iter().enumerate() {
         let what = format!("point {n} of {} of the way back, {}", points.len(), points[n - 1]);
         bench.round(&what, |bench| {
             bench.s.migrate(1, Cni::Calico)?;
@@ -57,16 +99,14 @@ fn a_way_back_killed_at_any_point_is_finished_or_taken_back() -> Result<()> {
             bench.back_to_the_start()
         })?;
     }
-    bench.verdict()
+    Ok(())
 }
 
 /// Killed on the way there, then killed while it is resumed or taken back, each at some point.
-#[test]
-fn what_is_killed_again_and_again_still_ends() -> Result<()> {
-    let (mut bench, points) = Bench::start()?;
+fn again_and_again(bench: &mut Bench, points: &[String]) -> Result<()> {
     let mut sample = Sample::from_environment();
-    let before = bench::before_open(&points)?;
-    for i in 0..if is_full() { 200 } else { 6 } {
+    let before = bench::before_open(points)?;
+    for i in 0..if is_full() { 200 } else { 4 } {
         let n = before + 1 + sample.below(points.len() - before);
         let again: Vec<usize> = (0..3).map(|_| 1 + sample.below(40)).collect();
         let what = format!("point {n}, {}, then points {again:?}", points[n - 1]);
@@ -94,13 +134,11 @@ fn what_is_killed_again_and_again_still_ends() -> Result<()> {
             }
         })?;
     }
-    bench.verdict()
+    Ok(())
 }
 
 /// A hold ends with its owner: who came to the new CNI while a way back lay dead is taken along by the next.
-#[test]
-fn pods_that_came_while_a_way_back_was_dead_go_back_too() -> Result<()> {
-    let (mut bench, points) = Bench::start()?;
+fn pods_that_came_while_a_way_back_was_dead_go_back_too(bench: &mut Bench, points: &[String]) -> Result<()> {
     let released = 2 + points.iter().rposition(|point| point == "shim.state").context("nothing was released")?;
     bench.round("the release, then the record that it is undone", |bench| {
         assert!(bench.s.dies_at(1, &MIGRATE, &released.to_string())?);
@@ -110,13 +148,11 @@ fn pods_that_came_while_a_way_back_was_dead_go_back_too() -> Result<()> {
         until(PATIENCE, || Ok(bench.s.node(1)?.sh(come)?.is_empty().then(|| "no pod has come to Calico".to_owned())))?;
         bench.revert_to_flannel()
     })?;
-    bench.verdict()
+    Ok(())
 }
 
 /// Killed between the ADD and the DEL of the attachment that nodectl probes from.
-#[test]
-fn a_probe_that_was_killed_leaves_no_attachment() -> Result<()> {
-    let (mut bench, points) = Bench::start()?;
+fn a_probe_that_was_killed_leaves_no_attachment(bench: &mut Bench, points: &[String]) -> Result<()> {
     // The first call is a DEL, of what an earlier run may have left.
     assert!(points.iter().filter(|point| *point == "shim.called").count() >= 3, "{points:?}");
     for back in [true, false] {
@@ -125,15 +161,13 @@ fn a_probe_that_was_killed_leaves_no_attachment() -> Result<()> {
             if back { bench.revert_to_flannel() } else { bench.resume_to_calico() }
         })?;
     }
-    bench.verdict()
+    Ok(())
 }
 
 /// Killed by the clock: also between points, and inside a system call.
-#[test]
-fn a_switch_killed_at_any_time_is_finished_or_taken_back() -> Result<()> {
-    let (mut bench, _) = Bench::start()?;
+fn at_any_time(bench: &mut Bench) -> Result<()> {
     let mut sample = Sample::from_environment();
-    for i in 0..if is_full() { 200 } else { 6 } {
+    for i in 0..if is_full() { 200 } else { 4 } {
         let delay = Duration::from_millis(50 + 60 * sample.below(100) as u64);
         bench.round(&format!("after {delay:?}"), |bench| {
             bench.s.dies_after(1, &MIGRATE, delay)?;
@@ -143,15 +177,12 @@ fn a_switch_killed_at_any_time_is_finished_or_taken_back() -> Result<()> {
             if i % 2 == 0 { bench.resume_to_calico() } else { bench.revert_to_flannel() }
         })?;
     }
-    bench.verdict()
+    Ok(())
 }
 
-/// The power fails: the boot-time units bring the node to one CNI before pods start, and settle the rest.
-#[test]
-fn a_power_cut_at_any_point_ends_on_one_cni() -> Result<()> {
-    let (mut bench, points) = Bench::start()?;
-    for (i, n) in Sample::from_environment().of(points.len(), 8).into_iter().enumerate() {
-        // Every fourth on the way back, which has about as many points.
+/// Every fourth on the way back, which has about as many points.
+fn the_power_fails_at_any_point(bench: &mut Bench, points: &[String]) -> Result<()> {
+    for (i, n) in Sample::from_environment().of(points.len(), 6).into_iter().enumerate() {
         let back = i % 4 == 2;
         let way = if back { "the way back" } else { "the way there" };
         bench.round(&format!("power cut at point {n} of {way}"), |bench| {
@@ -165,13 +196,11 @@ fn a_power_cut_at_any_point_ends_on_one_cni() -> Result<()> {
             bench.back_to_the_start()
         })?;
     }
-    bench.verdict()
+    Ok(())
 }
 
 /// The API server goes away in mid-switch and comes back. Nobody calls nodectl; the units are there until all is paid.
-#[test]
-fn what_is_owed_is_paid_by_itself() -> Result<()> {
-    let (mut bench, _) = Bench::start()?;
+fn the_units_are_there_until_all_is_paid(bench: &mut Bench) -> Result<()> {
     bench.round("the API server comes back, a kept DEL fails", |bench| {
         let done = bench.owes_at("uncordon")?;
         assert!(done.stderr.contains("finish the DELs"), "{}", done.all());
@@ -215,14 +244,12 @@ fn what_is_owed_is_paid_by_itself() -> Result<()> {
         bench.must_be(Cni::Flannel)?;
         bench.back_to_the_start()
     })?;
-    bench.verdict()
+    Ok(())
 }
 
 /// The run had installed the shim, and the label asks for Calico still when the node comes up again: no pod gets it, and nothing
 /// that its installer writes anew is left.
-#[test]
-fn a_reboot_while_it_owes_changes_nothing_about_the_end() -> Result<()> {
-    let (mut bench, _) = Bench::start()?;
+fn a_reboot_while_it_owes_changes_nothing_about_the_end(bench: &mut Bench) -> Result<()> {
     bench.round("the units pay when the server is back", |bench| {
         bench.owes_at("probe")?;
         bench.reboot()?;
@@ -246,16 +273,14 @@ fn a_reboot_while_it_owes_changes_nothing_about_the_end() -> Result<()> {
         bench.s.nodectl(1, &["resume", "--yes"])?.expect(0)?;
         bench.must_be_as_before()
     })?;
-    bench.verdict()
+    Ok(())
 }
 
 /// Killed before the run is open: that was no run. Whoever looks at the runs is not in trouble for it, and nothing of it is left
 /// but a journal in which nothing was done.
-#[test]
-fn what_is_killed_before_its_run_is_open_was_no_run() -> Result<()> {
-    let (mut bench, points) = Bench::start()?;
+fn what_is_killed_before_its_run_is_open_was_no_run(bench: &mut Bench, points: &[String]) -> Result<()> {
     // A snapshot, the journal, the file that names it: each is a file that is written and renamed.
-    for n in 1..=bench::before_open(&points)? {
+    for n in Sample::from_environment().of(bench::before_open(points)?, 4) {
         bench.round(&format!("point {n}, {}, before the run is open", points[n - 1]), |bench| {
             assert!(bench.s.dies_at(1, &MIGRATE, &n.to_string())? && !bench.is_open()?);
             for look in [&["history"][..], &["revert", "--dry-run"]] {
@@ -269,13 +294,11 @@ fn what_is_killed_before_its_run_is_open_was_no_run() -> Result<()> {
         bench.must_be(Cni::Calico)?;
         bench.back_to_the_start()
     })?;
-    bench.verdict()
+    Ok(())
 }
 
 /// The journal's own edges: a torn last line, closed but still named as open, or not named any more.
-#[test]
-fn the_edges_of_the_journal_are_no_trap() -> Result<()> {
-    let (mut bench, points) = Bench::start()?;
+fn the_edges_of_the_journal_are_no_trap(bench: &mut Bench, points: &[String]) -> Result<()> {
     let records = points.iter().filter(|point| *point == "journal.appended").count();
     let last = format!("journal.appended:{records}");
     for args in [vec!["resume", "--yes"], revert()] {
@@ -304,5 +327,5 @@ fn the_edges_of_the_journal_are_no_trap() -> Result<()> {
             if i % 2 == 0 { bench.resume_to_calico() } else { bench.revert_to_flannel() }
         })?;
     }
-    bench.verdict()
+    Ok(())
 }

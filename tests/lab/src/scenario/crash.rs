@@ -129,9 +129,10 @@ impl Scenario {
             "ls -d /run/netns/nodectl-* /var/run/netns/nodectl-* /var/lib/cni-shim/*/nodectl-* 2>/dev/null || true",
         )?;
         strays.extend(probes.lines().map(|line| format!("the probe's {line}")));
+        // A backup has what stood there: also a draft of Calico's installer, which was stopped while it copied.
         let drafts = node.sh(
-            "find /etc/cni /opt/cni/bin /var/lib/cni /var/lib/cni-shim /var/lib/nodectl /run/motd.d -name '.nodectl-*' -o -name '*.tmp' \
-                2>/dev/null || true",
+            "find /etc/cni /opt/cni/bin /var/lib/cni /var/lib/cni-shim /var/lib/nodectl /run/motd.d -name '.nodectl-*' \
+                -o -name '*.tmp' ! -path '/var/lib/nodectl/backup/*/files/*' 2>/dev/null || true",
         )?;
         strays.extend(drafts.lines().map(|line| format!("the draft {line}")));
         let pods = self.pods_with_network(index)?;
