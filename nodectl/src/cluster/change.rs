@@ -127,25 +127,6 @@ pub fn merge_patch(before: &Value, after: &Value) -> Option<Value> {
     Some(Value::Object(gone.chain(changed).collect()))
 }
 
-/// Applies a merge patch.
-pub fn apply_patch(target: &mut Value, patch: &Value) {
-    let Some(patch) = patch.as_object() else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let Some(map) = target.as_object_mut() else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            map.shift_remove(key);
-        } else {
-            apply_patch(map.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
-}
-
 /// Lists the fields in which two values differ.
 fn differences(at: &str, before: &Value, after: &Value, found: &mut Vec<FieldChange>) {
     if before == after {

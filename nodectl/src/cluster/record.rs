@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::calico::Calico;
-use super::change::{Change, apply_patch, merge_patch};
+use super::change::{Change, merge_patch};
 use super::decision::Survey;
 use super::flannel::Flannel;
 use super::ipam;
@@ -112,7 +112,7 @@ impl Record {
         record.flannel = flannel.parts();
         record.calico = DaemonSetName { namespace: calico.namespace.clone(), name: calico.daemon_set.clone() };
         for change in changes.iter().filter(|c| is_recorded(c, first)) {
-            record.remember(change, first);
+            record.remember(change);
         }
         let mut wanted = existing.cloned().unwrap_or_else(|| target().skeleton());
         let text = serde_json::to_string(&record).unwrap_or_default();
@@ -124,16 +124,14 @@ impl Record {
         }
     }
 
-    /// Remembers what one change overwrites. What is known of an object stays: it is the older.
-    fn remember(&mut self, change: &Change, first: bool) {
+    /// Remembers what one change overwrites. What is known of a field stays: it is the older.
+    fn remember(&mut self, change: &Change) {
         let before = match (&change.before, &change.after) {
             (Some(before), Some(after)) => inverse(before, after),
             _ => Value::Null,
         };
         match self.before.iter_mut().find(|r| r.object == change.target) {
-            // A Node is written twice by one prepare.
-            Some(known) if first && known.before.is_object() => apply_patch(&mut known.before, &before),
-            Some(_) => {}
+            Some(known) => add_missing(&mut known.before, before),
             None => self.before.push(Remembered { object: change.target.clone(), before }),
         }
     }
@@ -185,6 +183,19 @@ fn spell_out(undo: &mut Value, added: &Value) {
                 spell_out(removal, map);
             }
             _ => continue,
+        }
+    }
+}
+
+/// Adds the fields of a patch that this one says nothing of. Where it puts back something else than a map, it says all.
+fn add_missing(patch: &mut Value, other: Value) {
+    let (Some(patch), Value::Object(other)) = (patch.as_object_mut(), other) else { return };
+    for (key, value) in other {
+        match patch.get_mut(&key) {
+            Some(known) => add_missing(known, value),
+            None => {
+                patch.insert(key, value);
+            }
         }
     }
 }
@@ -242,5 +253,35 @@ impl BlocksMade {
     pub fn contains(&self, block: IpNet) -> bool {
         let below = self.pod_cidrs.range(..=block.network()).next_back();
         below.is_some_and(|(_, cidr)| cidr.contains(&block)) && !self.before.contains(&ipam::block_ref(block).name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_later_prepare_adds_to_a_known_object_goes_back_too() {
+        let felix = || ObjectRef::cluster(Kind::FelixConfiguration, "default");
+        let own = json!({"spec": {"vxlanPort": 4789, "vxlanMTU": 1440}});
+        let first = json!({"spec": {"vxlanPort": 8472, "vxlanMTU": 1440, "vxlanVNI": 1}});
+        let later = json!({"spec": {"vxlanPort": 4790, "vxlanMTU": 1450, "vxlanVNI": 1, "vxlanMTUV6": 1430}});
+        let mut record = Record::default();
+        for (before, after) in [(&own, &first), (&first, &later)] {
+            record.remember(&Change::update(felix(), before, after.clone(), "").unwrap());
+        }
+        let mut put_back = later;
+        undo(&mut put_back, record.before(&felix()).unwrap());
+        assert_eq!(put_back, own);
+    }
+
+    #[test]
+    fn an_object_that_was_not_there_stays_so() {
+        let felix = || ObjectRef::cluster(Kind::FelixConfiguration, "default");
+        let made = json!({"spec": {"vxlanVNI": 1}});
+        let mut record = Record::default();
+        record.remember(&Change::create(felix(), made.clone(), ""));
+        record.remember(&Change::update(felix(), &made, json!({"spec": {"vxlanVNI": 2}}), "").unwrap());
+        assert_eq!(record.before(&felix()), Some(&Value::Null));
     }
 }

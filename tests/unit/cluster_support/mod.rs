@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use nodectl::cluster::Run;
-use nodectl::cluster::change::{Action, Change, apply_patch};
+use nodectl::cluster::change::{Action, Change};
 use nodectl::cluster::decision::Decision;
 use nodectl::cluster::facts::ClusterFacts;
 use nodectl::cluster::object::{Kind, name, namespace, text_map};
 use nodectl::cluster::request::{Now, Request};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 pub type Decide = fn(&ClusterFacts, &Request) -> Decision;
 
@@ -236,4 +236,23 @@ pub fn same(left: &ClusterFacts, right: &ClusterFacts, when: &str) {
     let (left, right) = (lines(left), lines(right));
     let only = |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect::<Vec<_>>().join("\n");
     panic!("{when}\nonly here:\n{}\nonly there:\n{}", only(&left, &right), only(&right, &left));
+}
+
+/// Applies a merge patch.
+fn apply_patch(target: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Some(map) = target.as_object_mut() else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            map.shift_remove(key);
+        } else {
+            apply_patch(map.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
 }
