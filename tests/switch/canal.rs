@@ -1,5 +1,8 @@
 //! Clusters on Canal, whose nodes have flanneld and a calico-node for policy alone in one pod.
 
+#[path = "canal/trouble.rs"]
+mod trouble;
+
 use std::time::Duration;
 
 use nodectl_lab::cluster::Options;
