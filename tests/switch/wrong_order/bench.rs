@@ -96,11 +96,12 @@ impl Bench {
         self.scenario.reaches(&self.probe(2), &self.probe(1)).unwrap()
     }
 
-    /// Whether a sandbox could not be made since events were forgotten, for a reason with these words.
-    pub fn fails_to_attach(&self, reason: &str) -> bool {
+    /// Whether a pod got no network since events were forgotten: its sandbox could not be made, or kubelet did not even ask for
+    /// one, since the runtime had told it that the network is not ready.
+    pub fn fails_to_attach(&self) -> bool {
         let events = self.scenario.client.list("/api/v1/events").unwrap();
-        let of = |event: &Value| event["message"].as_str().unwrap_or_default().contains(reason);
-        events.iter().any(|event| event["reason"] == "FailedCreatePodSandBox" && of(event))
+        let is = |event: &Value, reason: &str| event["reason"] == reason;
+        events.iter().any(|event| is(event, "FailedCreatePodSandBox") || is(event, "NetworkNotReady"))
     }
 
     /// Forgets what the cluster has told so far.

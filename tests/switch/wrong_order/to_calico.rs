@@ -63,7 +63,7 @@ fn released_before_calico_serves(bench: &Bench) {
     let early = plan(bench).with_before("release", "start-agent").unwrap().broken_after("release").unwrap();
     bench.stands_open(case, &early);
     until(Duration::from_secs(75), || {
-        Ok((!bench.fails_to_attach("")).then(|| "no pod's sandbox fails, though nobody serves".into()))
+        Ok((!bench.fails_to_attach()).then(|| "no pod's sandbox fails, though nobody serves".into()))
     })
     .unwrap();
     bench.taken_back(case, FLANNEL);
@@ -97,7 +97,7 @@ fn conflist_before_binary(bench: &Bench) {
     bench.stands_open(case, &plan);
     bench.scenario.cluster.install(&[workloads::bare("stranded", Some("node1"))]).unwrap();
     until(PATIENCE, || {
-        Ok((!bench.fails_to_attach("")).then(|| "a pod's sandbox is made without the shim's binary".into()))
+        Ok((!bench.fails_to_attach()).then(|| "a pod's sandbox is made without the shim's binary".into()))
     })
     .unwrap();
     let pod = bench.scenario.client.get("/api/v1/namespaces/default/pods/stranded").unwrap();
