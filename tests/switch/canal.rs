@@ -5,6 +5,7 @@ mod trouble;
 
 use std::time::Duration;
 
+use nodectl_lab::client::Patch;
 use nodectl_lab::cluster::Options;
 use nodectl_lab::scenario::crash::Sample;
 use nodectl_lab::scenario::{Cni, Scenario};
@@ -52,10 +53,9 @@ fn canals_felix_takes_to_vxlan_as_soon_as_there_is_a_pool_for_it() {
     scenario.client.create(POOLS, &pool).unwrap();
     eventually("felix is not ready any more: it wants a device that it cannot have", || !all_ready(&scenario));
 
-    let mut set = scenario.client.get(SET).unwrap();
-    let env = set["spec"]["template"]["spec"]["containers"][0]["env"].as_array_mut().unwrap();
-    env.push(json!({"name": "FELIX_VXLANENABLED", "value": "false"}));
-    scenario.client.update(SET, &set).unwrap();
+    let variable = json!({"name": "calico-node", "env": [{"name": "FELIX_VXLANENABLED", "value": "false"}]});
+    let patch = json!({"spec": {"template": {"spec": {"containers": [variable]}}}});
+    scenario.client.patch(SET, Patch::Strategic, &patch).unwrap();
     eventually("with the variable it leaves VXLAN alone", || all_ready(&scenario));
     assert!(stays(Duration::from_secs(3), || all_ready(&scenario)));
     assert!(!look().contains("vxlan.calico"));
