@@ -48,9 +48,10 @@ fn canals_felix_takes_to_vxlan_as_soon_as_there_is_a_pool_for_it() {
     assert!(!seen.contains("vxlan.calico") && !seen.contains("blackhole"), "{seen}");
     eventually("Canal's pod is Ready", || all_ready(&scenario));
 
-    let pool = json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": {"name": "default-ipv4-ippool"},
-        "spec": {"cidr": "10.244.0.0/16", "blockSize": 26, "vxlanMode": "Always", "ipipMode": "Never", "nodeSelector": "all()"}});
-    scenario.client.create(POOLS, &pool).unwrap();
+    let pool = format!("{POOLS}/default-ipv4-ippool");
+    let made = scenario.client.get(&pool).unwrap();
+    assert_eq!((&made["spec"]["vxlanMode"], &made["spec"]["cidr"]), (&json!("Never"), &json!("10.244.0.0/16")));
+    scenario.client.patch(&pool, Patch::Merge, &json!({"spec": {"vxlanMode": "Always"}})).unwrap();
     eventually("felix is not ready any more: it wants a device that it cannot have", || !all_ready(&scenario));
 
     let variable = json!({"name": "calico-node", "env": [{"name": "FELIX_VXLANENABLED", "value": "false"}]});

@@ -101,10 +101,20 @@ fn abort_broken_off_anywhere_goes_on() {
 /// The pool is not there a moment while a felix of Canal's would take to it: neither on the way there nor on the way back.
 #[test]
 fn canals_felix_never_meets_a_pool_for_vxlan() {
-    let safe = |facts: &ClusterFacts| facts.ip_pools.is_empty() || facts.pods.iter().all(|pod| pod.leaves_vxlan_alone);
-    let start = canal();
+    for cidr in ["10.244.0.0/16", "192.168.0.0/16"] {
+        let mut start = canal();
+        start.ip_pools[0]["spec"]["cidr"] = json!(cidr);
+        there_and_back_on_canal(&start);
+    }
+}
+
+fn there_and_back_on_canal(start: &ClusterFacts) {
+    let carries = |pool: &Value| pool["spec"]["vxlanMode"] == "Always";
+    let safe = |facts: &ClusterFacts| {
+        !facts.ip_pools.iter().any(carries) || facts.pods.iter().all(|pod| pod.leaves_vxlan_alone)
+    };
     let mut facts = start.clone();
-    for decide in [prepare::decide, abort::decide] as [Decide; 2] {
+    for (decide, carried) in [(prepare::decide as Decide, true), (abort::decide, false)] {
         let mut ended = false;
         for _ in 0..200 {
             let decision = decide(&facts, &request());
@@ -123,8 +133,12 @@ fn canals_felix_never_meets_a_pool_for_vxlan() {
         assert!(ended);
         roll(&mut facts);
         assert!(safe(&facts));
+        let given = |pool: &&Value| pool["spec"]["disabled"] != true;
+        let given: Vec<&Value> = facts.ip_pools.iter().filter(given).collect();
+        assert_eq!(given.len(), 1, "{given:?}");
+        assert_eq!(carries(given[0]) && given[0]["spec"]["cidr"] == "10.244.0.0/16", carried, "{given:?}");
     }
-    same(&facts, &start, "after abort");
+    same(&facts, start, "after abort");
 }
 
 #[test]

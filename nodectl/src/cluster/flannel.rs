@@ -131,7 +131,7 @@ pub fn detect(facts: &ClusterFacts, request: &Request, checks: &mut Vec<Check>) 
     let network6 = network6(&net_conf, request, checks)?;
     checks.extend(network6.filter(|_| canal).map(|_| canal::two_families()));
     let backend = net_conf.backend.unwrap_or_default();
-    let (mtu, mtu_check) = mtu(request, &backend);
+    let (mtu, mtu_check) = mtu(request, &backend, canal);
     checks.push(mtu_check);
     let prefix = request.flannel_annotation_prefix.clone();
     let prefix = prefix.or_else(|| argument(&argv, "kube-annotation-prefix").filter(|value| !value.is_empty()));
@@ -274,7 +274,7 @@ fn network6(conf: &NetConf, request: &Request, checks: &mut Vec<Check>) -> Optio
     }
 }
 
-fn mtu(request: &Request, backend: &Backend) -> (u32, Check) {
+fn mtu(request: &Request, backend: &Backend, canal: bool) -> (u32, Check) {
     const NAME: &str = "flannel-mtu";
     if let Some(mtu) = request.flannel_mtu {
         return (mtu, Check::passed(NAME, format!("the overlay's MTU is {mtu}, as --flannel-mtu says")));
@@ -284,10 +284,12 @@ fn mtu(request: &Request, backend: &Backend) -> (u32, Check) {
         let found = format!("the overlay's MTU is {overlay}: the {mtu} of flannel's net-conf.json, less its header");
         return (overlay, Check::passed(NAME, found));
     }
+    // Canal's flanneld has a /run/flannel of its own.
+    let place = if canal { "the MTU of flannel's device (ip link)" } else { "FLANNEL_MTU in /run/flannel/subnet.env" };
     let check = Check::warning(
         NAME,
         format!("flannel finds its MTU on each node by itself and tells nobody; {ASSUMED_MTU} is assumed"),
-        "compare it with FLANNEL_MTU in /run/flannel/subnet.env of a node, and give --flannel-mtu if it is another",
+        format!("compare it with {place} of a node, and give --flannel-mtu if it is another"),
     );
     (ASSUMED_MTU, check)
 }

@@ -20,6 +20,10 @@ fn switch(pod_spec: &Value) -> Option<Value> {
 #[test]
 fn a_cluster_on_canal_is_prepared_and_put_back() {
     let cluster = Cluster::canal(2);
+    // Made by a calico-node of Canal's that was not told the cluster's network.
+    let idle = json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": {"name": "default-ipv4-ippool"},
+        "spec": {"cidr": "192.168.0.0/16", "blockSize": 26, "vxlanMode": "Never", "ipipMode": "Never", "nodeSelector": "all()"}});
+    cluster.admin().create(POOLS, &idle).unwrap();
     cluster.settle();
     let fresh = cluster.dump();
     assert_eq!(cluster.run(&["status"]).exits(2).json()["on"], "flannel");
@@ -35,6 +39,14 @@ fn a_cluster_on_canal_is_prepared_and_put_back() {
     let pods = cluster.admin().list("/api/v1/namespaces/kube-system/pods?labelSelector=k8s-app%3Dcanal").unwrap();
     assert_eq!(pods.len(), 2);
     assert!(pods.iter().all(|pod| switch(&pod["spec"]) == Some(json!("false"))), "every pod was replaced");
+
+    let given = cluster.admin().list(POOLS).unwrap();
+    let given: Vec<&Value> = given.iter().filter(|pool| pool["spec"]["disabled"] != true).collect();
+    assert_eq!(given.len(), 1, "{given:?}");
+    assert_eq!(
+        (&given[0]["spec"]["cidr"], &given[0]["spec"]["vxlanMode"]),
+        (&json!("10.244.0.0/16"), &json!("Always"))
+    );
 
     let prepared = cluster.node(1)["metadata"]["annotations"]["nodectl.io/prepared"].as_str().unwrap().to_owned();
     let prepared = Prepared::parse(&prepared).unwrap();

@@ -78,7 +78,8 @@ pub fn canal() -> ClusterFacts {
     pod["serviceAccountName"] = json!("canal");
     pod["containers"] = json!([
         {"name": "calico-node", "image": "quay.io/calico/node:v3.31.0", "env": [
-            {"name": "DATASTORE_TYPE", "value": "kubernetes"}, {"name": "CALICO_NETWORKING_BACKEND", "value": "none"}]},
+            {"name": "DATASTORE_TYPE", "value": "kubernetes"}, {"name": "USE_POD_CIDR", "value": "true"},
+            {"name": "CALICO_NETWORKING_BACKEND", "value": "none"}]},
         flanneld]);
     pod["initContainers"] = json!([{"name": "install-cni", "image": "quay.io/calico/cni:v3.31.0",
         "env": [{"name": "CNI_CONF_NAME", "value": "10-canal.conflist"}, from_map("CNI_NETWORK_CONFIG", "cni_network_config")],
@@ -96,6 +97,11 @@ pub fn canal() -> ClusterFacts {
         pod.namespace = "kube-system".into();
         pod.name = pod.name.replace("kube-flannel-ds", "canal");
     }
+    // Canal's calico-node makes it when it starts; nobody has an address of it.
+    facts.ip_pools = vec![json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool",
+        "metadata": {"name": "default-ipv4-ippool"},
+        "spec": {"cidr": "10.244.0.0/16", "blockSize": 26, "ipipMode": "Never", "vxlanMode": "Never", "natOutgoing": true,
+            "nodeSelector": "all()", "allowedUses": ["Workload", "Tunnel"]}})];
     facts.flannel_rest.namespace = None;
     facts.flannel_rest.inhabitants.clear();
     facts.flannel_rest.service_accounts = vec![

@@ -34,6 +34,14 @@ pub fn check(facts: &ClusterFacts, daemon_set: &Value) -> Check {
             "set it to none, as Canal's manifest has it",
         );
     }
+    // Without it calico-node takes a tunnel address of its own as soon as there is a pool for VXLAN, whatever its backend is
+    // (allocateip.go), and that would be one of flannel's.
+    if variable("USE_POD_CIDR").as_deref() != Some("true") {
+        return refused(
+            format!("calico-node in {shown} would take addresses of Calico's pools: USE_POD_CIDR is not true"),
+            "set it to true, as Canal's manifest has it",
+        );
+    }
     let Some(template) = template(facts, daemon_set) else {
         return refused(
             format!("the CNI configuration that {shown} installs (CNI_NETWORK_CONFIG) cannot be read"),

@@ -11,17 +11,21 @@ use crate::cluster::flannel::Flannel;
 use crate::cluster::object::{Kind, ObjectRef, find, find_in, name, set, text, texts, unset};
 use crate::prepared::IPV6_OVERHEAD;
 
-/// Name of the pool, where there is none for this network of flannel's yet: Calico's own default name, so that calico-node
-/// does not make another.
+/// Name of the pool, where there is none for this network of flannel's yet: Calico's own default name. (It makes a pool of that name
+/// where there is none of the family.)
 fn pool_name(network: IpNet) -> &'static str {
     if network.addr().is_ipv4() { "default-ipv4-ippool" } else { "default-ipv6-ippool" }
 }
+
+/// Its name where Calico's own default pool is for another network, as Canal's calico-node has it that does not know the cluster's.
+const OTHER_POOL_NAME: &str = "flannel-ipv4-ippool";
 
 /// The writes.
 pub fn changes(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Vec<Change> {
     let mut changes = Vec::new();
     changes.extend(felix(survey, flannel));
     changes.extend(mtu(survey, flannel, calico));
+    changes.extend(idle_pools(survey, flannel));
     changes.extend(flannel.networks().filter_map(|network| pool(survey, flannel, network)));
     changes.extend(ipam_config(survey));
     changes
@@ -63,14 +67,6 @@ fn mtu(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Option<Change> {
 fn pool(survey: &Survey, flannel: &Flannel, network: IpNet) -> Option<Change> {
     let reason =
         "Calico gives pods addresses of flannel's network, and encapsulates all traffic between nodes as flannel does";
-    if let Some(existing) = pool_of(survey, network) {
-        let mut wanted = existing.clone();
-        set(&mut wanted, &["spec", "natOutgoing"], json!(flannel.masquerade));
-        let target = ObjectRef::cluster(Kind::IPPool, name(existing));
-        return Change::update(target, existing, wanted, reason);
-    }
-    let target = ObjectRef::cluster(Kind::IPPool, pool_name(network));
-    let mut wanted = target.skeleton();
     let spec = json!({
         "allowedUses": ["Workload", "Tunnel"],
         "blockSize": survey.block_size_of(network),
@@ -80,8 +76,50 @@ fn pool(survey: &Survey, flannel: &Flannel, network: IpNet) -> Option<Change> {
         "nodeSelector": "all()",
         "vxlanMode": "Always",
     });
+    if let Some(existing) = pool_of(survey, network) {
+        let mut wanted = existing.clone();
+        set(&mut wanted, &["spec", "natOutgoing"], json!(flannel.masquerade));
+        if is_idle(survey, flannel, existing) && !own_pool(survey, existing, network).is_empty() {
+            wanted["spec"] = spec;
+        }
+        let target = ObjectRef::cluster(Kind::IPPool, name(existing));
+        return Change::update(target, existing, wanted, reason);
+    }
+    let name = pool_name(network);
+    let is_taken = find(&survey.facts.ip_pools, name).is_some();
+    let target = ObjectRef::cluster(Kind::IPPool, if is_taken { OTHER_POOL_NAME } else { name });
+    let mut wanted = target.skeleton();
     set(&mut wanted, &["spec"], spec);
     Some(Change::create(target, wanted, reason))
+}
+
+/// Canal's calico-node makes Calico's default pool, which nobody uses: host-local gives Canal's pods their addresses. Calico would
+/// take addresses from it, which flannel's nodes do not route.
+fn idle_pools(survey: &Survey, flannel: &Flannel) -> Vec<Change> {
+    let change = |pool: &Value| {
+        let mut wanted = pool.clone();
+        set(&mut wanted, &["spec", "disabled"], json!(true));
+        let target = ObjectRef::cluster(Kind::IPPool, name(pool));
+        Change::update(target, pool, wanted, "Calico must not give addresses of it to pods; on Canal nobody has one")
+    };
+    let others = survey.facts.ip_pools.iter().filter(|pool| near(flannel, pool).is_none() && gives_to_pods(pool));
+    others.filter(|pool| is_idle(survey, flannel, pool)).filter_map(change).collect()
+}
+
+/// Whether this pool of a cluster on Canal can be changed in all it says: no address of it was ever given away.
+fn is_idle(survey: &Survey, flannel: &Flannel, pool: &Value) -> bool {
+    let network = pool_network(pool);
+    let cut = |block: &Value| {
+        let cidr = text(block, "/spec/cidr").and_then(|cidr| cidr.parse().ok());
+        cidr.zip(network).is_none_or(|(block, pool): (IpNet, IpNet)| overlaps(block, pool))
+    };
+    flannel.canal && !survey.facts.ipam_blocks.iter().any(cut)
+}
+
+/// The network of flannel's that a pool lies in or around.
+fn near(flannel: &Flannel, pool: &Value) -> Option<IpNet> {
+    let network = pool_network(pool)?;
+    flannel.networks().find(|own| overlaps(network, *own))
 }
 
 /// Addresses come from a node's own blocks only.
@@ -112,23 +150,25 @@ pub fn pool_check(survey: &Survey, flannel: &Flannel) -> Check {
     let mut problems = Vec::new();
     for pool in &survey.facts.ip_pools {
         let cidr = text(pool, "/spec/cidr").unwrap_or("(no network)");
-        let network = pool_network(pool);
-        let near = flannel.networks().find(|own| network.is_some_and(|network| overlaps(network, *own)));
-        match near {
-            Some(own) if network == Some(own) => problems.extend(own_pool(survey, pool, own)),
+        match near(flannel, pool) {
+            Some(own) if pool_network(pool) == Some(own) => {
+                if !is_idle(survey, flannel, pool) {
+                    problems.extend(own_pool(survey, pool, own));
+                }
+            }
             Some(own) => {
                 problems.push(format!("pool {} ({cidr}) overlaps with flannel's network {own}", name(pool)));
             }
-            _ if gives_to_pods(pool) => problems.push(format!(
+            None if gives_to_pods(pool) && !is_idle(survey, flannel, pool) => problems.push(format!(
                 "pool {} ({cidr}) gives addresses to pods that flannel's nodes do not route",
                 name(pool)
             )),
-            _ => {}
+            None => {}
         }
     }
     let lacking = flannel.networks().filter(|network| pool_of(survey, *network).is_none()).map(pool_name);
     let taken = lacking.filter_map(|pool| Some((pool, find(&survey.facts.ip_pools, pool)?)));
-    if problems.is_empty() {
+    if problems.is_empty() && !flannel.canal {
         problems.extend(taken.map(|(pool, taken)| {
             format!("the name {pool} is taken by a pool for {}", text(taken, "/spec/cidr").unwrap_or("?"))
         }));
@@ -136,11 +176,12 @@ pub fn pool_check(survey: &Survey, flannel: &Flannel) -> Check {
     if problems.is_empty() {
         return Check::passed(NAME, "no pool of Calico is in the way");
     }
-    Check::refused(
-        NAME,
-        problems.join("; "),
-        "delete pools that no pod uses (kubectl delete ippools NAME), or disable them (kubectl patch ippools NAME --type merge -p '{\"spec\":{\"disabled\":true}}')",
-    )
+    let fix = if flannel.canal {
+        "delete pools that no pod uses (kubectl delete ippools NAME), with NO_DEFAULT_POOLS=true for calico-node in Canal's DaemonSet, which makes one anew otherwise"
+    } else {
+        "delete pools that no pod uses (kubectl delete ippools NAME), or disable them (kubectl patch ippools NAME --type merge -p '{\"spec\":{\"disabled\":true}}')"
+    };
+    Check::refused(NAME, problems.join("; "), fix)
 }
 
 /// What is wrong with the pool for a network of flannel's. The block size cannot be changed at all, and the modes not

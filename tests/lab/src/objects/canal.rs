@@ -139,11 +139,13 @@ fn install_cni(canal: &Canal) -> Value {
 fn calico_node(canal: &Canal) -> Value {
     let settings = [
         ("DATASTORE_TYPE", "kubernetes"),
+        ("USE_POD_CIDR", "true"),
         ("WAIT_FOR_DATASTORE", "true"),
         ("CALICO_NETWORKING_BACKEND", "none"),
         ("CLUSTER_TYPE", "k8s,canal"),
         ("IP", ""),
-        ("NO_DEFAULT_POOLS", "true"),
+        // In a cluster made by kubeadm, calico-node finds it by itself.
+        ("CALICO_IPV4POOL_CIDR", &canal.network),
         ("CALICO_DISABLE_FILE_LOGGING", "true"),
         ("FELIX_DEFAULTENDPOINTTOHOSTACTION", "ACCEPT"),
         ("FELIX_IPV6SUPPORT", "false"),

@@ -184,7 +184,7 @@ fn ensure_pools(api: &dyn Api) -> Result<()> {
     }
     let spec = json!({
         "cidr": env("CALICO_IPV4POOL_CIDR").unwrap_or_else(|| "192.168.0.0/16".to_owned()), "blockSize": 26, "natOutgoing": true,
-        "ipipMode": "Never", "vxlanMode": env("CALICO_IPV4POOL_VXLAN").unwrap_or_else(|| "Always".to_owned()),
+        "ipipMode": "Never", "vxlanMode": env("CALICO_IPV4POOL_VXLAN").unwrap_or_else(|| "Never".to_owned()),
         "nodeSelector": "all()", "allowedUses": ["Workload", "Tunnel"],
     });
     create(api, "ippools", "IPPool", "default-ipv4-ippool", &spec)
