@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Context, api, clean, debts};
 use crate::cni::Cni;
-use crate::facts::{Pod, Sandbox};
+use crate::facts::{Pod, Process, Sandbox};
 use crate::host::{files, local_http, netlink, process, systemd};
 use crate::journal::Debt;
 use crate::step::{Agent, Before};
@@ -54,11 +54,17 @@ fn processes(agent: &Agent) -> &'static [&'static str] {
     }
 }
 
+/// Whether the process is this agent's and can be no other one's. Calico and Canal both have a calico-node, so on a cluster with
+/// Canal it says nothing of either: on the way back from one to the other, the other's runs.
+fn is_process_of(process: &Process, agent: &Agent) -> bool {
+    match agent.cni {
+        Cni::Flannel => process.name == "flanneld",
+        Cni::Calico => process.name == "calico-node" && !agent.scope.canal,
+    }
+}
+
 fn is_gone(cx: &mut Context, agent: &Agent) -> Result<bool> {
-    let own = processes(agent);
-    // Calico's and Canal's calico-node cannot be told apart by their processes: there the sandbox alone counts.
-    let tells = !(agent.scope.canal && agent.cni == Cni::Calico);
-    if tells && process::scan()?.iter().any(|p| own.contains(&p.name.as_str())) {
+    if process::scan()?.iter().any(|p| is_process_of(p, agent)) {
         return Ok(false);
     }
     if cx.cri()?.sandboxes()?.iter().any(|s| s.ready && is_sandbox_of(s, agent)) {
@@ -270,22 +276,39 @@ pub(super) fn undo_condition(cx: &mut Context, before: &Before) -> Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_daemon_set_with_a_longer_name_is_another() {
-        let agent: Agent = serde_json::from_value(json!({
-            "cni": "flannel", "namespace": "kube-flannel", "daemonset": "kube-flannel-ds", "conflist": "", "binaries": [],
+    fn agent(cni: Cni, namespace: &str, daemonset: &str, canal: bool) -> Agent {
+        serde_json::from_value(json!({
+            "cni": cni, "namespace": namespace, "daemonset": daemonset, "conflist": "", "binaries": [],
             "overlay": "flannel.1", "timeout_s": 60,
             "scope": {
                 "cluster_cidr": "10.244.0.0/16", "pod_cidr": "10.244.1.0/24", "vni": 1, "network": "cbr0", "conflist": "",
-                "conf_dir": "", "bin_dir": "", "interface_prefix": "cali"
+                "conf_dir": "", "bin_dir": "", "interface_prefix": "cali", "canal": canal
             }
         }))
-        .unwrap();
-        let sandbox = |namespace: &str, name: &str| Sandbox {
-            namespace: namespace.into(),
-            name: name.into(),
-            ..Sandbox::default()
-        };
+        .unwrap()
+    }
+
+    fn sandbox(namespace: &str, name: &str) -> Sandbox {
+        Sandbox { namespace: namespace.into(), name: name.into(), ..Sandbox::default() }
+    }
+
+    #[test]
+    fn calicos_calico_node_does_not_keep_canal_here_nor_canals_calico() {
+        let process = |name: &str| Process { name: name.into(), ..Process::default() };
+        let [canal, calico] = [(Cni::Flannel, "canal"), (Cni::Calico, "calico-node")]
+            .map(|(cni, name)| agent(cni, "kube-system", name, true));
+        let [canals, calicos] = ["canal-x7k2p", "calico-node-b4d9z"].map(|name| sandbox("kube-system", name));
+        assert!(!is_process_of(&process("calico-node"), &canal) && !is_sandbox_of(&calicos, &canal));
+        assert!(!is_process_of(&process("calico-node"), &calico) && !is_sandbox_of(&canals, &calico));
+        assert!(is_process_of(&process("flanneld"), &canal) && is_sandbox_of(&canals, &canal));
+        assert!(!is_process_of(&process("flanneld"), &calico) && is_sandbox_of(&calicos, &calico));
+        let beside_flannel = agent(Cni::Calico, "kube-system", "calico-node", false);
+        assert!(is_process_of(&process("calico-node"), &beside_flannel));
+    }
+
+    #[test]
+    fn a_daemon_set_with_a_longer_name_is_another() {
+        let agent = agent(Cni::Flannel, "kube-flannel", "kube-flannel-ds", false);
         assert!(is_sandbox_of(&sandbox("kube-flannel", "kube-flannel-ds-x7k2p"), &agent));
         assert!(!is_sandbox_of(&sandbox("kube-flannel", "kube-flannel-ds-arm-x7k2p"), &agent));
         assert!(!is_sandbox_of(&sandbox("kube-flannel", "kube-flannel-ds-x-7k2p"), &agent));

@@ -1,5 +1,6 @@
 //! Nodes on Canal in trouble on their way to Calico and back; and the end of Canal.
 
+use nix::sys::signal::Signal;
 use nodectl_lab::cluster::{Options, until};
 use nodectl_lab::scenario::crash::Sample;
 use nodectl_lab::scenario::{Cni, PATIENCE, Scenario};
@@ -126,6 +127,22 @@ fn a_way_back_to_canal_that_is_killed_is_finished_or_taken_back() {
     let left =
         scenario.node(1).unwrap().sh("ls -d /etc/cni/net.d/00-* /opt/cni/bin/cni-shim /var/lib/cni-shim || true");
     assert_eq!(left.unwrap(), "", "traces of the shim");
+}
+
+/// Calico's own calico-node runs again while what came of Canal is seen off.
+#[test]
+fn a_stop_on_the_way_back_to_canal_leaves_the_node_on_calico() {
+    let scenario = prepared();
+    scenario.migrate(1, Cni::Calico).unwrap();
+    for step in ["start-agent", "probe"] {
+        scenario.spread_pods().unwrap();
+        let mut run = scenario.drive(1, &Scenario::switch_args("flannel", &[])).unwrap();
+        assert!(run.until("step", step).unwrap(), "{step}: {}", run.finish().unwrap().all());
+        run.signal(Signal::SIGTERM).unwrap();
+        run.finish().unwrap().expect(4).unwrap();
+        must_have_come_to(&scenario, Cni::Calico, &format!("stopped at {step} of the way back"));
+    }
+    back_to_canal(&scenario, "not stopped any more");
 }
 
 /// All nodes on Calico: Canal goes, costs nobody anything, and pods come and go without it.
