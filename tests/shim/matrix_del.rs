@@ -271,6 +271,18 @@ fn row_31_pods_of_canal_are_told_from_calicos() {
     world.assert_clean();
 }
 
+/// Where Calico has never been, there is no list of its that could be blamed on the interface.
+#[test]
+fn row_31_an_interface_alone_is_canals_where_calico_has_no_list() {
+    let world = World::new();
+    world.conflist(Backend::Flannel, &canal_list());
+    fs::remove_file(world.conflist_path(Backend::Calico)).unwrap();
+    world.write("root/sys/class/net/cali0d7763386da/ifindex", "7");
+    world.del("c1").succeeded();
+    assert_eq!(world.take_log(), ["portmap DEL", "calico DEL"]);
+    world.assert_clean();
+}
+
 /// An address that host-local has reserved under the name of Calico's network is no business of calico-ipam's: its DEL does not free it.
 #[test]
 fn row_31_a_lease_beside_calicos_attachment_is_freed_too() {

@@ -179,10 +179,11 @@ pub fn build(
         owner = owner.or(Some(Backend::Flannel));
     }
     if found.calico_interface && lists.is_empty() {
-        let canal = load(Backend::Flannel).ok().filter(|list| is_canal(list) && found.reserved.contains(&list.name));
-        let (backend, list) = match canal {
-            Some(list) => (Backend::Flannel, list),
-            None => (Backend::Calico, load(Backend::Calico)?),
+        let leased = |list: &List| found.reserved.contains(&list.name);
+        // Where Calico has never been, there is no list of its; a Canal pod whose lease is gone is Canal's all the same.
+        let (backend, list) = match (load(Backend::Flannel).ok().filter(is_canal), load(Backend::Calico)) {
+            (Some(canal), calico) if leased(&canal) || calico.is_err() => (Backend::Flannel, canal),
+            (_, calico) => (Backend::Calico, calico?),
         };
         owner = Some(backend);
         lists.push(list);
