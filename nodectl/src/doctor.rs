@@ -167,6 +167,71 @@ pub fn examine(facts: &Facts, begun: &Begun) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cni::Cni;
+    use crate::facts::{Backend, Family, Process, Saved};
+
+    /// A node on Canal, with felix's rules and these processes beside kubelet.
+    fn on_canal(processes: &[&str]) -> Facts {
+        let mut facts = Facts::default();
+        let conf = serde_json::json!({"name": "k8s-pod-network", "plugins": [{"type": "calico", "ipam": {"type": "host-local"}}]});
+        facts.files.conf_names = vec!["10-canal.conflist".into()];
+        facts.files.confs.insert("10-canal.conflist".into(), conf);
+        facts.files.binaries = ["calico", "host-local"].map(|name| (name.to_owned(), 1)).into();
+        let text =
+            "*filter\n:FORWARD ACCEPT [0:0]\n:cali-FORWARD - [0:0]\n-A FORWARD -j cali-FORWARD\nCOMMIT\n".to_owned();
+        facts.firewall.saved = vec![Saved { backend: Backend::Nft, family: Family::Ipv4, text, opaque: Vec::new() }];
+        let all = processes.iter().chain(&["kubelet"]);
+        facts.processes = all.map(|name| Process { name: (*name).into(), ..Process::default() }).collect();
+        facts
+    }
+
+    #[test]
+    fn a_canal_node_whose_agent_is_away_is_told_to_bring_it_back_and_nothing_else() {
+        assert_eq!(examine(&on_canal(&["flanneld", "calico-node"]), &Begun::new()), []);
+        let by_state = |mut facts: Facts| {
+            facts.files.conf_names.insert(0, crate::plan::SHIM_CONFLIST.into());
+            facts.files.binaries.insert("cni-shim".into(), 1);
+            facts.shim.mode = Some(Cni::Flannel.name().into());
+            facts
+        };
+        for (runs, lacks) in
+            [(vec!["flanneld"], "calico-node"), (vec!["calico-node"], "flanneld"), (vec![], "flanneld, calico-node")]
+        {
+            for facts in [on_canal(&runs), by_state(on_canal(&runs))] {
+                let findings = examine(&facts, &Begun::new());
+                let [only] = findings.as_slice() else { panic!("{runs:?}: {findings:#?}") };
+                assert_eq!((only.id.as_str(), only.objects.join(", ").as_str()), ("agent-missing", lacks));
+                assert!(only.command.contains("-l k8s-app=canal "), "{only:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_canal_left_on_a_node_that_is_on_calico_is_told() {
+        let mut facts = on_canal(&["calico-node"]);
+        facts.files.conf_names.insert(0, "10-calico.conflist".into());
+        let conf = serde_json::json!({"plugins": [{"type": "calico", "ipam": {"type": "calico-ipam"}}]});
+        facts.files.confs.insert("10-calico.conflist".into(), conf);
+        facts.files.binaries.insert("calico-ipam".into(), 1);
+        facts.firewall.saved[0].text +=
+            "*nat\n:POSTROUTING ACCEPT [0:0]\n:FLANNEL-POSTRTG - [0:0]\n-A POSTROUTING -j FLANNEL-POSTRTG\nCOMMIT\n";
+        let ids: Vec<String> = examine(&facts, &Begun::new()).into_iter().map(|f| f.id).collect();
+        assert_eq!(ids, ["masquerade-left", "flannel-left"]);
+    }
+
+    #[test]
+    fn the_lost_state_of_a_shim_on_canal_is_written_as_flannels() {
+        let command = |processes: &[&str]| {
+            let mut facts = on_canal(processes);
+            facts.files.conf_names.insert(0, crate::plan::SHIM_CONFLIST.into());
+            facts.files.binaries.insert("cni-shim".into(), 1);
+            let found = examine(&facts, &Begun::new()).into_iter().find(|f| f.id == "shim-state-missing");
+            found.expect("it is missing").command
+        };
+        assert!(command(&["flanneld", "calico-node"]).contains(r#""mode": "flannel""#));
+        assert!(command(&["flanneld"]).contains(r#""mode": "flannel""#));
+        assert!(command(&["calico-node"]).starts_with("nodectl shim status"));
+    }
 
     #[test]
     fn checks_have_names_of_their_own_and_the_worst_come_first() {

@@ -350,7 +350,21 @@ impl Facts {
             || self.files.confs.values().any(crate::ownership::known::is_canal)
     }
 
-    /// Whether a CNI's agent runs. Canal has a calico-node of its own beside flanneld.
+    /// Whether new pods get their network from Canal: the node is on flannel's side, and that is Canal's.
+    pub fn is_on_canal(&self) -> bool {
+        self.is_canal() && crate::plan::current_cni(self) == Some(Cni::Flannel)
+    }
+
+    /// The process that is missing of a CNI's agent. Canal's is whole with a calico-node of its own beside flanneld.
+    pub fn agent_lacks(&self, cni: Cni) -> Option<&'static str> {
+        let policy = Cni::Calico.process();
+        if !self.agent_runs(cni) {
+            return Some(cni.process());
+        }
+        (cni == Cni::Flannel && self.is_canal() && !self.runs(policy)).then_some(policy)
+    }
+
+    /// Whether a CNI's agent runs, be it in part: a calico-node beside Canal's flanneld is Canal's, and is not what tells.
     pub fn agent_runs(&self, cni: Cni) -> bool {
         let others = cni == Cni::Calico && self.is_canal() && self.runs(Cni::Flannel.process());
         self.runs(cni.process()) && !others

@@ -28,7 +28,8 @@ pub fn findings(facts: &Facts, prepared: &Prepared, cni: Cni, plan: &Plan) -> Ve
         let wanted = crate::plan::overlay_name(new, prepared.vni, half.is_ipv6());
         expect(overlay == Some(wanted.as_str()), format!("the overlay device is {overlay:?}, not {wanted}"));
     }
-    expect(facts.agent_runs(new), format!("{} does not run", new.process()));
+    let lacking = facts.agent_lacks(new);
+    expect(lacking.is_none(), format!("{} does not run", lacking.unwrap_or_default()));
     expect(!facts.agent_runs(old), format!("{} still runs", old.process()));
     let mode = facts.shim.mode.as_deref();
     let native = mode.is_none() && !facts.files.conf_names.iter().any(|n| n == SHIM_CONFLIST);

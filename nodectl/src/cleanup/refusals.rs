@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Request;
 use crate::cni::Cni;
 use crate::facts::{Facts, Process};
-use crate::ownership::known::{main_plugin, plugin};
+use crate::ownership::known::{main_plugin, owner_of_configuration, plugin};
 use crate::ownership::{Inventory, Known, attachments};
 use crate::plan::SHIM_CONFLIST;
 use crate::step::words::{count, some};
@@ -177,19 +177,21 @@ fn owed(facts: &Facts, cni: Cni) -> Option<Refusal> {
 
 /// New pods would get the CNI that is being taken away.
 fn active(facts: &Facts, cni: Cni) -> Option<Refusal> {
-    let by_shim = facts.shim.mode.as_deref() == Some(cni.name());
+    let gives = |given: Cni| given == cni || given == Cni::Flannel && facts.is_on_canal();
+    let network = if facts.is_on_canal() { format!("Canal, which needs {cni}'s part") } else { cni.to_string() };
+    let by_shim = [Cni::Flannel, Cni::Calico].into_iter().find(|c| facts.shim.mode.as_deref() == Some(c.name()));
     let fix = format!(
         "switch the node first (`nodectl migrate`), or install the other CNI; `--force cni-active` leaves new pods without {cni}"
     );
-    if by_shim {
-        return refusal("cni-active", format!("this node's state says that new pods get {cni}"), fix);
+    if by_shim.is_some_and(gives) {
+        return refusal("cni-active", format!("this node's state says that new pods get {network}"), fix);
     }
     let (first, conf) = first_configuration(facts)?;
     // Where no kubelet runs, nobody makes pods.
-    if !kubelet_runs(facts) || main_plugin(conf) != Some(plugin(cni)) {
+    if !kubelet_runs(facts) || !owner_of_configuration(conf).is_some_and(gives) {
         return None;
     }
-    let why = format!("new pods get {cni}: {first} is the first network configuration in {}", facts.files.conf_dir);
+    let why = format!("new pods get {network}: {first} is the first network configuration in {}", facts.files.conf_dir);
     refusal("cni-active", why, fix)
 }
 
@@ -236,8 +238,9 @@ fn kube_proxy(facts: &Facts, cni: Cni, known: &Known, inventory: &Inventory) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{Backend, Family, Firewall, Saved, Traces};
+    use crate::facts::{Backend, Family, Firewall, Link, Note, Runtime, Sandbox, Saved, Traces};
     use crate::ownership;
+    use serde_json::json;
 
     #[test]
     fn calicos_programs_stay_where_nothing_else_leads_to_services() {
@@ -261,6 +264,60 @@ mod tests {
         for served in [by_rules, by_process, nobody] {
             assert_eq!(refused(&served), None);
         }
+    }
+
+    /// A node on Canal without its agents, with a pod's device.
+    fn on_canal() -> Facts {
+        let mut facts = Facts::default();
+        let conf = json!({"name": "k8s-pod-network", "plugins": [{"type": "calico", "ipam": {"type": "host-local"}}]});
+        facts.files.conf_names = vec!["10-canal.conflist".into()];
+        facts.files.confs.insert("10-canal.conflist".into(), conf);
+        facts.processes = vec![Process { name: "kubelet".into(), ..Process::default() }];
+        let name = cni_store::evidence::calico_interface("cali", "default", "web");
+        facts.network.links = vec![Link { name, kind: "veth".into(), peer_index: Some(3), ..Link::default() }];
+        facts
+    }
+
+    #[test]
+    fn neither_side_of_a_live_canal_is_taken_away() {
+        let mut facts = on_canal();
+        for cni in [Cni::Flannel, Cni::Calico] {
+            assert!(active(&facts, cni).is_some(), "new pods need {cni}");
+            facts.shim.mode = Some("flannel".into());
+            facts.files.conf_names.insert(0, SHIM_CONFLIST.into());
+            assert!(active(&facts, cni).is_some(), "by the state, new pods need {cni}");
+            facts = on_canal();
+        }
+        facts.shim.mode = Some("calico".into());
+        facts.files.conf_names.insert(0, SHIM_CONFLIST.into());
+        assert!(active(&facts, Cni::Flannel).is_none() && active(&facts, Cni::Calico).is_some());
+    }
+
+    #[test]
+    fn pods_of_canal_depend_on_both_sides() {
+        let depend = |facts: &Facts| [Cni::Flannel, Cni::Calico].map(|cni| pods(facts, cni).is_some());
+        let mut facts = on_canal();
+        assert_eq!(depend(&facts), [true, true], "nobody says whose it is");
+        let sandbox = Sandbox {
+            id: "c1".into(),
+            namespace: "default".into(),
+            name: "web".into(),
+            ready: true,
+            ..Sandbox::default()
+        };
+        facts.runtime = Some(Runtime { sandboxes: vec![sandbox], ..Runtime::default() });
+        let cached = Note { container: "c1".into(), plugins: vec!["calico".into()], ..Note::default() };
+        let lease = Note {
+            path: "/var/lib/cni/networks/k8s-pod-network/10.244.1.2".into(),
+            container: "c1".into(),
+            ..Note::default()
+        };
+        facts.traces = Some(Box::new(Traces { notes: vec![cached.clone()], ..Traces::default() }));
+        assert_eq!(depend(&facts), [false, true], "Calico's own address");
+        facts.traces = Some(Box::new(Traces { notes: vec![cached, lease], ..Traces::default() }));
+        assert_eq!(depend(&facts), [true, true], "host-local's address");
+        facts.runtime = Some(Runtime::default());
+        assert_eq!(depend(&facts), [false, false], "its pod is gone");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::overlay::restart;
 use crate::cleanup::refusals;
 use crate::cni::Cni;
 use crate::ownership::files::plugin_types;
-use crate::ownership::known::{main_plugin, owner_of_plugin, plugin};
+use crate::ownership::known::{is_canal, main_plugin, owner_of_configuration, owner_of_plugin};
 use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
 use crate::remedy::Told;
 use crate::shim::by_hand;
@@ -39,7 +39,8 @@ pub(super) fn stale_conflist(node: &Node) -> Option<Found> {
             command: aside,
         });
     }
-    let cni = [Cni::Flannel, Cni::Calico].into_iter().find(|cni| plugin(*cni) == main)?;
+    // Canal's calico-node looks like Calico's own: what runs does not say that Canal's configuration is stale.
+    let cni = owner_of_configuration(conf).filter(|_| !is_canal(conf))?;
     let (side, other) = (node.side(cni), node.side(cni.other()));
     if side.agent || !other.agent {
         return None;
@@ -79,6 +80,7 @@ fn bring(node: &Node, missing: &[String]) -> String {
     let is_of = |owner: Option<Cni>| missing.iter().any(|name| owner_of_plugin(name) == owner);
     let own = [Cni::Flannel, Cni::Calico].into_iter().filter(|cni| is_of(Some(*cni)));
     let mut commands: Vec<String> = own.map(|cni| restart(node, cni)).collect();
+    commands.dedup();
     if is_of(None) {
         commands.push(format!(
             "copy the others into {}: Debian's containernetworking-plugins has them in /usr/lib/cni, and nodectl keeps those that it \
@@ -91,6 +93,9 @@ fn bring(node: &Node, missing: &[String]) -> String {
 
 /// New pods get a CNI whose agent does not run.
 pub(super) fn missing(node: &Node) -> Option<Found> {
+    if node.canal {
+        return missing_of_canal(node);
+    }
     let side = node.sides().into_iter().find(|s| s.in_use && !s.agent && !node.side(s.cni.other()).agent)?;
     let cni = side.cni;
     Some(Found {
@@ -98,6 +103,17 @@ pub(super) fn missing(node: &Node) -> Option<Found> {
         evidence: format!("the configuration, the node's state or its pods name {cni}, and no process is its agent"),
         objects: vec![cni.process().into()],
         command: restart(node, cni),
+    })
+}
+
+/// Canal's agent is both CNIs'.
+fn missing_of_canal(node: &Node) -> Option<Found> {
+    let missing = node.sides().into_iter().filter(|s| s.in_use && !s.agent).map(|s| s.cni.process().to_owned());
+    Found::some(missing.collect(), |missing| Found {
+        what: format!("this node is on Canal, whose pod here lacks {}", missing.join(" and ")),
+        evidence: "the configuration or the node's state names Canal, which has both flanneld and calico-node".into(),
+        objects: missing,
+        command: restart(node, Cni::Flannel),
     })
 }
 
@@ -142,6 +158,11 @@ fn mend_state(node: &Node) -> String {
         return "nodectl resume".into();
     }
     match node.sides().map(|side| side.agent) {
+        // Beside a flanneld, the calico-node is Canal's; alone it may be either's.
+        [true, true] if node.facts.is_canal() => write_state(Cni::Flannel),
+        [false, true] if node.canal => {
+            "nodectl shim status: it says what to write, once Canal's flanneld runs here".into()
+        }
         [true, false] => write_state(Cni::Flannel),
         [false, true] => write_state(Cni::Calico),
         _ => "nodectl shim status: it says what to write, once one CNI's agent runs here".into(),

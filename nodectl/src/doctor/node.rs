@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::cleanup::refusals;
 use crate::cni::Cni;
 use crate::facts::{Facts, Traces};
+use crate::ownership::known::owner_of_configuration;
 use crate::ownership::{self, Inventory, Known, attachments};
 
 /// What cleanups that were killed before their end had known, by CNI.
@@ -22,6 +23,8 @@ pub struct Node<'f> {
     pub flannel: Side,
     /// Calico here.
     pub calico: Side,
+    /// It is on Canal, which has parts of both: each side serves where one does.
+    pub canal: bool,
     /// Cleanups that have not ended.
     pub begun: Vec<Cni>,
 }
@@ -43,6 +46,7 @@ pub struct Side {
 impl<'f> Node<'f> {
     /// From the facts; `begun` is what killed cleanups knew.
     pub fn new(facts: &'f Facts, begun: &Begun) -> Node<'f> {
+        let canal = facts.is_on_canal();
         let side = |cni: Cni| {
             let mut known = Known::of(facts, cni);
             if let Some(before) = begun.get(&cni) {
@@ -50,13 +54,14 @@ impl<'f> Node<'f> {
             }
             Side {
                 cni,
-                in_use: in_use(facts, cni),
+                in_use: in_use(facts, cni) || canal && in_use(facts, cni.other()),
                 agent: refusals::agents(facts, cni).next().is_some(),
                 inventory: ownership::inventory(facts, cni, &known),
                 known,
             }
         };
-        Node { facts, flannel: side(Cni::Flannel), calico: side(Cni::Calico), begun: begun.keys().copied().collect() }
+        let (flannel, calico) = (side(Cni::Flannel), side(Cni::Calico));
+        Node { facts, flannel, calico, canal, begun: begun.keys().copied().collect() }
     }
 
     /// Both.
@@ -102,8 +107,7 @@ fn in_use(facts: &Facts, cni: Cni) -> bool {
     let runs = |cni| refusals::agents(facts, cni).next().is_some();
     let by_state = facts.shim.mode.as_deref().is_some_and(|mode| mode == cni.name() || mode == "hold");
     let by_pods = facts.runtime.is_some() && attachments::attached(facts, cni).iter().any(|a| a.pod.is_some());
-    let first = refusals::first_configuration(facts).and_then(|(_, conf)| ownership::known::main_plugin(conf));
-    let by_default =
-        refusals::kubelet_runs(facts) && first == Some(ownership::known::plugin(cni)) && !runs(cni.other());
+    let first = refusals::first_configuration(facts).and_then(|(_, conf)| owner_of_configuration(conf));
+    let by_default = refusals::kubelet_runs(facts) && first == Some(cni) && !runs(cni.other());
     runs(cni) || by_state || by_pods || by_default
 }

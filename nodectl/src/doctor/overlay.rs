@@ -60,7 +60,8 @@ pub(super) fn dead_vtep(node: &Node) -> Option<Found> {
         }
         objects.extend(wrong);
     }
-    let commands: Vec<String> = owners.into_iter().map(|cni| restart(node, cni)).collect();
+    let mut commands: Vec<String> = owners.into_iter().map(|cni| restart(node, cni)).collect();
+    commands.dedup();
     Found::some(objects, |objects| {
         Found {
         what: format!("the tunnel to other nodes does not carry: {}", count(objects.len(), "fault")),
@@ -131,6 +132,8 @@ fn answered<'n>(node: &'n Node, gateway: IpAddr) -> Option<&'n Peer> {
 pub(super) fn restart(node: &Node, cni: Cni) -> String {
     let name = node.facts.cluster.as_ref().map_or(node.facts.machine.hostname.as_str(), |c| c.node.as_str());
     let label = match cni {
+        Cni::Flannel | Cni::Calico if node.canal => "k8s-app=canal",
+        Cni::Flannel if node.facts.is_canal() => "k8s-app=canal",
         Cni::Flannel => "app=flannel",
         Cni::Calico => "k8s-app=calico-node",
     };

@@ -18,12 +18,14 @@ pub struct Attached {
 }
 
 /// The pods whose devices are the CNI's, and that live as far as can be told. Where the runtime does not answer, a device
-/// whose other end is in another namespace counts: it would have gone with its pod.
+/// whose other end is in another namespace counts: it would have gone with its pod. Canal's pods need both CNIs.
 pub fn attached(facts: &Facts, cni: Cni) -> Vec<Attached> {
-    let devices = facts.network.links.iter().filter(|link| is_device(facts, link, cni) && link.peer_index.is_some());
+    let is_canals = |link: &Link| cni == Cni::Flannel && facts.is_canal() && may_be_canals(facts, link);
+    let devices = facts.network.links.iter().filter(|link| is_device(facts, link, cni) || is_canals(link));
     devices
+        .filter(|link| link.peer_index.is_some())
         .filter_map(|link| {
-            let pod = owner(facts, link);
+            let pod = owner(facts, link).map(Sandbox::full_name);
             // The runtime answers, and what is known of the device leads to none of its sandboxes.
             let leaked = pod.is_none() && is_leaked(facts, link);
             (!leaked).then(|| Attached { link: link.name.clone(), pod })
@@ -70,11 +72,22 @@ pub fn is_device(facts: &Facts, link: &Link, cni: Cni) -> bool {
     }
 }
 
-/// The living pod that a device leads to.
-fn owner(facts: &Facts, link: &Link) -> Option<String> {
+/// Whether a device of Calico's plugin on a cluster with Canal may be that of one of Canal's pods: host-local has a lease for the
+/// pod, or the runtime does not say which pod it is.
+fn may_be_canals(facts: &Facts, link: &Link) -> bool {
+    let noted = || notes(facts).filter(|n| n.links.contains(&link.name)).find_map(|n| of(facts, &n.container));
+    is_device(facts, link, Cni::Calico)
+        && match owner(facts, link) {
+            Some(sandbox) => of(facts, &sandbox.id) == Some(Cni::Flannel),
+            None => noted() != Some(Cni::Calico),
+        }
+}
+
+/// The living sandbox that a device leads to.
+fn owner<'f>(facts: &'f Facts, link: &Link) -> Option<&'f Sandbox> {
     let noted = |s: &Sandbox| notes(facts).any(|n| n.container == s.id && n.links.contains(&link.name));
     let named = |s: &Sandbox| link.name == calico_interface("cali", &s.namespace, &s.name);
-    live(facts).find(|s| noted(s) || named(s)).map(Sandbox::full_name)
+    live(facts).find(|s| noted(s) || named(s))
 }
 
 /// Enough is known of the device to say that its pod is gone.

@@ -200,6 +200,14 @@ pub fn is_canal(conf: &Value) -> bool {
     main_plugin(conf) == Some("calico") && conf["plugins"][0]["ipam"]["type"] == "host-local"
 }
 
+/// The CNI whose configuration it is. Canal's is flannel's side's, though its plugin is Calico's.
+pub fn owner_of_configuration(conf: &Value) -> Option<Cni> {
+    if is_canal(conf) {
+        return Some(Cni::Flannel);
+    }
+    [Cni::Flannel, Cni::Calico].into_iter().find(|cni| main_plugin(conf) == Some(plugin(*cni)))
+}
+
 /// Whether a configuration is that of canal-etcd: flannel's plugin, which has Calico's make the interfaces.
 pub fn is_canal_etcd(conf: &Value) -> bool {
     main_plugin(conf) == Some("flannel") && conf["plugins"][0]["delegate"]["type"] == "calico"

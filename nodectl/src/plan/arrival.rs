@@ -25,12 +25,11 @@ pub fn arrival(facts: &Facts, to: Cni) -> Arrival {
         .iter()
         .filter_map(|part| Some(format!("{part}: could not be looked at ({})", facts.unobserved.get(*part)?)))
         .collect();
-    let (agent, other) = (to.process(), to.other().process());
-    if !facts.unobserved.contains_key("processes") && !facts.agent_runs(to) {
-        amiss.push(format!("{agent} does not run"));
+    if let Some(lacking) = facts.agent_lacks(to).filter(|_| !facts.unobserved.contains_key("processes")) {
+        amiss.push(format!("{lacking} does not run"));
     }
     if facts.agent_runs(to.other()) {
-        amiss.push(format!("{other} runs"));
+        amiss.push(format!("{} runs", to.other().process()));
     }
     match facts.shim.mode.as_deref() {
         Some(mode) if mode != to.name() => amiss.push(format!("the shim's mode is {mode}")),
@@ -98,6 +97,23 @@ mod tests {
         // After `cluster finish` there is neither label nor preparation.
         assert_eq!(amiss(|facts| facts.cluster = Some(ClusterView::default())), "There");
         assert_eq!(amiss(|facts| facts.shim.mode = Some("calico".into())), "There");
+    }
+
+    #[test]
+    fn on_canal_both_processes_have_to_run() {
+        let mut facts = on_calico();
+        let conf = serde_json::json!({"plugins": [{"type": "calico", "ipam": {"type": "host-local"}}]});
+        facts.files.confs = [("10-canal.conflist".to_owned(), conf)].into();
+        facts.files.conf_names = vec!["10-canal.conflist".into()];
+        label(&mut facts, "flannel");
+        let arrived = |facts: &Facts, names: &[&str]| {
+            let processes = names.iter().map(|name| Process { name: (*name).into(), ..Process::default() }).collect();
+            arrival(&Facts { processes, ..facts.clone() }, Cni::Flannel)
+        };
+        let half = |why: &str| Arrival::Half(vec![why.to_owned()]);
+        assert_eq!(arrived(&facts, &["flanneld", "calico-node"]), Arrival::There);
+        assert_eq!(arrived(&facts, &["flanneld"]), half("calico-node does not run"));
+        assert_eq!(arrived(&facts, &[]), half("flanneld does not run"));
     }
 
     #[test]
