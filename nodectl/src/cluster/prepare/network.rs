@@ -151,11 +151,8 @@ pub fn pool_check(survey: &Survey, flannel: &Flannel) -> Check {
     for pool in &survey.facts.ip_pools {
         let cidr = text(pool, "/spec/cidr").unwrap_or("(no network)");
         match near(flannel, pool) {
-            Some(own) if pool_network(pool) == Some(own) => {
-                if !is_idle(survey, flannel, pool) {
-                    problems.extend(own_pool(survey, pool, own));
-                }
-            }
+            Some(own) if pool_network(pool) == Some(own) && is_idle(survey, flannel, pool) => {}
+            Some(own) if pool_network(pool) == Some(own) => problems.extend(own_pool(survey, pool, own)),
             Some(own) => {
                 problems.push(format!("pool {} ({cidr}) overlaps with flannel's network {own}", name(pool)));
             }
