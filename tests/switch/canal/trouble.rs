@@ -92,7 +92,7 @@ fn a_dead_server_or_a_power_cut_on_the_way_from_canal_ends_on_one_cni() {
     let mut scenario = prepared();
     let points = scenario.fault_points(1, |env| scenario.nodectl_with(1, &MIGRATE, env)).unwrap();
     back_to_canal(&scenario, "a whole switch there and back");
-    for step in ["start-agent", "clean"] {
+    for step in ["start-agent", "await-pods"] {
         without_the_server_from(&mut scenario, step);
     }
     for n in Sample::from_environment().of(points.len(), 3) {
