@@ -70,6 +70,21 @@ fn pods_of_a_cluster_on_canal_reach_each_other_and_leave_nothing() {
     scenario.must_be_whole_and_tidy("with other pods").unwrap();
 }
 
+/// doctor has nothing to say of a node on Canal, and cleanup takes neither side of it away.
+#[test]
+fn a_node_on_canal_is_taken_for_neither_cnis_leftovers() {
+    let scenario = start(2);
+    let doctor = scenario.nodectl(1, &["doctor"]).unwrap();
+    assert_eq!(doctor.code, 0, "{}", doctor.all());
+    for side in ["--flannel", "--calico"] {
+        let refused = scenario.nodectl(1, &["cleanup", side, "--yes"]).unwrap().expect(3).unwrap();
+        for name in ["agent-runs", "pods-depend", "cni-active"] {
+            assert!(refused.all().contains(&format!("[{name}]")), "{side}, {name}: {}", refused.all());
+        }
+    }
+    scenario.must_be_whole_and_tidy("asked").unwrap();
+}
+
 /// The arguments of the switch that is disturbed.
 const MIGRATE: [&str; 6] = ["migrate", "--yes", "--drain-timeout", "60", "--agent-timeout", "60"];
 
