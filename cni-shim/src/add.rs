@@ -179,7 +179,7 @@ fn chained(request: &Request, record: &Record) -> Result<(Value, Value), Error> 
 /// DEL over the whole chain, also over the plugins that were never reached. The runtime gets the ADD's error; what could
 /// not be undone stays recorded, and pending.
 fn undo(request: &Request, record: Record, lock: Lock) {
-    let terms = Terms { request_name: &request.input.name, within: request.limits.undo(), defer: false };
+    let terms = Terms { network: &request.input.name, unasked: false, within: request.limits.undo(), defer: false };
     let undone: Result<(), Vec<Failure>> =
         delete::finish(&request.paths, record, &request.input.invocation, terms, lock);
     chain::log("undoing the failed ADD", &undone.err().unwrap_or_default());

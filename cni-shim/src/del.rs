@@ -30,7 +30,13 @@ pub fn by(request: &Request, deadline: Instant) -> Result<(), Error> {
     };
     // Again: an ADD may have begun to wait since.
     Hold::remove(paths, id, ifname)?;
-    let Some(mut record) = find(request)? else {
+    let found = find(request).inspect_err(|cause| {
+        // A backend's conflist that cannot be used just now. Nothing has been run, and a runtime may not ask again.
+        if cause.code == error::TRY_LATER {
+            note(request, None, cause);
+        }
+    });
+    let Some(mut record) = found? else {
         Pending::remove(paths, id, ifname)?;
         lock.remove();
         return Ok(());
@@ -42,7 +48,7 @@ pub fn by(request: &Request, deadline: Instant) -> Result<(), Error> {
     let left = deadline.saturating_duration_since(Instant::now());
     // While failures are kept for later, an API server that hangs must not cost each pod the whole time.
     let within = if defer { left.min(DEFERRED) } else { left };
-    let terms = Terms { request_name: &request.input.name, within, defer };
+    let terms = Terms { network: &request.input.name, unasked: false, within, defer };
     delete::finish(paths, record, &request.input.invocation, terms, lock).map_err(|failures| chain::join(&failures))
 }
 
@@ -52,10 +58,15 @@ fn overtaken(request: &Request) -> Error {
     let (id, ifname) = request.attachment();
     let error = lock::busy(&request.paths, id, ifname);
     let record = Record::load(&request.paths, id, ifname).ok().flatten();
-    if let Err(cause) = Pending::note(&request.paths, id, ifname, record.as_ref(), &error) {
+    note(request, record.as_ref(), &error);
+    error
+}
+
+fn note(request: &Request, record: Option<&Record>, error: &Error) {
+    let args = &request.input.invocation.args;
+    if let Err(cause) = Pending::note_asked(&request.paths, request.attachment(), record, args, error) {
         error::log(&cause);
     }
-    error
 }
 
 fn find(request: &Request) -> Result<Option<Record>, Error> {

@@ -89,6 +89,7 @@ impl Request {
         let state_dir = settings.state_dir.unwrap_or_else(|| Paths::under(&root).state_dir().to_owned());
         let usual = Backends::default();
         let backends = Backends {
+            network: input.name.clone(),
             flannel: settings.backends.flannel.unwrap_or(usual.flannel),
             calico: settings.backends.calico.unwrap_or(usual.calico),
         };

@@ -108,7 +108,7 @@ fn collect(request: &Request, record: &Record, deadline: Instant) -> Vec<Failure
         Ok(Some(record)) => {
             let invocation = delete::unattended(&record);
             let within = deadline.saturating_duration_since(Instant::now());
-            let terms = Terms { request_name: "", within, defer: false };
+            let terms = Terms { network: &request.input.name, unasked: true, within, defer: false };
             delete::finish(&request.paths, record, &invocation, terms, lock).err().unwrap_or_default()
         }
         Ok(None) => {

@@ -22,6 +22,8 @@ pub struct ShimView {
     pub binary: String,
     /// The binary is there.
     pub has_binary: bool,
+    /// The binary is not the packaged one.
+    pub outdated: bool,
     /// Network configurations that sort before it: the runtime uses the first of them and never calls the shim.
     pub ahead: Vec<String>,
     /// Where new pods go; `None` where there is no state, or none that can be read.
@@ -170,7 +172,15 @@ impl ShimView {
         }
         if self.installed && !self.has_binary {
             problems.push(format!(
-                "{} is missing, so no pod can be attached or detached. To fix it: copy the packaged cni-shim there",
+                "{} is missing, so no pod can be attached or detached. To fix it: run `nodectl shim upgrade`, which copies \
+                 the packaged cni-shim there",
+                self.binary
+            ));
+        }
+        if self.outdated {
+            problems.push(format!(
+                "{} is not the packaged cni-shim, so pods are attached and detached by another version. To fix it: run `nodectl \
+                 shim upgrade`",
                 self.binary
             ));
         }
@@ -362,6 +372,9 @@ mod tests {
         let mut view = view(vec![list("k8s-pod-network", &["calico"])], |_| {});
         assert!(view.problems().is_empty());
         view.ahead = vec!["00-a.conf".into()];
+        view.outdated = true;
+        assert!(view.problems()[1].contains("nodectl shim upgrade") && view.needed_for().is_empty());
+        view.outdated = false;
         view.has_binary = false;
         view.state = None;
         assert!(view.problems()[2].contains("state is missing"), "{:?}", view.problems());

@@ -57,7 +57,7 @@ fn tools(world: &World, backend: Backend, list: &Value) -> (Tool, Tool) {
     }
     world.conflist(backend, list);
     let path = |backend| world.conflist_path(backend);
-    let backends = Backends { flannel: path(Backend::Flannel), calico: path(Backend::Calico) };
+    let backends = Backends { flannel: path(Backend::Flannel), calico: path(Backend::Calico), ..Backends::default() };
     let capabilities = union_of_capabilities([&List::parse(list.to_string().as_bytes()).unwrap()]);
     let shim = shim_conflist(&network, &Paths::default(), &backends, &capabilities, backend);
     world.write("net.d/00-cni-shim.conflist", &shim.to_string());

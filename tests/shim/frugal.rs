@@ -6,6 +6,7 @@ use cni_store::Paths;
 use cni_store::backends::{Backends, shim_conflist, union_of_capabilities};
 use cni_store::state::Backend;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -78,4 +79,28 @@ fn the_shim_is_read_in_one_sitting() {
     };
     let lines: usize = files.iter().map(|file| code(std::fs::read_to_string(file).unwrap())).sum();
     assert!((100..1000).contains(&lines), "{lines} lines of code");
+}
+
+/// It is started for every pod, as root, between the runtime and the network: what it is made of is chosen one by one. No async
+/// runtime, no TLS, no regular expressions, no command line.
+#[test]
+fn it_is_made_of_few_crates() {
+    let ours = ["cni-shim", "cni-spec", "cni-store"];
+    let theirs = "base64 bitflags block-buffer cfg-if cpufeatures crypto-common digest dlmalloc equivalent foldhash \
+        generic-array hashbrown indexmap itoa libc memchr memoffset nix proc-macro2 quote serde serde_core \
+        serde_derive serde_json sha1 syn typenum unicode-ident zmij";
+    let made_of = |package: &str| -> BTreeSet<String> {
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let tree = ["tree", "-p", package, "-e", "normal", "--offline", "--locked", "--prefix", "none"];
+        let output = Command::new(cargo).args(tree).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let names = String::from_utf8(output.stdout).unwrap();
+        names.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+    };
+    let shim = made_of("cni-shim");
+    let more: Vec<_> =
+        shim.iter().filter(|name| !theirs.split(' ').chain(ours).any(|known| known == name.as_str())).collect();
+    assert!(more.is_empty() && ours.iter().all(|own| shim.contains(*own)), "{more:?}");
+    // The look finds what it looks for where it is.
+    assert!(["tokio", "rustls", "clap"].iter().all(|heavy| made_of("nodectl").contains(*heavy)));
 }

@@ -20,6 +20,7 @@ mod matrix_add;
 mod matrix_chain;
 mod matrix_del;
 mod matrix_disk;
+mod matrix_evidence;
 mod matrix_verbs;
 mod properties;
 mod real;

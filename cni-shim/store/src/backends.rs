@@ -23,9 +23,11 @@ const CAPABILITIES: [&str; 11] = [
     "io.kubernetes.cri.pod-annotations",
 ];
 
-/// Where the two backends' conflists are.
+/// The network that the shim is to its runtime, and where the conflists of the two behind it are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backends {
+    /// The name of the shim's own network, which libcni's cached results have; empty where it is not known.
+    pub network: String,
     /// flannel's conflist.
     pub flannel: PathBuf,
     /// Calico's conflist.
@@ -35,7 +37,11 @@ pub struct Backends {
 impl Default for Backends {
     fn default() -> Self {
         let dir = Path::new("/etc/cni/net.d");
-        Self { flannel: dir.join("10-flannel.conflist"), calico: dir.join("10-calico.conflist") }
+        Self {
+            network: String::new(),
+            flannel: dir.join("10-flannel.conflist"),
+            calico: dir.join("10-calico.conflist"),
+        }
     }
 }
 

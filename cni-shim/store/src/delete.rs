@@ -98,9 +98,13 @@ pub fn unattended(record: &Record) -> Invocation {
 }
 
 /// Forgets an attachment whose DEL has succeeded: its record, its pending DEL, libcni's cached results under the networks'
-/// own names (a DEL that the runtime sends under the shim's name does not remove those), and last its lock.
-pub fn forget(paths: &Paths, record: &Record, request_name: &str, lock: Lock) -> Result<(), Error> {
-    for network in record.del.iter().map(|list| list.network.as_str()).filter(|network| *network != request_name) {
+/// own names (a DEL that the runtime sends under the shim's name does not remove those), where no runtime asks also that under the
+/// shim's name, and last its lock.
+fn forget(paths: &Paths, record: &Record, terms: Terms<'_>, lock: Lock) -> Result<(), Error> {
+    let mut networks: Vec<_> = record.del.iter().map(|list| list.network.as_str()).collect();
+    networks.retain(|network| *network != terms.network);
+    networks.extend(Some(terms.network).filter(|own| terms.unasked && !own.is_empty()));
+    for network in networks {
         for results in paths.results() {
             file::remove(&results.join(format!("{network}-{}-{}", record.container_id, record.ifname)))?;
         }
@@ -114,8 +118,10 @@ pub fn forget(paths: &Paths, record: &Record, request_name: &str, lock: Lock) ->
 /// How a DEL is to be finished.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
-    /// The network name under which the runtime asked; empty if none did.
-    pub request_name: &'a str,
+    /// The name of the shim's own network, under which a runtime asks; empty where it is not known.
+    pub network: &'a str,
+    /// No runtime asks: nobody else will remove libcni's cached result.
+    pub unasked: bool,
     /// How long it may take.
     pub within: Duration,
     /// On failure, leave it to nodectl and call it a success.
@@ -130,14 +136,14 @@ pub fn finish(
     terms: Terms<'_>,
     lock: Lock,
 ) -> Result<(), Vec<Failure>> {
-    let network = terms.request_name.to_owned();
+    let network = terms.network.to_owned();
     let fail = |error| vec![Failure { plugin: conflist::TYPE.to_owned(), network, error }];
     if let Err(cause) = lock.inherit() {
         return Err(fail(cause));
     }
     let failures = replay(paths, &mut record, invocation, Instant::now() + terms.within);
     if failures.is_empty() {
-        return forget(paths, &record, terms.request_name, lock).map_err(fail);
+        return forget(paths, &record, terms, lock).map_err(fail);
     }
     let noted = Pending::note(paths, &record.container_id, &record.ifname, Some(&record), &chain::join(&failures));
     match noted {

@@ -8,13 +8,14 @@
 use crate::backends::{Backends, is_canal, owner as owner_of};
 use crate::record::{Pod, Record};
 use crate::state::Backend;
-use crate::{Paths, scratch};
+use crate::{Paths, lock, scratch};
 use cni_spec::chain::{DelList, PluginCall};
 use cni_spec::conflist::{List, TYPE, find_in_path};
 use cni_spec::{Error, convert};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 mod decode;
 
@@ -151,6 +152,34 @@ pub fn import_record(paths: &Paths, backends: &Backends, sought: &Sought<'_>) ->
     build(paths, backends, sought, &find(paths, sought))
 }
 
+/// Records a living sandbox that is older than the shim, if it has no record; false without evidence. `netns` is the runtime's, for
+/// where the evidence names none. Waits so long for another call to end.
+pub fn adopt(
+    paths: &Paths,
+    backends: &Backends,
+    sought: &Sought<'_>,
+    netns: Option<&str>,
+    wait: Duration,
+) -> Result<bool, Error> {
+    let (container_id, ifname) = (sought.container_id, sought.ifname);
+    let Some(lock) = lock::attachment(paths, container_id, ifname, wait)? else {
+        return Err(lock::busy(paths, container_id, ifname));
+    };
+    // A DEL that comes at this moment has the lock: what it takes away must not be found before, nor its own record be replaced.
+    if Record::load(paths, container_id, ifname)?.is_some() {
+        return Ok(true);
+    }
+    let Some(mut record) = import_record(paths, backends, sought)? else {
+        lock.remove();
+        return Ok(false);
+    };
+    if record.netns.is_empty() {
+        record.netns = netns.unwrap_or_default().to_owned();
+    }
+    record.store(paths, true)?;
+    Ok(true)
+}
+
 /// Makes a record out of evidence, not stored.
 pub fn build(
     paths: &Paths,
@@ -161,18 +190,16 @@ pub fn build(
     let load = |backend| backends.list(paths, backend, true);
     let (mut lists, mut owner, mut unclear) = (Vec::new(), None, sought.torn);
     for cached in &found.cached {
-        let list = cached.conflist.as_deref().and_then(|bytes| List::parse(bytes).ok()).filter(|list| !list.runs(TYPE));
-        // Without its conflist, the network's name tells the backend; Canal's and Calico's have one name, and then the lease does.
-        let fits =
-            |list: &List| list.name == cached.network && (!is_canal(list) || found.reserved.contains(&list.name));
-        let by_name = || Backend::ALL.into_iter().find_map(|b| load(b).ok().filter(fits));
-        // The shim's own list says that it was the shim, not for which backend.
-        let shims_own = cached.conflist.is_some() && list.is_none();
-        unclear |= shims_own;
-        if let Some(list) = list.or_else(|| if shims_own { None } else { by_name() }) {
-            owner = owner.or(Some(owner_of(&list)));
-            lists.push(list);
-        }
+        let list = match of_cache(paths, backends, sought, found, cached) {
+            Told::List(list) => list,
+            Told::TheShim => {
+                unclear = true;
+                continue;
+            }
+            Told::Nothing => continue,
+        };
+        owner = owner.or(Some(owner_of(&list)));
+        lists.push(list);
     }
     if found.scratch.is_some() && !lists.iter().any(|list| list.runs("flannel")) {
         lists.push(load(Backend::Flannel).or_else(|_| flannel_alone(found.scratch.as_deref()))?);
@@ -188,35 +215,68 @@ pub fn build(
         owner = Some(backend);
         lists.push(list);
     }
-    if unclear && lists.is_empty() && found.reserved.is_empty() {
-        // A guess must not keep a sandbox for ever: it is also made where a second DEL comes between the first one's end and
-        // the runtime's forgetting its cached result. A backend that is not on the node (any more) has nothing to clean up.
-        let is_here = |list: &List| {
-            let kinds = list.plugins.iter().filter_map(|plugin| plugin.get("type")?.as_str());
-            kinds.into_iter().all(|kind| find_in_path(sought.cni_path, kind).is_some())
-        };
-        let guessed = Backend::ALL.into_iter().filter_map(|backend| load(backend).ok());
-        lists.extend(guessed.filter(is_here));
+    if unclear && lists.is_empty() {
+        lists = guess(paths, backends, sought, found);
     }
-    // Without its scratch file, flannel's DEL does not free the address, nor does Calico's own; host-local's does.
-    let freed = |network: &String| {
-        let frees = |list: &List| match owner_of(list) {
-            Backend::Calico => false,
-            Backend::Flannel => !list.runs("flannel") || found.scratch.is_some(),
-        };
-        lists.iter().any(|list| list.name == *network && frees(list))
-    };
-    let mut unfreed = Vec::new();
-    for network in found.reserved.iter().filter(|network| !freed(network)) {
-        unfreed.push(host_local(network)?);
-    }
-    lists.extend(unfreed);
+    lists.extend(unfreed(found, &lists)?);
     if lists.is_empty() {
         return Ok(None);
     }
     let mut record = assemble(sought, found, &lists, owner.unwrap_or(Backend::Flannel));
     record.result = record.result.filter(|result| convert::result(result.clone(), "1.0.0").is_ok());
     Ok(Some(record))
+}
+
+/// What one of libcni's cached results tells.
+enum Told {
+    /// The list that made the attachment.
+    List(List),
+    /// That it was the shim, or that it may have been; not for which backend.
+    TheShim,
+    /// That it was a network that is neither backend's.
+    Nothing,
+}
+
+fn of_cache(paths: &Paths, backends: &Backends, sought: &Sought<'_>, found: &Evidence, cached: &Cached) -> Told {
+    match cached.conflist.as_deref().map(|bytes| List::parse(bytes).ok().filter(|list| !list.runs(TYPE))) {
+        Some(Some(list)) => return Told::List(list),
+        Some(None) => return Told::TheShim,
+        None => {}
+    }
+    // Without its conflist, the network's name tells the backend: of a pod that is older than the shim. One that the shim has
+    // attached is cached under the shim's own name, which is one backend's too, whichever backend attached the pod.
+    if sought.torn || cached.network == backends.network {
+        return Told::TheShim;
+    }
+    // Canal's and Calico's networks have one name, and then the lease tells.
+    let fits = |list: &List| list.name == cached.network && (!is_canal(list) || found.reserved.contains(&list.name));
+    let named = Backend::ALL.into_iter().find_map(|backend| backends.list(paths, backend, true).ok().filter(fits));
+    named.map_or(Told::Nothing, Told::List)
+}
+
+/// Both backends' lists, or the one by whose name host-local has reserved an address. A guess must not keep a sandbox for ever: it is also
+/// made where a second DEL comes between the first one's end and the runtime's forgetting its cached result. A backend that
+/// is not on the node (any more) has nothing to clean up.
+fn guess(paths: &Paths, backends: &Backends, sought: &Sought<'_>, found: &Evidence) -> Vec<List> {
+    let is_here = |list: &List| {
+        let kinds = list.plugins.iter().filter_map(|plugin| plugin.get("type")?.as_str());
+        kinds.into_iter().all(|kind| find_in_path(sought.cni_path, kind).is_some())
+    };
+    let leased = |list: &List| owner_of(list) == Backend::Flannel && found.reserved.contains(&list.name);
+    let guessed = Backend::ALL.into_iter().filter_map(|backend| backends.list(paths, backend, true).ok());
+    guessed.filter(|list| is_here(list) && (found.reserved.is_empty() || leased(list))).collect()
+}
+
+/// host-local itself for the addresses that no list frees: without its scratch file, flannel's DEL does not, nor does Calico's own.
+fn unfreed(found: &Evidence, lists: &[List]) -> Result<Vec<List>, Error> {
+    let freed = |network: &&String| {
+        let frees = |list: &List| match owner_of(list) {
+            Backend::Calico => false,
+            Backend::Flannel => !list.runs("flannel") || found.scratch.is_some(),
+        };
+        lists.iter().any(|list| list.name == **network && frees(list))
+    };
+    found.reserved.iter().filter(|network| !freed(network)).map(|network| host_local(network)).collect()
 }
 
 /// The list of a flannel whose conflist is gone.
@@ -248,7 +308,12 @@ fn assemble(sought: &Sought<'_>, found: &Evidence, lists: &[List], owner: Backen
             cni_version: list.cni_version.clone(),
             plugins: list.plugins.iter().map(call).collect(),
             runtime_config: context(list).map(|cached| cached.runtime_config.clone()).unwrap_or_default(),
-            args: context(list).map(|cached| cached.args.clone()).unwrap_or_default(),
+            // Without CNI_ARGS, Calico looks for the attachment of no pod and does not find it.
+            args: context(list)
+                .map(|cached| &cached.args)
+                .filter(|args| !args.is_empty())
+                .map_or(sought.args, |a| a)
+                .to_owned(),
             disable_check: list.disable_check,
         }
     };

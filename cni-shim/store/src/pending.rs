@@ -2,7 +2,7 @@
 //! after a failed ADD): nodectl finishes them.
 
 use crate::backends::Backends;
-use crate::record::{FORMAT, Record};
+use crate::record::{FORMAT, Pod, Record};
 use crate::{Paths, delete, evidence, file, lock};
 use cni_spec::chain::Failure;
 use cni_spec::error::{self, Error};
@@ -22,6 +22,9 @@ pub struct Pending {
     /// What to run; `None` if the DEL came before the record could be read, so that the record or the evidence decides.
     #[serde(default)]
     pub record: Option<Record>,
+    /// CNI_ARGS of the runtime's DEL, for where there is no record: Calico's evidence goes by the pod that they name.
+    #[serde(default)]
+    pub args: String,
     /// How often it has been tried.
     pub attempts: u32,
     /// Why the last try failed.
@@ -52,17 +55,30 @@ impl Pending {
         record: Option<&Record>,
         error: &Error,
     ) -> Result<(), Error> {
+        Self::note_asked(paths, (container_id, ifname), record, "", error)
+    }
+
+    /// The same with the CNI_ARGS of the runtime that has asked.
+    pub fn note_asked(
+        paths: &Paths,
+        (container_id, ifname): (&str, &str),
+        record: Option<&Record>,
+        args: &str,
+        error: &Error,
+    ) -> Result<(), Error> {
         let now = file::now_ms();
         let before = match Self::load(paths, container_id, ifname) {
             Err(cause) if cause.code == error::CONFIG => return Err(cause),
             before => before.ok().flatten(),
         };
         let (attempts, since_ms) = before.as_ref().map_or((0, now), |before| (before.attempts, before.since_ms));
+        let asked = before.as_ref().map(|before| before.args.clone()).filter(|_| args.is_empty());
         let pending = Self {
             format: FORMAT,
             container_id: container_id.to_owned(),
             ifname: ifname.to_owned(),
             record: record.cloned().or_else(|| before.and_then(|before| before.record)),
+            args: asked.unwrap_or_else(|| args.to_owned()),
             attempts: attempts.saturating_add(1),
             error: error.clone(),
             since_ms,
@@ -79,6 +95,11 @@ impl Pending {
     /// Removes one.
     pub fn remove(paths: &Paths, container_id: &str, ifname: &str) -> Result<(), Error> {
         file::remove(&paths.pending(container_id, ifname))
+    }
+
+    /// The pod, as far as it is known.
+    pub fn pod(&self) -> Option<Pod> {
+        self.record.as_ref().and_then(|record| record.pod.clone()).or_else(|| Pod::from_args(&self.args))
     }
 
     /// All of them, and the files that should be pending DELs but cannot be read.
@@ -109,8 +130,15 @@ impl Pending {
             Err(cause) if cause.code == error::CONFIG => return Err(cause),
             _ if self.record.is_some() => self.record.clone(),
             unusable => {
-                let sought = evidence::Sought { container_id, ifname, args: "", cni_path, torn: unusable.is_err() };
-                evidence::import_record(paths, backends, &sought)?
+                let (args, torn) = (self.args.as_str(), unusable.is_err());
+                let sought = evidence::Sought { container_id, ifname, args, cni_path, torn };
+                match evidence::import_record(paths, backends, &sought) {
+                    Ok(found) => found,
+                    Err(cause) => {
+                        Self::note(paths, container_id, ifname, None, &cause)?;
+                        return Err(cause);
+                    }
+                }
             }
         };
         let Some(record) = record else {
@@ -121,7 +149,7 @@ impl Pending {
             return Ok(Outcome::Done);
         };
         let invocation = delete::unattended(&record);
-        let terms = delete::Terms { request_name: "", within, defer: false };
+        let terms = delete::Terms { network: &backends.network, unasked: true, within, defer: false };
         match delete::finish(paths, record, &invocation, terms, lock) {
             Ok(()) => Ok(Outcome::Done),
             Err(failures) => Ok(Outcome::Failed(failures)),

@@ -10,8 +10,8 @@ use super::settings::Settings;
 use crate::cli::{RetireArgs, ShimArgs, ShimCommand};
 use crate::facts::Facts;
 use crate::failure::{Failure, code};
-use crate::host::Host;
-use crate::plan::{self, Plan};
+use crate::host::{Host, files};
+use crate::plan::{self, PACKAGED_SHIM, Plan};
 use crate::reap::Reaper;
 use crate::report;
 use crate::run::{self, Folders, Lock};
@@ -21,6 +21,7 @@ pub(super) fn run(host: &Host, args: &ShimArgs, settings: &Settings) -> Result<u
     match &args.command {
         ShimCommand::Status => status(host, settings),
         ShimCommand::Reap { older_than } => reap(host, Duration::from_secs(*older_than), settings),
+        ShimCommand::Upgrade { dry_run } => upgrade(host, *dry_run, settings),
         ShimCommand::Retire(args) => retire(host, args, settings),
     }
 }
@@ -60,6 +61,40 @@ fn reap(host: &Host, older_than: Duration, settings: &Settings) -> Result<u8> {
         "{n} could not be finished. To fix it: mend what is named above; then run this again"
     ))
     .into())
+}
+
+/// Not while a run is open: one may have put that binary there, and puts back the one of before when it is taken back.
+fn upgrade(host: &Host, dry_run: bool, settings: &Settings) -> Result<u8> {
+    let _lock = Lock::take(host)?;
+    let facts = crate::observe::node(host);
+    let view = crate::observe::shim_view(host, &facts)?;
+    let refused = |why: String| Failure::Refused(format!("the shim stays as it is: {why}"));
+    if let Some(run) = &facts.runs.open {
+        let why = format!("run {run} is open. To fix it: `nodectl resume` finishes it, `nodectl revert` takes it back");
+        return Err(refused(why).into());
+    }
+    if view.installed && !facts.shim.packaged {
+        return Err(refused(format!("{PACKAGED_SHIM} is missing. To fix it: install nodectl's package again")).into());
+    }
+    let binary = &view.binary;
+    let (text, outcome, changed) = match (view.installed && (view.outdated || !view.has_binary), dry_run) {
+        (false, _) if view.installed => {
+            (format!("Nothing to do: {binary} is the packaged cni-shim.\n"), "nothing-to-do", false)
+        }
+        (false, _) => {
+            let text =
+                "Nothing to do: the shim is not in front of this node's CNI; a switch installs the packaged one.\n";
+            (text.to_owned(), "nothing-to-do", false)
+        }
+        (true, true) => (format!("{PACKAGED_SHIM} would be copied to {binary}.\n"), "would-upgrade", false),
+        (true, false) => {
+            // Renamed into place: a call at this moment keeps its file, and none sees half of one.
+            files::copy_atomic(&host.path(PACKAGED_SHIM), &host.path(binary), Some(0o755))?;
+            (format!("{binary} is the packaged cni-shim now. Pods were not touched.\n"), "upgraded", true)
+        }
+    };
+    report::result(settings.output, &text, &json!({"outcome": outcome, "binary": binary}), changed)?;
+    Ok(code::DONE)
 }
 
 fn retire(host: &Host, args: &RetireArgs, settings: &Settings) -> Result<u8> {

@@ -46,6 +46,7 @@ pub fn shim_view(host: &Host, facts: &Facts) -> Result<ShimView> {
     Ok(ShimView {
         installed: facts.files.conf_names.iter().any(|name| name == SHIM_CONFLIST),
         has_binary: files::exists(&host.path(&binary)),
+        outdated: facts.shim.outdated,
         ahead: facts.files.conf_names.iter().filter(|name| name.as_str() < SHIM_CONFLIST).cloned().collect(),
         attachments: records.iter().map(|r| Attachment::new(r, native.as_ref(), alive(&r.container_id))).collect(),
         pending: pending.iter().map(pending_del).collect(),
@@ -64,12 +65,22 @@ pub fn shim_view(host: &Host, facts: &Facts) -> Result<ShimView> {
 
 /// The two conflists behind the shim, as the node names them: as in the shim's own conflist, else by their usual names.
 pub fn backends(facts: &Facts) -> Backends {
-    let entry = facts.files.confs.get(SHIM_CONFLIST).map(|list| &list["plugins"][0]["backends"]);
+    let list = facts.files.confs.get(SHIM_CONFLIST);
+    let entry = list.map(|list| &list["plugins"][0]["backends"]);
     let usual = Backends::default();
     let path = |name: &str, usual: &Path| {
         entry.and_then(|all| all[name].as_str()).map_or_else(|| usual.to_owned(), Into::into)
     };
-    Backends { flannel: path("flannel", &usual.flannel), calico: path("calico", &usual.calico) }
+    Backends {
+        network: list.map(network_name).unwrap_or_default(),
+        flannel: path("flannel", &usual.flannel),
+        calico: path("calico", &usual.calico),
+    }
+}
+
+/// The name of a conflist's network, if files can be called by it.
+pub fn network_name(list: &Value) -> String {
+    list["name"].as_str().filter(|name| !name.contains('/')).unwrap_or_default().to_owned()
 }
 
 /// The CNI that new pods get, or got before the hold; without a state, the one that the shim's conflist names.
@@ -122,7 +133,7 @@ fn pending_del(pending: &Pending) -> PendingDel {
     PendingDel {
         container: pending.container_id.clone(),
         interface: pending.ifname.clone(),
-        pod: pending.record.as_ref().and_then(|record| record.pod.as_ref()).map(Pod::full_name),
+        pod: pending.pod().as_ref().map(Pod::full_name),
         attempts: pending.attempts,
         error: pending.error.to_string(),
         since_ms: pending.since_ms,

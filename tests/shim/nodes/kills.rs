@@ -18,7 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nodectl_lab::cluster::until;
 use nodectl_lab::node::Kind;
-use nodectl_lab::scenario::crash::{Sample, is_full};
+use nodectl_lab::scenario::crash::Sample;
+use nodectl_lab::scenario::full;
 use serde_json::{Value, json};
 
 /// What the runtime would send: the shim's entry with name, version and capability arguments.
@@ -89,7 +90,7 @@ fn killed_at_any_point_nothing_leaks_after_reap() {
     }
     let before = bench.leftovers();
     let mut sample = Sample::from_environment();
-    let kills = if is_full() { 300 } else { 40 };
+    let kills = if full() { 300 } else { 40 };
     let (mut n, mut struck) = (0, 0);
     while struck < kills {
         n += 1;

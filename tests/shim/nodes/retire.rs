@@ -97,9 +97,7 @@ fn row_29_the_shim_stays_while_anything_needs_it() -> Result<()> {
     // Without the API server: nothing of this needs it.
     s.cluster.api()?.kill();
     s.nodectl(1, &RETIRE)?.expect(0)?;
-    s.cluster.restart_api()?;
-    // The port on the machine's loopback is another one now.
-    s.client = s.cluster.client()?;
+    s.restart_api()?;
     s.must_be_on(1, Cni::Calico)?;
     native(&s, "k8s-pod-network-")?;
     let history = s.nodectl(1, &["history"])?.expect(0)?.stdout;

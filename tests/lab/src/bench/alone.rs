@@ -58,7 +58,11 @@ fn in_front() -> Result<(Vec<Spent>, Vec<Spent>)> {
     };
     let list = json!({"name": "noop", "cniVersion": "1.0.0", "plugins": [{"type": "noop"}]});
     write("/run/bench/noop/10-noop.conflist", list.to_string())?;
-    let backends = Backends { flannel: "/run/bench/none".into(), calico: "/run/bench/noop/10-noop.conflist".into() };
+    let backends = Backends {
+        network: "noop".into(),
+        flannel: "/run/bench/none".into(),
+        calico: "/run/bench/noop/10-noop.conflist".into(),
+    };
     let paths = cni_store::Paths::new("/", "/run/bench/noop-state");
     let shims: Value = shim_conflist("noop", &paths, &backends, &Map::new(), Backend::Calico);
     write("/run/bench/noop-shim/00-cni-shim.conflist", shims.to_string())?;

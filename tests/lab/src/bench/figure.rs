@@ -36,16 +36,28 @@ pub struct Figure {
     pub ratio: f64,
     /// Ours over the other: the middle of the differences within one round, which both spent under the same load.
     pub over: f64,
+    /// How far off that may be, half the width of its 95 % interval: nothing narrower tells two ways apart.
+    pub spread: f64,
 }
 
 impl Figure {
     /// A figure from two series of the same run.
     pub fn new(what: &str, unit: &str, ours: &[f64], against: &str, other: &[f64]) -> Result<Figure> {
         let differences: Vec<f64> = ours.iter().zip(other).map(|(ours, other)| ours - other).collect();
-        let over = Series::of(&differences)?.median;
+        let (over, spread) = (Series::of(&differences)?.median, spread(&differences));
         let (rounds, ours, other) = (ours.len(), Series::of(ours)?, Series::of(other)?);
         let ratio = ours.median / other.median;
-        Ok(Figure { what: what.into(), unit: unit.into(), rounds, ours, against: against.into(), other, ratio, over })
+        Ok(Figure {
+            what: what.into(),
+            unit: unit.into(),
+            rounds,
+            ours,
+            against: against.into(),
+            other,
+            ratio,
+            over,
+            spread,
+        })
     }
 }
 
@@ -60,13 +72,23 @@ impl Series {
     }
 }
 
+/// Half the width of the 95 % interval of the middle value, whatever the values' distribution: it lies between the values that are
+/// about the square root of their number, in ranks, before and after the middle.
+fn spread(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let (middle, ranks) = (values.len() / 2, values.len().isqrt());
+    let at = |rank: usize| values.get(rank).or(values.last()).copied().unwrap_or_default();
+    (at(middle + ranks) - at(middle.saturating_sub(ranks))) / 2.0
+}
+
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = if self.unit == "bytes" { 0 } else { 2 };
         let pair = |s: &Series| format!("{:.digits$}/{:.digits$}", s.min, s.median);
         write!(
             f,
-            "{:<24} {:>18} {}   {}: {}   ratio {:.3} ({:+.digits$})   (min/median of {})",
+            "{:<24} {:>18} {}   {}: {}   ratio {:.3} ({:+.digits$} ± {:.digits$})   (min/median of {})",
             self.what,
             pair(&self.ours),
             self.unit,
@@ -74,6 +96,7 @@ impl fmt::Display for Figure {
             pair(&self.other),
             self.ratio,
             self.over,
+            self.spread,
             self.rounds
         )
     }
@@ -121,6 +144,8 @@ mod tests {
         let figure = Figure::new("x", "ms", &[3.0, 1.0, 2.0], "by hand", &[4.0, 9.0, 4.0]).expect("a figure");
         assert_eq!((figure.ours, figure.other), (Series { min: 1.0, median: 2.0 }, Series { min: 4.0, median: 4.0 }));
         assert_eq!((figure.ratio, figure.over, figure.rounds), (0.5, -2.0, 3));
+        // Of -1, -8 and -2, one rank to each side.
+        assert_eq!(figure.spread, 3.5);
         assert!(Figure::new("x", "ms", &[], "by hand", &[]).is_err());
     }
 }

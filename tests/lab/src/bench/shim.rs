@@ -14,7 +14,7 @@ use crate::libcni::chain::{self, Places};
 use crate::libcni::{Attachment, ConfList, load_folder};
 use crate::objects::flannel;
 
-const ROUNDS: usize = 100;
+const ROUNDS: usize = 300;
 /// Where the plugins are.
 const PLUGINS: [&str; 3] = [FLANNEL, "/opt/cni/bin", SHIM_BINARY];
 /// Where the chain's conflist is, as on a node.
