@@ -21,6 +21,7 @@ pub mod finish;
 mod flannel;
 pub mod fleet;
 mod follow;
+mod inhabitants;
 pub mod ipam;
 pub mod manifest;
 mod node;

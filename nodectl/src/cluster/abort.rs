@@ -21,8 +21,10 @@ use crate::cni::{CALICO_MIGRATION_LABEL, Cni, NODE_LABEL, PACE_ANNOTATION, PREPA
 /// Decides what `abort` has to do.
 pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     let survey = Survey::new(facts, request);
-    let known = Record::read(facts.record.as_ref());
+    let without = "abort then leaves Calico's FelixConfiguration, pool, IPAM configuration and blocks as they are";
+    let (known, readable) = record::known(facts.record.as_ref(), without);
     let checks = vec![
+        readable,
         nodes_check(&survey),
         agents_check(&survey),
         survey.runs_check("abort-runs", "abort"),

@@ -1,7 +1,9 @@
 //! The control plane: its nodes are switched last, one at a time, and only while all of them are well. Pure.
 
 use super::check::Check;
+use super::daemon_set as ds;
 use super::decision::Survey;
+use super::facts::AgentPod;
 use super::node::NodeView;
 use super::object::label;
 use super::pace;
@@ -33,29 +35,31 @@ pub fn checks(survey: &Survey, named: &[&NodeView]) -> Vec<Check> {
 }
 
 fn last(survey: &Survey) -> Check {
-    let workers = survey.nodes.iter().filter(|n| !n.is_foreign() && !is_of(n) && !is_on_calico(n));
+    let is_worker = |n: &NodeView| !n.is_foreign() && !is_of(n);
+    let workers = survey.nodes_for(|n| lacks(survey, n).filter(|_| is_worker(n)));
     Check::refused_for_any(
         "control-plane-last",
         "every other node is on Calico",
         "the control plane comes last, and these nodes are not on Calico yet: ",
-        &workers.map(|n| n.name.to_owned()).collect::<Vec<_>>(),
-        "switch them first, or accept another order with --force",
+        &workers,
+        "switch them first, until calico-node is ready there and each run is closed (nodectl cluster status), or accept another order \
+         with --force",
     )
 }
 
 fn one_at_a_time(survey: &Survey, ours: &[&NodeView]) -> Check {
-    let begun = survey.nodes.iter().filter(|n| is_of(n) && !is_on_calico(n));
-    let begun = begun.filter(|n| pace::of(n) == Some(PACE_ALLOWED) || n.wanted == Some("none"));
-    let mut names: Vec<String> = begun.chain(ours.iter().copied()).map(|n| n.name.to_owned()).collect();
+    let is_other = |n: &NodeView| is_of(n) && !ours.iter().any(|o| o.name == n.name);
+    let mut names = survey.nodes_for(|n| underway(survey, n).filter(|_| is_other(n)));
+    names.extend(ours.iter().map(|n| n.name.to_owned()));
     names.sort_unstable();
-    names.dedup();
     let found = if names.len() > 1 { names } else { Vec::new() };
     Check::refused_for_any(
         "control-plane-one",
         "no other node of the control plane may begin or has begun",
         "one node of the control plane after the other: these would be at the same time ",
         &found,
-        "allow one of them, and the next when it is on Calico (nodectl cluster status)",
+        "allow one of them, and the next when that one is on Calico: calico-node is ready there and its run is closed (nodectl cluster \
+         status)",
     )
 }
 
@@ -81,6 +85,24 @@ fn quorum(survey: &Survey, ours: &[&NodeView]) -> Check {
     )
 }
 
-fn is_on_calico(node: &NodeView) -> bool {
-    node.wanted == Some(Cni::Calico.name())
+/// What a node lacks to be on Calico, in a few words. The label alone says where it is to be: it stands there from the beginning of
+/// the agents' change on, and as long as the node may still go back.
+fn lacks(survey: &Survey, node: &NodeView) -> Option<String> {
+    if node.wanted != Some(Cni::Calico.name()) {
+        return Some(node.wanted.unwrap_or("no label").to_owned());
+    }
+    let is_calico = |pod: &AgentPod| ds::agent_of(survey.facts, pod) == Some(Cni::Calico);
+    let serves = |pod: &AgentPod| pod.node == node.name && pod.ready && !pod.terminating && is_calico(pod);
+    node.unclosed()
+        .or_else(|| (!survey.facts.pods.iter().any(serves)).then(|| "calico-node is not ready there".to_owned()))
+}
+
+/// Why a node that is not on Calico counts as one that has begun, or may.
+fn underway(survey: &Survey, node: &NodeView) -> Option<String> {
+    let lacks = lacks(survey, node)?;
+    let on_flannel = node.wanted.is_none_or(|wanted| wanted == Cni::Flannel.name());
+    if !on_flannel {
+        return Some(lacks);
+    }
+    node.unclosed().or_else(|| (pace::of(node) == Some(PACE_ALLOWED)).then(|| "it may begin".to_owned()))
 }

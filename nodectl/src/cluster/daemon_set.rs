@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::facts::ClusterFacts;
+use super::facts::{AgentPod, ClusterFacts};
 use super::object::{annotation, find_in, items, label, name, namespace, set, text, text_map, texts, unset};
 use crate::cni::{Cni, NODE_LABEL};
 
@@ -42,6 +42,17 @@ pub fn flannel_container(daemon_set: &Value) -> Option<&Value> {
 /// The container that runs calico-node.
 pub fn calico_container(daemon_set: &Value) -> Option<&Value> {
     containers(daemon_set).iter().find(|container| text(container, "/name") == Some("calico-node"))
+}
+
+/// Which agent a pod is.
+pub fn agent_of(facts: &ClusterFacts, pod: &AgentPod) -> Option<Cni> {
+    let daemon_set = find_in(&facts.daemon_sets, &pod.namespace, &pod.daemon_set)?;
+    match (calico_container(daemon_set), flannel_container(daemon_set)) {
+        // Canal, which has both, is the side that is left.
+        (_, Some(_)) => Some(Cni::Flannel),
+        (Some(_), None) => Some(Cni::Calico),
+        (None, None) => None,
+    }
 }
 
 /// It runs both agents in one pod: Canal.

@@ -19,7 +19,6 @@ use super::node::{NodeView, OverlayEnd};
 use super::object::{is_going, name, namespace};
 use super::request::Request;
 use crate::cni::{Cni, RUN_ANNOTATION};
-use crate::run_note::RunNote;
 
 /// Smallest prefix length that is a sensible block of addresses: Calico's own default.
 const CALICO_BLOCK_SIZE: u8 = 26;
@@ -212,21 +211,37 @@ impl<'a> Survey<'a> {
         wanted.filter(|(_, wanted)| *wanted != cni.name()).map(|(name, wanted)| format!("{name} ({wanted})")).collect()
     }
 
+    /// Nodes of which there is something to say, and what.
+    pub fn nodes_for(&self, what: impl Fn(&NodeView) -> Option<String>) -> Vec<String> {
+        self.nodes.iter().filter_map(|n| Some(format!("{} ({})", n.name, what(n)?))).collect()
+    }
+
     /// Passed where no node says that a switch is open there: such a node still has to go forward or back, and needs for that
-    /// what the commands take away that end a roll.
+    /// what the commands take away that end a roll. What cannot be read may say so.
     pub fn runs_check(&self, name: &'static str, command: &str) -> Check {
-        let is_open = |note: &RunNote| note.is_open() && !note.is_retirement();
-        let open = |n: &NodeView| n.run()?.ok().filter(is_open).map(|note| format!("{} ({})", n.name, note.words()));
-        Check::refused_for_any(
-            name,
-            "no node says that a switch is open there",
-            "a switch is open on ",
-            &self.nodes.iter().filter_map(open).collect::<Vec<_>>(),
-            format!(
+        let (open, unread) = (self.nodes_for(|n| n.open_switch()), self.nodes_for(|n| n.run_problem()));
+        let (mut findings, mut fixes) = (Vec::new(), Vec::new());
+        if !open.is_empty() {
+            findings.push(format!("a switch is open on {}", listed(&open)));
+            fixes.push(format!(
                 "see nodectl status there, and end it with nodectl resume, confirm or revert, then run {command} again. Where none is \
                  open any more, its last word was lost: kubectl annotate node NAME {RUN_ANNOTATION}-"
-            ),
-        )
+            ));
+        }
+        if !unread.is_empty() {
+            findings.push(format!(
+                "a switch may be open, for the annotation {RUN_ANNOTATION} cannot be read, on {}",
+                listed(&unread)
+            ));
+            fixes.push(format!(
+                "run {command} with a nodectl at least as new as that node's, or see nodectl status there: where no switch is open, \
+                 kubectl annotate node NAME {RUN_ANNOTATION}-, then run {command} again"
+            ));
+        }
+        match findings.is_empty() {
+            true => Check::passed(name, "no node says that a switch is open there"),
+            false => Check::refused(name, findings.join("; "), fixes.join("; ")),
+        }
     }
 
     /// What has to be waited for while an agent has old pods, in words.

@@ -24,16 +24,19 @@ const FLANNEL_ANNOTATIONS: [&str; 6] =
 /// Decides what `finish` has to do.
 pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     let survey = Survey::new(facts, request);
-    let known = Record::read(facts.record.as_ref());
+    let without = "finish then knows flannel's objects by its DaemonSet alone, so that has to be there still";
+    let (known, readable) = record::known(facts.record.as_ref(), without);
     let was_prepared = prepared_check(&survey, known.as_ref());
     let parts = survey.flannel.as_ref().map(|f| f.parts()).or_else(|| known.map(|r| r.flannel));
     let checks = vec![
+        readable,
         was_prepared,
         labels_check(&survey),
         flannel_check(&survey),
         calico_check(&survey),
         survey.runs_check("finish-runs", "finish"),
         delivery_check(&survey),
+        calico_delivery_check(&survey),
     ];
     let mut decision = Decision { checks, ..Decision::default() };
     if decision.is_refused() {
@@ -64,7 +67,7 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
 /// Where flannel's DaemonSet is gone and nobody was ever switched, there is no roll to finish: Calico would start on every node.
 fn prepared_check(survey: &Survey, known: Option<&Record>) -> Check {
     const NAME: &str = "finish-prepared";
-    let begun = known.is_some() || survey.nodes.iter().any(|n| n.wanted.is_some());
+    let begun = known.is_some() || survey.facts.record.is_some() || survey.nodes.iter().any(|n| n.wanted.is_some());
     if begun || calico_selector(survey).is_none() {
         return Check::passed(NAME, "there is a roll to finish, or nothing is left of it");
     }
@@ -150,6 +153,31 @@ fn delivery_check(survey: &Survey) -> Check {
         }
     }
     Check::passed(NAME, "nobody else delivers flannel's DaemonSet")
+}
+
+/// Who puts the node selector back when the labels are gone takes calico-node off every node.
+fn calico_delivery_check(survey: &Survey) -> Check {
+    const NAME: &str = "calico-owner";
+    let calico = survey.calico.as_ref();
+    let found = calico.and_then(|c| find_in(&survey.facts.daemon_sets, &c.namespace, &c.daemon_set));
+    let selected = found.filter(|daemon_set| ds::selects_our_label(daemon_set));
+    let manager = selected.and_then(|d| Some((d, ds::delivery(d).or_else(|| ds::addon_manager(d))?)));
+    let Some((daemon_set, manager)) = manager else {
+        return Check::passed(NAME, "nobody else delivers calico-node's node selector");
+    };
+    Check::refused(
+        NAME,
+        format!(
+            "{} delivers DaemonSet {} ({}) with the node selector {NODE_LABEL}: put back when the nodes have lost that label, it would take calico-node off all of them",
+            manager.what,
+            full_name(daemon_set),
+            manager.mark
+        ),
+        format!(
+            "take the node selector {NODE_LABEL} out of what {} delivers, let calico-node's pods be replaced, then run finish again",
+            manager.what
+        ),
+    )
 }
 
 /// flannel's objects: the DaemonSets first, then what its pods lived on.

@@ -118,6 +118,7 @@ pub fn detect(facts: &ClusterFacts, request: &Request, checks: &mut Vec<Check>) 
     checks.push(checks::owner_check(&daemon_sets));
     let canal = ds::is_canal(first);
     if canal {
+        checks.push(canal::version_check(first));
         checks.push(canal::check(facts, first));
     }
     let argv = ds::argv(container);
@@ -214,21 +215,27 @@ fn find_config<'a>(facts: &'a ClusterFacts, daemon_set: &Value) -> Option<&'a Va
 
 fn read_net_conf(config: Option<&Value>, request: &Request, checks: &mut Vec<Check>) -> Option<NetConf> {
     let text = config.and_then(|c| c.pointer("/data/net-conf.json")?.as_str());
-    let problem = match text.map(serde_json::from_str::<NetConf>) {
+    const NAME: &str = "flannel-config";
+    let (problem, fix) = match text.map(serde_json::from_str::<NetConf>) {
         Some(Ok(parsed)) => {
-            checks.push(Check::passed("flannel-config", "flannel's net-conf.json was read"));
+            checks.push(Check::passed(NAME, "flannel's net-conf.json was read"));
             return Some(parsed);
         }
         // Without the file the backend is known from the nodes' annotations, which are checked one by one.
         None if request.flannel_network.is_some() => return Some(NetConf::default()),
-        None => "no ConfigMap that flannel's DaemonSet mounts has net-conf.json".to_owned(),
-        Some(Err(error)) => format!("flannel's net-conf.json does not parse: {error}"),
+        None => (
+            "no ConfigMap that flannel's DaemonSet mounts has net-conf.json".to_owned(),
+            "correct the ConfigMap, or say what flannel's network is with --flannel-network (and --flannel-vni, --flannel-port)"
+                .to_owned(),
+        ),
+        Some(Err(error)) => {
+            let map = config.map_or_else(String::new, full_name);
+            let fix =
+                format!("correct it in ConfigMap {map}: flannel itself would not start with it. No flag stands in for it");
+            (format!("flannel's net-conf.json does not parse: {error}"), fix)
+        }
     };
-    checks.push(Check::refused(
-        "flannel-config",
-        problem,
-        "correct the ConfigMap, or say what flannel's network is with --flannel-network (and --flannel-vni, --flannel-port)",
-    ));
+    checks.push(Check::refused(NAME, problem, fix));
     None
 }
 

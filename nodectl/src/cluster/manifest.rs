@@ -111,7 +111,9 @@ fn calico(object: &mut Value, flannel: &Flannel, method: &str, method6: Option<&
     let shown = full_name(object);
     *object = ds::with_our_selector(object, Cni::Calico);
     unset(object, &["spec", "template", "spec", "nodeSelector", CALICO_MIGRATION_LABEL]);
-    notes.push(format!("{shown} runs only where nodectl.io/cni=calico"));
+    notes.push(format!(
+        "{shown} runs only where nodectl.io/cni=calico: after nodectl cluster finish this is not to be applied again"
+    ));
     let mut settings = vec![
         ("CALICO_NETWORKING_BACKEND", "vxlan".to_owned()),
         ("IP", "autodetect".to_owned()),

@@ -108,6 +108,22 @@ impl<'a> NodeView<'a> {
         annotation(self.object, RUN_ANNOTATION).map(RunNote::parse)
     }
 
+    /// A switch that its nodectl says is not over there, in a few words. To take the shim away is none.
+    pub fn open_switch(&self) -> Option<String> {
+        let note = self.run()?.ok()?;
+        (note.is_open() && !note.is_retirement()).then(|| note.words())
+    }
+
+    /// Why nobody can tell from here whether a switch is over there; `None` where it can be told.
+    pub fn run_problem(&self) -> Option<String> {
+        self.run()?.err()
+    }
+
+    /// Why its last switch is not to be taken for over, in a few words.
+    pub fn unclosed(&self) -> Option<String> {
+        self.open_switch().or_else(|| Some(format!("its last run cannot be read: {}", self.run_problem()?)))
+    }
+
     /// Its IPv4 end of the overlay, where it has what Calico's side needs to know: a pod CIDR and what flannel wrote.
     pub fn end(&self) -> Option<OverlayEnd> {
         let (pod_cidr, flannel) = (self.pod_cidr?, self.flannel.as_ref()?);

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::daemon_set as ds;
 use super::facts::{AgentPod, CalicoPolicy, ClusterFacts, FlannelRest, PolicedPod, Webhook};
 use super::flannel;
+use super::inhabitants;
 use super::object::{CALICO_API, Kind, is_going, is_ready, items, name, namespace, set, text, text_map, unset};
 use super::record::{self, Record};
 use super::request::Request;
@@ -32,13 +33,14 @@ pub enum Scope {
 /// Reads what a command rests its decision on.
 pub fn observe(kube: &Kube, scope: Scope, request: &Request) -> Result<ClusterFacts> {
     let mut facts = ClusterFacts {
-        // Servers before 1.28 do not say who asks; it is only for the record.
+        // Servers before 1.28 do not say to an administrator who asks; it is only for the record.
         user: kube.user().unwrap_or_default(),
         nodes: kube.list("/api/v1/nodes", &[])?.into_iter().map(trimmed_node).collect(),
         record: kube.get_optional(&record::target().path())?.map(trimmed),
         ..ClusterFacts::default()
     };
-    let known = Record::read(facts.record.as_ref());
+    // A decision that needs one that cannot be read refuses.
+    let known = Record::read(facts.record.as_ref()).ok().flatten();
     let every = kube.list("/apis/apps/v1/daemonsets", &[])?;
     facts.daemon_sets = every.into_iter().filter(|d| is_agent(d, request)).map(trimmed).collect();
     facts.pods = pods(kube, &facts.daemon_sets)?;
@@ -272,27 +274,12 @@ fn nodes_behind(kube: &Kube, place: &str, service: &str) -> Result<Option<Vec<St
 /// Namespaces that are never flannel's alone.
 const SHARED_NAMESPACES: [&str; 4] = ["kube-system", "default", "kube-public", "kube-node-lease"];
 
-/// Kinds of objects that count as somebody living in a namespace.
-const INHABITANTS: [(&str, &str); 14] = [
-    ("Pod", "/api/v1/namespaces/NS/pods"),
-    ("Service", "/api/v1/namespaces/NS/services"),
-    ("ConfigMap", "/api/v1/namespaces/NS/configmaps"),
-    ("Secret", "/api/v1/namespaces/NS/secrets"),
-    ("ServiceAccount", "/api/v1/namespaces/NS/serviceaccounts"),
-    ("PersistentVolumeClaim", "/api/v1/namespaces/NS/persistentvolumeclaims"),
-    ("DaemonSet", "/apis/apps/v1/namespaces/NS/daemonsets"),
-    ("Deployment", "/apis/apps/v1/namespaces/NS/deployments"),
-    ("StatefulSet", "/apis/apps/v1/namespaces/NS/statefulsets"),
-    ("ReplicaSet", "/apis/apps/v1/namespaces/NS/replicasets"),
-    ("Job", "/apis/batch/v1/namespaces/NS/jobs"),
-    ("CronJob", "/apis/batch/v1/namespaces/NS/cronjobs"),
-    ("NetworkPolicy", "/apis/networking.k8s.io/v1/namespaces/NS/networkpolicies"),
-    ("RoleBinding", "/apis/rbac.authorization.k8s.io/v1/namespaces/NS/rolebindings"),
-];
-
 fn flannel_rest(kube: &Kube, facts: &ClusterFacts, known: Option<&Record>) -> Result<FlannelRest> {
-    let daemon_set = facts.daemon_sets.iter().find(|d| ds::flannel_container(d).is_some());
+    let of_flannel = || facts.daemon_sets.iter().filter(|d| ds::flannel_container(d).is_some());
+    let daemon_set = of_flannel().next();
     let recorded = known.map(|r| &r.flannel);
+    let mut daemon_sets: Vec<String> = recorded.map(|f| f.daemon_sets.clone()).unwrap_or_default();
+    daemon_sets.extend(of_flannel().map(|d| name(d).to_owned()));
     let place = daemon_set.map(|d| namespace(d).to_owned()).or_else(|| recorded.map(|f| f.namespace.clone()));
     let account = daemon_set.and_then(|d| ds::service_account(d).map(str::to_owned));
     let account = account.or_else(|| recorded?.service_account.clone());
@@ -306,7 +293,7 @@ fn flannel_rest(kube: &Kube, facts: &ClusterFacts, known: Option<&Record>) -> Re
     if !SHARED_NAMESPACES.contains(&place.as_str()) {
         rest.namespace = kube.get_optional(&format!("{}/{place}", Kind::Namespace.collection("")))?.map(trimmed);
         if rest.namespace.is_some() {
-            rest.inhabitants = inhabitants(kube, &place)?;
+            rest.inhabitants = inhabitants::inhabitants(kube, &place, &daemon_sets)?;
         }
     }
     Ok(rest)
@@ -332,24 +319,4 @@ fn permissions(kube: &Kube, place: &str, account: &str, rest: &mut FlannelRest) 
     }
     rest.cluster_role_bindings = ours.into_iter().map(trimmed).collect();
     Ok(())
-}
-
-/// What lives in a namespace, without what Kubernetes puts into each.
-fn inhabitants(kube: &Kube, place: &str) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for (kind, path) in INHABITANTS {
-        let listed = match kube.list(&path.replace("NS", place), &[]) {
-            Ok(listed) => listed,
-            Err(error) if error.is_not_found() => continue,
-            Err(error) => return Err(error).with_context(|| format!("could not see what lives in namespace {place}")),
-        };
-        let own = |o: &&Value| match kind {
-            "ConfigMap" => name(o) != "kube-root-ca.crt",
-            "ServiceAccount" => name(o) != "default",
-            "Secret" => text(o, "/type") != Some("kubernetes.io/service-account-token"),
-            _ => true,
-        };
-        found.extend(listed.iter().filter(own).map(|o| format!("{kind} {}", name(o))));
-    }
-    Ok(found)
 }

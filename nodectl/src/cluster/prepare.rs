@@ -23,7 +23,7 @@ use super::change::Change;
 use super::decision::{Decision, Survey};
 use super::facts::ClusterFacts;
 use super::fleet;
-use super::record::Record;
+use super::record::{self, Record};
 use super::request::Request;
 
 /// Decides what `prepare` has to do.
@@ -34,11 +34,16 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
     let policies = if is_canal { Vec::new() } else { policies::beginning(facts) };
     if let Some(flannel) = survey.flannel.clone() {
         survey.checks.push(network::pool_check(&survey, &flannel));
+        survey.checks.extend(survey.calico.as_ref().map(|calico| network::owner_check(&survey, &flannel, calico)));
         survey.checks.extend(nodes::checks(&survey, &flannel));
         survey.checks.extend(addresses::checks(&survey));
         survey.checks.push(policies::check(&policies, request.accept_policy_change));
         survey.checks.push(webhooks::check(facts));
     }
+    let without =
+        "prepare then takes what it finds for what was there before, its own writes among that, and abort leaves them";
+    let (known, readable) = record::known(facts.record.as_ref(), without);
+    survey.checks.push(readable);
     let mut decision =
         Decision { checks: survey.checks.clone(), notes: policies::notes(&policies), ..Decision::default() };
     let (Some(flannel), Some(calico), false) = (&survey.flannel, &survey.calico, decision.is_refused()) else {
@@ -69,7 +74,7 @@ pub fn decide(facts: &ClusterFacts, request: &Request) -> Decision {
         );
     }
     // What abort will put back is written down before anything is changed.
-    let record = Record::extended(&survey, flannel, calico, &changes);
+    let record = Record::extended(&survey, known, flannel, calico, &changes);
     changes.splice(0..0, record);
     decision.fleet = fleet::nodes(&survey, &decision.checks, &changes);
     decision.changes = changes;

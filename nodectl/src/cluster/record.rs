@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::calico::Calico;
 use super::change::{Change, merge_patch};
+use super::check::Check;
 use super::decision::Survey;
 use super::flannel::Flannel;
 use super::ipam;
@@ -86,18 +87,52 @@ pub fn target() -> ObjectRef {
     ObjectRef::namespaced(Kind::ConfigMap, NAMESPACE, NAME)
 }
 
+/// Reads the record for a decision; a check refuses where one is there that cannot be read, for only it knows what was there before.
+/// `without` is what it comes to to go on without it.
+pub fn known(config_map: Option<&Value>, without: &str) -> (Option<Record>, Check) {
+    const CHECK: &str = "record";
+    match Record::read(config_map) {
+        Ok(None) => (None, Check::passed(CHECK, "there is no record of an earlier prepare")),
+        Ok(known) => (known, Check::passed(CHECK, "the record of what was there before prepare was read")),
+        Err(problem) => {
+            let fix = format!(
+                "use a nodectl at least as new as the one that ran prepare. Where the record is broken, the backups of prepare (cluster-*.json \
+                 in /var/lib/nodectl/backup, or --backup-dir) have the objects as they were; kubectl -n {NAMESPACE} delete configmap {NAME} \
+                 goes on without it: {without}"
+            );
+            let finding =
+                format!("the record of what was there before prepare ({}) cannot be read: {problem}", target());
+            (None, Check::refused(CHECK, finding, fix))
+        }
+    }
+}
+
 impl Record {
-    /// Reads the record; `None` where there is none, or one that another release wrote.
-    pub fn read(config_map: Option<&Value>) -> Option<Record> {
-        let text = config_map?.pointer("/data")?.get(KEY)?.as_str()?;
-        serde_json::from_str(text).ok().filter(|r: &Record| r.format == FORMAT)
+    /// Reads the record; `None` where there is none. Errors say why one that is there cannot be read.
+    pub fn read(config_map: Option<&Value>) -> Result<Option<Record>, String> {
+        let Some(config_map) = config_map else { return Ok(None) };
+        let text = config_map.pointer("/data").and_then(|data| data.get(KEY)?.as_str());
+        let text = text.ok_or_else(|| format!("it has no {KEY}"))?;
+        let value: Value = serde_json::from_str(text).map_err(|e| format!("{KEY} is not JSON: {e}"))?;
+        // The format first: another one may have other fields.
+        match value.get("format").and_then(Value::as_u64) {
+            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) => return Err(format!("it has format {format}, this nodectl reads format {FORMAT}")),
+            None => return Err(format!("{KEY} tells no format")),
+        }
+        serde_json::from_value(value).map(Some).map_err(|e| format!("{KEY} does not fit: {e}"))
     }
 
     /// The write that adds to the record what these changes are about to overwrite. What it knows already stays, so
     /// that a second prepare never takes the first one's work for the cluster's own.
-    pub fn extended(survey: &Survey, flannel: &Flannel, calico: &Calico, changes: &[Change]) -> Option<Change> {
+    pub fn extended(
+        survey: &Survey,
+        known: Option<Record>,
+        flannel: &Flannel,
+        calico: &Calico,
+        changes: &[Change],
+    ) -> Option<Change> {
         let existing = survey.facts.record.as_ref();
-        let known = Record::read(existing);
         if known.is_none() && changes.is_empty() {
             return None;
         }

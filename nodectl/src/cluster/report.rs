@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::change::{Action, Change, FieldChange, field_changes};
-use super::check::{Check, Outcome};
+use super::check::{Check, Outcome, listed};
 use super::drive::Run;
 use super::fleet;
 use super::ipam;
@@ -201,6 +201,9 @@ pub fn status_text(status: &Status) -> String {
     let mut text = table(&rows);
     let verdict = match (status.on, status.complete) {
         (Some(cni), true) => format!("all nodes are on {cni}"),
+        (Some(cni), false) if !status.unclosed.is_empty() => {
+            format!("all nodes are on {cni}, and a switch is not over on {}", listed(&status.unclosed))
+        }
         (Some(cni), false) => format!("all nodes are on {cni}, which is not what was asked for"),
         (None, _) if status.nodes.is_empty() => "there are no nodes".to_owned(),
         (None, _) => "the roll is not complete".to_owned(),

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::daemon_set::{self as ds, full_name};
+use super::daemon_set as ds;
 use super::decision::Survey;
-use super::facts::{AgentPod, ClusterFacts};
+use super::facts::ClusterFacts;
 use super::node::NodeView;
 use super::object::annotation;
 use super::pace;
@@ -20,7 +20,9 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// The CNI that every node is on; `None` while they differ, or while one is between the two.
     pub on: Option<Cni>,
-    /// The roll is complete.
+    /// Nodes whose last switch is not over, or cannot be told to be, and why.
+    pub unclosed: Vec<String>,
+    /// The roll is complete: all nodes are on one CNI, and every switch is over.
     pub complete: bool,
 }
 
@@ -55,7 +57,8 @@ pub struct Running {
     pub state: &'static str,
 }
 
-/// Looks where every node stands; the roll is complete when all are on one CNI, the wanted one where one is wanted.
+/// Looks where every node stands; the roll is complete when all are on one CNI, the wanted one where one is wanted, and no node
+/// may still go back by itself or has to be finished.
 pub fn status(facts: &ClusterFacts, wanted: Option<Cni>) -> Status {
     let request = Request::default();
     let survey = Survey::new(facts, &request);
@@ -64,7 +67,9 @@ pub fn status(facts: &ClusterFacts, wanted: Option<Cni>) -> Status {
     let mut on = nodes.iter().map(NodeStatus::on);
     let first = on.next().flatten();
     let on = first.filter(|cni| on.all(|other| other == Some(*cni)));
-    Status { nodes, on, complete: on.is_some_and(|cni| wanted.is_none_or(|w| w == cni)) }
+    let unclosed = survey.nodes_for(|n| n.unclosed());
+    let is_there = on.is_some_and(|cni| wanted.is_none_or(|w| w == cni));
+    Status { nodes, on, complete: is_there && unclosed.is_empty(), unclosed }
 }
 
 fn node_status(facts: &ClusterFacts, node: &NodeView) -> NodeStatus {
@@ -76,7 +81,7 @@ fn node_status(facts: &ClusterFacts, node: &NodeView) -> NodeStatus {
                 (false, true) => "ready",
                 (false, false) => "starting",
             };
-            Some(Running { agent: agent(facts, pod)?, state })
+            Some(Running { agent: ds::agent_of(facts, pod)?, state })
         })
         .collect();
     running.sort_by_key(|r| r.agent);
@@ -99,18 +104,6 @@ fn node_status(facts: &ClusterFacts, node: &NodeView) -> NodeStatus {
         pace: pace::of(node).unwrap_or_default().to_owned(),
         run,
         run_problem,
-    }
-}
-
-/// Which agent a pod is.
-fn agent(facts: &ClusterFacts, pod: &AgentPod) -> Option<Cni> {
-    let full = format!("{}/{}", pod.namespace, pod.daemon_set);
-    let daemon_set = facts.daemon_sets.iter().find(|d| full_name(d) == full)?;
-    match (ds::calico_container(daemon_set), ds::flannel_container(daemon_set)) {
-        // Canal, which has both, is the side that is left.
-        (_, Some(_)) => Some(Cni::Flannel),
-        (Some(_), None) => Some(Cni::Calico),
-        (None, None) => None,
     }
 }
 

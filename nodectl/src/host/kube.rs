@@ -217,14 +217,27 @@ impl Kube {
             body: Some(review.to_string().into_bytes()),
             idempotent: true,
             any_version: false,
-        })?;
-        let name = answer.pointer("/status/userInfo/username").and_then(Value::as_str);
-        Ok(name.unwrap_or_default().to_owned())
+        });
+        match answer {
+            Ok(answer) => {
+                let name = answer.pointer("/status/userInfo/username").and_then(Value::as_str);
+                Ok(name.unwrap_or_default().to_owned())
+            }
+            // A server before 1.28 knows no such question (k8s-api.md 3), and says to whom it forbids it.
+            Err(error) => error.forbidden_user().map(str::to_owned).ok_or(error),
+        }
     }
 
     /// The node's name, from `system:node:NAME`: never from the host name or the kubeconfig's user name, which may differ.
     pub fn node_name(&self) -> Result<String, KubeError> {
-        let user = self.user()?;
+        let user = self.user().map_err(|error| match error.code {
+            Some(403 | 404) => KubeError::local(&anyhow!(
+                "the credentials in {} have no client certificate, and the server does not say whose they are: {error}. To fix \
+                 it: name a kubeconfig with a client certificate of this node, as kubeconfig in the configuration",
+                self.inner.source.path.display()
+            )),
+            _ => error,
+        })?;
         match user.strip_prefix("system:node:") {
             Some(name) if !name.is_empty() => Ok(name.to_owned()),
             _ => Err(KubeError::local(&anyhow!(

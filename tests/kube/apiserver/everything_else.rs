@@ -99,6 +99,13 @@ pub fn the_rest(table: &mut Table<'_>, fixture: &Fixture) {
         (201, 201),
         SAME,
     );
+    table.post(
+        "who am I",
+        "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}),
+        (403, 201),
+        r#"selfsubjectreviews.authentication.k8s.io is forbidden: User "system:node:node1" cannot create resource "selfsubjectreviews" in API group "authentication.k8s.io" at the cluster scope"#,
+    );
     table.post("ordinary pod", &pods(""), pod("direct", "node1"), (403, 403), r#"pods "direct" is forbidden: pod does not have "kubernetes.io/config.mirror" annotation, node "node1" can only create mirror pods"#);
     let mut mirror = pod("mirror", "node1");
     let uid = fixture.admin.get(N1).unwrap()["metadata"]["uid"].clone();

@@ -3,7 +3,7 @@
 
 use std::borrow::Borrow;
 
-use nodectl_lab::scenario::sample;
+use nodectl_lab::scenario::{full, sample};
 use serde_json::json;
 
 use super::fixture::{Cluster, has_run, same, timeless};
@@ -32,7 +32,7 @@ fn passing_faults_do_not_stop_it_for_good() {
     let whole = Cluster::stand_in(1);
     whole.run(&["prepare"]).exits(0);
     let wanted = timeless(&whole.dump());
-    let full = std::env::var_os("NODECTL_TESTS_FULL").is_some();
+    let full = full();
     for (at, (fault, alone)) in FAULTS.into_iter().enumerate() {
         for (nth, prefix) in PREFIXES.into_iter().enumerate() {
             // One of them for each fault in a quick run.
@@ -99,20 +99,35 @@ fn a_fault_at_any_call_ends_well_or_is_said_and_the_next_run_finishes() {
         return;
     }
     let cluster = Cluster::quiet(2);
-    let before = cluster.dump();
-    let prepares = requests(&cluster, &["prepare", "--pace"]);
-    let prepared = timeless(&cluster.dump());
-    let aborts = requests(&cluster, &["abort"]);
-    same(&cluster.dump(), &before);
+    let [prepares, aborts] = [requests(&cluster, &PREPARE), requests(&cluster, &["abort"])];
     assert!(prepares > 40 && aborts > 30, "{prepares} {aborts}");
     let places = |count: usize| ONCE.iter().flat_map(move |fault| (0..count).map(move |at| (*fault, at)));
-    let mut cases: Vec<(&str, &str, usize)> = places(prepares).map(|(fault, at)| ("prepare", fault, at)).collect();
+    let mut cases: Vec<_> = places(prepares).map(|(fault, at)| ("prepare", fault, at)).collect();
     cases.extend(places(aborts).map(|(fault, at)| ("abort", fault, at)));
-    for (command, fault, at) in sample(&cases, 30, 5) {
-        if command == "prepare" {
-            spoilt(&cluster, &["prepare", "--pace"], fault, at);
+    let cases = sample(&cases, 30, 5);
+    // Most of its time a run waits for its next attempt: of all of them, several go at once.
+    let lanes = if full() { 6 } else { 1 };
+    std::thread::scope(|scope| {
+        for share in cases.chunks(cases.len().div_ceil(lanes)) {
+            scope.spawn(|| prepared_and_aborted(share));
         }
-        cluster.run(&["prepare", "--pace"]).exits(0);
+    });
+}
+
+const PREPARE: [&str; 2] = ["prepare", "--pace"];
+
+/// One cluster, prepared and taken back for each of these faults, in one of the two.
+fn prepared_and_aborted(cases: &[(&str, &str, usize)]) {
+    let cluster = Cluster::quiet(2);
+    let before = cluster.dump();
+    cluster.run(&PREPARE).exits(0);
+    let prepared = timeless(&cluster.dump());
+    cluster.run(&["abort"]).exits(0);
+    for &(command, fault, at) in cases {
+        if command == "prepare" {
+            spoilt(&cluster, &PREPARE, fault, at);
+        }
+        cluster.run(&PREPARE).exits(0);
         same(&timeless(&cluster.dump()), &prepared);
         if command == "abort" {
             spoilt(&cluster, &["abort"], fault, at);

@@ -88,7 +88,8 @@ fn the_text_is_yaml_that_can_be_piped_on() {
     let mut plain = std::process::Command::new(command.get_program());
     plain.args(["cluster", "manifest", "--kubeconfig"]).arg(kubeconfig).arg(&file).env_remove("KUBECONFIG");
     let text = String::from_utf8(plain.output().unwrap().stdout).unwrap();
-    assert!(text.starts_with("# kube-system/calico-node runs only where nodectl.io/cni=calico\n"), "{text}");
+    let first = "# kube-system/calico-node runs only where nodectl.io/cni=calico: after nodectl cluster finish this is not to be applied again\n";
+    assert!(text.starts_with(first), "{text}");
     let again = cluster.fixture.path("again.yaml");
     std::fs::write(&again, &text).unwrap();
     let twice = cluster.run(&["manifest", again.to_str().unwrap()]).exits(0).json();

@@ -202,3 +202,30 @@ fn finish_ends_flannel_when_no_node_needs_it() {
     });
     eventually("the new node is on Calico", || cluster.run(&["status"]).json()["on"] == "calico");
 }
+
+/// Kinds of the rarer sort, and custom ones: with the namespace they would go.
+#[test]
+fn flannels_namespace_stays_for_whoever_lives_in_it() {
+    let cluster = Cluster::rolled(1);
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    cluster.admin().create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).unwrap();
+    for (version, plural, kind) in [
+        ("coordination.k8s.io/v1", "leases", "Lease"),
+        ("rbac.authorization.k8s.io/v1", "roles", "Role"),
+        ("example.com/v1", "widgets", "Widget"),
+    ] {
+        let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "theirs"}});
+        let path = format!("/apis/{version}/namespaces/kube-flannel/{plural}");
+        // A real server serves a new kind a moment later.
+        eventually("the object is made", || cluster.admin().create(&path, &object).is_ok());
+        let note = json!([format!("namespace kube-flannel stays, for something else lives in it: {kind} theirs")]);
+        eventually("the object is found", || cluster.run(&["finish", "--dry-run"]).exits(0).json()["notes"] == note);
+        cluster.admin().delete(&format!("{path}/theirs")).unwrap();
+    }
+    assert_eq!(cluster.run(&["finish", "--dry-run"]).exits(0).json()["notes"], json!([]));
+}

@@ -210,6 +210,25 @@ fn without_a_certificate_the_server_is_asked_who_we_are() {
     assert_eq!(Kube::from_file(&path, None).unwrap().node_name().unwrap(), "n7");
 }
 
+/// Kubernetes before 1.28 knows no SelfSubjectReview.
+#[test]
+fn a_server_that_cannot_be_asked_who_we_are_says_whom_it_forbids_to_ask() {
+    let answered = |code, reason, message: &'static str| {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::new("ca");
+        let server = Server::start(&authority, SERVER, move |_, _| status(code, reason, message));
+        let path = kubeconfig(directory.path(), cluster(&server, &authority), json!({"token": "t"}));
+        Kube::from_file(&path, None).unwrap().node_name().map_err(|error| error.to_string())
+    };
+    let forbidden = "selfsubjectreviews.authentication.k8s.io is forbidden: User \"system:node:n7\" cannot create resource \
+                     \"selfsubjectreviews\" in API group \"authentication.k8s.io\" at the cluster scope";
+    assert_eq!(answered(403, "Forbidden", forbidden).unwrap(), "n7");
+    for (code, reason, message) in [(404, "NotFound", "the server could not find it"), (403, "Forbidden", "no")] {
+        let said = answered(code, reason, message).unwrap_err();
+        assert!(said.contains("have no client certificate") && said.contains("To fix it:"), "{said}");
+    }
+}
+
 #[test]
 fn faults_of_a_kubeconfig_are_named() {
     let directory = tempfile::tempdir().unwrap();

@@ -6,8 +6,28 @@ use crate::cluster::check::Check;
 use crate::cluster::daemon_set as ds;
 use crate::cluster::facts::ClusterFacts;
 use crate::cluster::object::{items, text};
+use crate::cluster::version::{self, Version};
 
 const NAME: &str = "canal";
+
+/// The oldest Canal that is taken over: earlier manifests let flannel's plugin or another one make the pods' network in ways of
+/// their own.
+const OLDEST: Version = (3, 7, 0);
+
+/// Its calico-node is not too old.
+pub fn version_check(daemon_set: &Value) -> Check {
+    const NAME: &str = "canal-version";
+    let image = ds::calico_container(daemon_set).and_then(|c| text(c, "/image")).unwrap_or("(no image)");
+    match version::of_image(image) {
+        Some((found, tag)) if found < OLDEST => Check::refused(
+            NAME,
+            format!("Canal's calico-node {tag} is older than 3.7.0, the oldest that can be taken over"),
+            "upgrade Canal first",
+        ),
+        Some((_, tag)) => Check::passed(NAME, format!("Canal's calico-node is {tag}")),
+        None => Check::passed(NAME, format!("the tag of image {image} tells no version")),
+    }
+}
 
 /// Whether it is the Canal that is taken over: of Calico's plugin with host-local's addresses, with the Kubernetes datastore.
 pub fn check(facts: &ClusterFacts, daemon_set: &Value) -> Check {

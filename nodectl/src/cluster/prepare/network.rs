@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 use crate::cluster::calico::Calico;
 use crate::cluster::change::Change;
 use crate::cluster::check::Check;
+use crate::cluster::daemon_set as ds;
 use crate::cluster::decision::Survey;
 use crate::cluster::flannel::Flannel;
 use crate::cluster::object::{Kind, ObjectRef, find, find_in, name, set, text, texts, unset};
+use crate::cni::NODE_LABEL;
 use crate::prepared::IPV6_OVERHEAD;
 
 /// Name of the pool, where there is none for this network of flannel's yet: Calico's own default name. (It makes a pool of that name
@@ -50,6 +52,41 @@ fn felix(survey: &Survey, flannel: &Flannel) -> Option<Change> {
     match existing {
         Some(existing) => Change::update(target, existing, wanted, reason),
         None => Some(Change::create(target, wanted, reason)),
+    }
+}
+
+/// Who delivers Calico's ConfigMap would put back what prepare writes there; who delivers its DaemonSet has to take the node selector
+/// out in the end.
+pub fn owner_check(survey: &Survey, flannel: &Flannel, calico: &Calico) -> Check {
+    const NAME: &str = "calico-owner";
+    let change = mtu(survey, flannel, calico);
+    let map = change.as_ref().and_then(|change| Some((change, ds::delivery(change.before.as_ref()?)?)));
+    if let (Some((change, manager)), Some((_, key))) = (map, &calico.mtu_source) {
+        return Check::refused(
+            NAME,
+            format!(
+                "{} delivers {} ({}) and would put back the MTU of Calico's pods, which has to be flannel's",
+                manager.what, change.target, manager.mark
+            ),
+            format!("set {key} to {} in what {} delivers, then run prepare again", flannel.mtu, manager.what),
+        );
+    }
+    let daemon_set = find_in(&survey.facts.daemon_sets, &calico.namespace, &calico.daemon_set);
+    match daemon_set.and_then(|d| Some((d, ds::delivery(d)?))) {
+        Some((daemon_set, manager)) => Check::warning(
+            NAME,
+            format!(
+                "{} delivers DaemonSet {} ({}) with the node selector {NODE_LABEL}",
+                manager.what,
+                ds::full_name(daemon_set),
+                manager.mark
+            ),
+            format!(
+                "nothing now; when all nodes are on Calico, take the node selector out of what {} delivers: finish refuses before",
+                manager.what
+            ),
+        ),
+        None => Check::passed(NAME, "nobody else delivers Calico's DaemonSet"),
     }
 }
 

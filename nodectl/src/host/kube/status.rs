@@ -76,6 +76,12 @@ impl KubeError {
         self.code == Some(500) && self.message.contains("more than one PodDisruptionBudget")
     }
 
+    /// The user whom the server's authorizer names as it forbids something: `User "NAME" cannot create resource ...`.
+    pub(super) fn forbidden_user(&self) -> Option<&str> {
+        let (_, named) = self.message.split_once("User \"").filter(|_| self.is_forbidden())?;
+        named.split_once("\" cannot ").map(|(name, _)| name)
+    }
+
     /// Whether the Status object's details name this cause.
     pub fn has_cause(&self, reason: &str) -> bool {
         self.causes.iter().any(|(r, _)| r == reason)

@@ -15,14 +15,14 @@ const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version
 pub fn authorize(store: &Inner, regime: Regime, user: &User, request: &RequestInfo) -> Result<(), String> {
     if !request.is_resource() {
         let known = user.is_in("system:authenticated") && discovery(&request.path);
-        let allowed = known || PUBLIC.contains(&request.path.as_str()) || rbac::allows(store, user, request);
+        let allowed = known || PUBLIC.contains(&request.path.as_str()) || rbac::allows(store, regime, user, request);
         return if allowed { Ok(()) } else { Err(String::new()) };
     }
     let opinion = match user.node() {
         Some(node) => node_authorizer::authorize(store, regime, user, node, request),
         None => Err(String::new()),
     };
-    opinion.or_else(|reason| if rbac::allows(store, user, request) { Ok(()) } else { Err(reason) })
+    opinion.or_else(|reason| if rbac::allows(store, regime, user, request) { Ok(()) } else { Err(reason) })
 }
 
 fn discovery(path: &str) -> bool {

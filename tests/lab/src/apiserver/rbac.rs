@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::identity::User;
+use super::options::Regime;
 use super::request::RequestInfo;
 use super::store::Inner;
 use super::value::{items, text};
@@ -11,17 +12,18 @@ use super::value::{items, text};
 type Rule = (&'static str, &'static str, &'static str);
 
 /// What every authenticated user may create.
-const EVERYONE: &[Rule] = &[
-    ("authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews", "create"),
-    ("authentication.k8s.io", "selfsubjectreviews", "create"),
-];
+const EVERYONE: &[Rule] = &[("authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews", "create")];
+/// And on a server that has such a thing.
+const EVERYONE_LATER: &[Rule] = &[("authentication.k8s.io", "selfsubjectreviews", "create")];
 
 /// Whether some role allows the request.
-pub fn allows(store: &Inner, user: &User, request: &RequestInfo) -> bool {
+pub fn allows(store: &Inner, regime: Regime, user: &User, request: &RequestInfo) -> bool {
     if user.is_in("system:masters") || user.is_in("kubeadm:cluster-admins") {
         return true;
     }
-    let everyones = user.is_in("system:authenticated") && EVERYONE.iter().any(|rule| covers(rule, request));
+    let later = if regime == Regime::V1_36 { EVERYONE_LATER } else { &[] };
+    let mut rules = EVERYONE.iter().chain(later);
+    let everyones = user.is_in("system:authenticated") && rules.any(|rule| covers(rule, request));
     everyones || roles_allow(store, user, request)
 }
 

@@ -98,8 +98,9 @@ impl Files {
             "--endpoint-reconciler-type=none",
         ]);
         if self.regime == Regime::V1_20 {
-            // Pods get their token by a projected volume, as from 1.21 on: nobody makes token Secrets here.
-            command.arg("--feature-gates=BoundServiceAccountTokenVolume=true");
+            // Pods get their token by a projected volume, as from 1.21 on: nobody makes token Secrets here. Nodes have podCIDRs of
+            // both families, as from 1.21 on.
+            command.arg("--feature-gates=BoundServiceAccountTokenVolume=true,IPv6DualStack=true");
         }
         Ok(command)
     }
