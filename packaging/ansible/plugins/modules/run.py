@@ -43,14 +43,23 @@ EXAMPLES = r"""
 RETURN = r"""
 unit: {description: The unit that runs the command., type: str, returned: always}
 outcome: {description: What the dry run came to., type: str, returned: always}
+start: {description: What M(nodectl.cni.ended) must know of this start., type: dict, returned: always}
 """
 
 import json
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nodectl.cni.plugins.module_utils import nodectl
 
-PACKAGED = "cni-migrate.service"
-REFUSED = 3
+# As cni-migrate.service has them, and for its reasons.
+PROPERTIES = [
+    "Type=oneshot",
+    "NotifyAccess=main",
+    "TimeoutStartSec=infinity",
+    "KillMode=mixed",
+    "TimeoutStopSec=20min",
+    "OnFailure=nodectl-settle.service",
+]
 
 
 def steps(plan):
@@ -67,25 +76,34 @@ def why(document, stderr):
 
 def look(module, command):
     """What the command would change: its document. Fails where nodectl refuses or cannot say."""
-    code, out, err = module.run_command(["nodectl"] + command + ["--dry-run", "--output", "json"])
-    try:
-        document = json.loads(out)
-    except ValueError:
-        module.fail_json(msg="nodectl did not answer (exit %d): %s" % (code, err or out), rc=code)
+    code, document, err = nodectl.ask(module, command + ["--dry-run"])
     if code != 0:
-        verb = "refuses" if code == REFUSED else "cannot say what it would change"
+        verb = "refuses" if code == nodectl.REFUSED else "cannot say what it would change"
         module.fail_json(msg="nodectl %s (exit %d):\n%s" % (verb, code, why(document, err)), rc=code)
     return document
+
+
+def remember(module, command, unit, document):
+    """What tells this start from what was before it, and from a boot in which it never was."""
+    runs = nodectl.runs(module)
+    return {
+        "boot": nodectl.boot(),
+        "unit": unit,
+        "command": command,
+        "last": runs[-1]["run"] if runs else "",
+        "undoes": document.get("run") or "",
+    }
 
 
 def start(module, command, unit):
     """Starts the unit without waiting for it."""
     # What is left of a run that failed would be in the way.
     module.run_command(["systemctl", "reset-failed", unit])
-    if unit == PACKAGED:
+    if unit == nodectl.PACKAGED:
         argv = ["systemctl", "start", "--no-block", unit]
     else:
-        argv = ["systemd-run", "--no-block", "--unit", unit, "--property=Type=oneshot", "nodectl"] + command + ["--yes"]
+        properties = ["--property=" + each for each in PROPERTIES]
+        argv = ["systemd-run", "--no-block", "--unit", unit] + properties + ["nodectl"] + command + ["--yes"]
     code, out, err = module.run_command(argv)
     if code != 0:
         module.fail_json(msg="%s could not be started: %s" % (unit, err or out), rc=code)
@@ -95,7 +113,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "command": {"type": "list", "elements": "str", "required": True},
-            "unit": {"type": "str", "default": PACKAGED},
+            "unit": {"type": "str", "default": nodectl.PACKAGED},
         },
         supports_check_mode=True,
     )
@@ -104,9 +122,10 @@ def main():
     outcome = document.get("outcome", "would-change")
     changed = outcome != "nothing-to-do"
     diff = {"before": "", "after": steps(document.get("plan") or {}) or "%s %s\n" % (outcome, document.get("run", ""))}
+    begun = remember(module, command, unit, document) if changed else {}
     if changed and not module.check_mode:
         start(module, command, unit)
-    module.exit_json(changed=changed, unit=unit, outcome=outcome, diff=diff if changed else {})
+    module.exit_json(changed=changed, unit=unit, outcome=outcome, start=begun, diff=diff if changed else {})
 
 
 if __name__ == "__main__":

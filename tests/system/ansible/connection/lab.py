@@ -1,5 +1,5 @@
 """Connection to a node of the lab: a shell in all its namespaces. A file /run/cut on the node is a connection that is lost; who
-meets it leaves /run/cut-was-met."""
+meets it leaves /run/cut-was-met. A node that is off has no file with its PID 1."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ name: lab
 short_description: Enters the namespaces of a node of the lab
 description: Enters the namespaces of a node of the lab.
 options:
-  pid:
-    description: The node's PID 1, as the machine sees it.
-    vars: [{name: lab_pid}]
+  folder:
+    description: Where a file NODE.pid holds the node's PID 1, as the machine sees it.
+    vars: [{name: lab_folder}]
+  node:
+    description: The node's name.
+    vars: [{name: inventory_hostname}]
 """
 
 import os
@@ -29,8 +32,15 @@ class Connection(ConnectionBase):
         self._connected = True
         return self
 
+    def _pid(self):
+        try:
+            with open("%s/%s.pid" % (self.get_option("folder"), self.get_option("node"))) as file:
+                return file.read()
+        except FileNotFoundError as error:
+            raise AnsibleConnectionFailure("the node is off") from error
+
     def _root(self):
-        root = "/proc/%s/root" % self.get_option("pid")
+        root = "/proc/%s/root" % self._pid()
         if os.path.exists(root + "/run/cut"):
             open(root + "/run/cut-was-met", "w").close()
             raise AnsibleConnectionFailure("the connection is lost")
@@ -39,10 +49,13 @@ class Connection(ConnectionBase):
     def exec_command(self, cmd, in_data=None, sudoable=True):
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
         self._root()
-        argv = ["nsenter", "--target", str(self.get_option("pid")), "--all", "/bin/sh", "-c", cmd]
+        pid = self._pid()
+        argv = ["nsenter", "--target", pid, "--all", "/bin/sh", "-c", cmd]
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
         done = subprocess.run(argv, input=in_data, capture_output=True, env=environment)
         self._root()
+        if self._pid() != pid:
+            raise AnsibleConnectionFailure("the node went down")
         return done.returncode, done.stdout, done.stderr
 
     def put_file(self, in_path, out_path):
