@@ -169,36 +169,13 @@ fn two_builds_from_two_places_give_the_same_bytes() {
     assert!(one.1 == other.1, "the .rpm differs");
 }
 
-/// nodectl's units on a node that are enabled or at work.
-fn units_at_work(node: &dyn Node) -> String {
-    node.sh("systemctl list-unit-files --no-legend 'nodectl*' 'cni-migrate*' | grep -E ' enabled' || true; \
-         systemctl list-units --no-legend 'nodectl*' 'cni-migrate*' || true")
-        .unwrap()
-}
-
-/// A package of the same content with a later version.
-fn later(deb: &Path, folder: &Path) -> std::path::PathBuf {
-    let (tree, file) = (folder.join("tree"), folder.join("nodectl_later.deb"));
-    let (from, tree, to) = (deb.display(), tree.display(), file.display());
-    sh(&format!(
-        "dpkg-deb -R {from} {tree}; sed -i 's/^Version: .*/&+later/' {tree}/DEBIAN/control; dpkg-deb -Zgzip -b {tree} {to}"
-    ));
-    file
-}
-
 #[test]
 fn installed_upgraded_in_mid_run_refused_removed_and_purged() {
     let packages = Packages::under_test().unwrap();
     let scenario = Scenario::start(2, &Scenario::workloads(3), |options| options.kinds = vec![Kind::Full]).unwrap();
     let node = scenario.node(1).unwrap();
     package::bare(node).unwrap();
-    let before = Snapshot::take(node).unwrap();
-
-    package::install(node, &packages.deb).unwrap();
-    assert_eq!(before.diff(&Snapshot::take(node).unwrap()), Vec::<String>::new(), "installing changed the network");
-    assert_eq!(units_at_work(node), "");
-    assert!(node.sh("systemctl cat nodectl-boot.service").unwrap().contains("resume --at-boot files"));
-    node.sh("ls /usr/libexec/nodectl/cni-shim; test ! -e /var/lib/nodectl; test ! -e /opt/cni/bin/cni-shim").unwrap();
+    package::install_quietly(node, &packages.deb).unwrap();
 
     scenario.settled().unwrap();
     scenario.prepare().unwrap();
@@ -206,7 +183,7 @@ fn installed_upgraded_in_mid_run_refused_removed_and_purged() {
     // Killed in the middle, and finished by the version that comes with the upgrade.
     refused(node, "is open. To fix it: `nodectl resume`");
     let folder = tempfile::tempdir().unwrap();
-    package::install(node, &later(&packages.deb, folder.path())).unwrap();
+    package::install(node, &package::later(&packages.deb, folder.path()).unwrap()).unwrap();
     assert!(node.sh("dpkg-query -W nodectl; test -e /var/lib/nodectl/open").unwrap().contains("+later"));
     scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
     scenario.must_be_on(1, Cni::Calico).unwrap();
@@ -219,24 +196,14 @@ fn installed_upgraded_in_mid_run_refused_removed_and_purged() {
     assert!(node.exec(&["sh", "/var/lib/dpkg/info/nodectl.prerm", "1"]).unwrap().ok());
     scenario.nodectl(1, &["shim", "retire", "--yes"]).unwrap().expect(0).unwrap();
 
-    let network = Snapshot::take(node).unwrap();
-    node.sh("systemctl enable --now nodectl-reap.timer; apt-get remove -y nodectl").unwrap();
-    assert_eq!(units_at_work(node), "");
-    node.sh("test ! -e /usr/bin/nodectl; test ! -e /usr/libexec/nodectl; test -e /etc/nodectl/config.toml").unwrap();
-    node.sh("test ! -e /etc/systemd/system/timers.target.wants/nodectl-reap.timer").unwrap();
-    let purged = node.sh("dpkg --purge nodectl 2>&1").unwrap();
-    assert!(purged.contains("stay in /var/lib/nodectl"), "{purged}");
-    node.sh("test ! -e /etc/nodectl; ls /var/lib/nodectl/journal/*.jsonl").unwrap();
-    assert_eq!(network.diff(&Snapshot::take(node).unwrap()), Vec::<String>::new(), "removing changed the network");
+    package::remove_and_purge(node).unwrap();
     scenario.settled().unwrap();
 }
 
 /// The package manager refuses to remove the package, and says why.
 #[track_caller]
 fn refused(node: &dyn Node, why: &str) {
-    let done = node.exec(&["dpkg", "--remove", "nodectl"]).unwrap();
-    assert!(!done.ok() && done.stderr.contains("nothing was changed") && done.stderr.contains(why), "{done:?}");
-    node.sh("test -x /usr/bin/nodectl; dpkg-query -W -f '${Status}' nodectl | grep -q installed").unwrap();
+    package::must_refuse_to_go(node, why).unwrap();
 }
 
 /// A switch of the first node to Calico that is killed in its middle, after something else was done meanwhile.
@@ -276,7 +243,7 @@ fn rpm_installs_refuses_in_mid_run_reinstalls_and_removes() {
     let before = Snapshot::take(node).unwrap();
     must(&format!("-i {file}"));
     assert_eq!(before.diff(&Snapshot::take(node).unwrap()), Vec::<String>::new(), "installing changed the network");
-    assert_eq!(units_at_work(node), "");
+    package::must_be_idle(node).unwrap();
     node.sh("systemctl cat cni-migrate.service nodectl-boot.service; test ! -e /var/lib/nodectl").unwrap();
 
     scenario.prepare().unwrap();
@@ -296,6 +263,6 @@ fn rpm_installs_refuses_in_mid_run_reinstalls_and_removes() {
         "",
         "left behind"
     );
-    assert_eq!(units_at_work(node), "");
+    package::must_be_idle(node).unwrap();
     scenario.settled().unwrap();
 }

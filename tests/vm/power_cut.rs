@@ -7,17 +7,12 @@ use anyhow::{Context, Result, bail, ensure};
 use nodectl_lab::cluster::{is_ready, until};
 use nodectl_lab::node::Kind;
 use nodectl_lab::objects::{self, workloads};
-use nodectl_lab::scenario::crash::{Sample, is_full};
-use nodectl_lab::scenario::{Cni, Scenario, shuffled};
+use nodectl_lab::scenario::crash::Sample;
+use nodectl_lab::scenario::{Cni, Scenario, full, shuffled};
 use nodectl_lab::traffic::{Endpoint, matrix_of};
 use nodectl_lab::wait::patiently;
 use serde_json::Value;
 
-/// The boot-time units as the package has them, but for where light nodes see nodectl.
-const UNITS: [(&str, &str); 2] = [
-    ("nodectl-boot.service", include_str!("../../systemd/nodectl-boot.service")),
-    ("nodectl-settle.service", include_str!("../../systemd/nodectl-settle.service")),
-];
 /// About as many fault points as a switch passes; a cut at one that it does not come to is one after its end.
 const POINTS: usize = 260;
 /// How long a switch may take, on a processor that is emulated.
@@ -33,10 +28,7 @@ fn start() -> Result<Scenario> {
     pods.push(workloads::daemon("stays"));
     let scenario = Scenario::start(2, &[], |options| {
         options.kinds = vec![Kind::Machine];
-        for (name, text) in UNITS {
-            let text = text.replace("/usr/bin/nodectl", "/usr/local/bin/nodectl");
-            options.files.push((format!("/etc/systemd/system/{name}"), text));
-        }
+        options.boot_units();
     })?;
     objects::install(&scenario.client, &pods)?;
     patiently(|| scenario.settled())?;
@@ -76,6 +68,11 @@ fn cut_at(scenario: &Scenario, to: Cni, point: usize) -> Result<usize> {
         let said = node.sh("cat /var/log/switch; tail -n 20 /var/log/kubelet.log; ps -o pid,args | tail -n 40")?;
         bail!("the switch has passed {passed} of {point} points, and ended with {ended:?}: {said}");
     }
+    if ended == Some(4) {
+        // Who builds pods after a run that was taken back is in no run's care: flannel's plugin leaves their notes to a power cut.
+        patiently(|| scenario.settled())?;
+        node.sh("sync")?;
+    }
     node.power_cut()?;
     Ok(passed)
 }
@@ -100,12 +97,7 @@ fn boots_and_settles(scenario: &Scenario) -> Result<Cni> {
     // Nothing is left to be done; what was begun to be written goes.
     let done = scenario.nodectl(1, &["resume", "--yes"])?.expect(0)?;
     ensure!(done.stdout.contains("Nothing to resume"), "{}", done.all());
-    let mut cni = None;
-    until(LIMIT, || {
-        let found = scenario.one_of_both(1);
-        Ok(found.map(|found| cni = Some(found)).err().map(|error| format!("{error:#}")))
-    })?;
-    cni.context("the node is on no CNI")
+    scenario.comes_to_one_of_both(1, LIMIT)
 }
 
 /// One CNI, nothing of the other one or of pods that are gone, and the pods' network carries.
@@ -177,7 +169,7 @@ impl Cuts {
     /// Twenty, half of them on the way back; without the full counts one in the middle of the way there, where most is under way.
     fn drawn() -> Cuts {
         let mut sample = Sample::from_environment();
-        if !is_full() {
+        if !full() {
             return Cuts { there: vec![sample.spread(POINTS, 3)[1]], back: Vec::new() };
         }
         let mut drawn = |salt| shuffled(&sample.spread(POINTS, 10), salt);

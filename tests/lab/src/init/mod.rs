@@ -54,6 +54,15 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The program `network SPEC`, for a node that has another PID 1: the node's own network.
+pub fn set_up_network(arguments: &[String]) -> Result<ExitCode> {
+    let [path] = arguments else {
+        anyhow::bail!("usage: nodectl-lab network SPEC");
+    };
+    network::set_up(&Spec::read(Path::new(path))?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// SIGTERM to every process of the node, two seconds, then PID 1's end takes the rest.
 fn kill_everything() {
     let all = Pid::from_raw(-1);

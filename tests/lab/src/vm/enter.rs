@@ -39,16 +39,16 @@ pub(super) fn run(socket: &Path, script: &str) -> Result<(i32, String)> {
     agent.run(script).map(|done| (done.code, done.stdout))
 }
 
-/// The script for a program in the node's namespaces: base64 of what it writes, base64 of its errors, its exit code.
+/// The script for a program in the node's namespaces, where the machine is not the node itself: base64 of what it writes, base64 of its errors, its exit code.
 fn script(argv: &[String], input: &[u8]) -> String {
-    let mut words =
-        vec!["nsenter -t $(cat /run/node.pid) -m -n -p -u -i --wdns=/ -- /busybox/busybox env -i".to_owned()];
+    let mut words = vec!["$enter env -i".to_owned()];
     words.extend(ENVIRONMENT.map(|(name, value)| format!("{name}={value}")));
     let passed = std::env::vars().filter(|(name, _)| name.starts_with("NODECTL_"));
     words.extend(passed.map(|(name, value)| quoted(&format!("{name}={value}"))));
     words.extend(argv.iter().map(|word| quoted(word)));
     format!(
-        "echo '{}' | base64 -d >/run/input
+        "enter=; [ ! -e /run/node.pid ] || enter=\"nsenter -t $(cat /run/node.pid) -m -n -p -u -i --wdns=/ -- /busybox/busybox\"
+         echo '{}' | base64 -d >/run/input
          {} </run/input >/run/output 2>/run/errors; code=$?
          for stream in output errors; do base64 /run/$stream | tr -d '\\n'; echo; done
          exit $code",

@@ -1,5 +1,5 @@
 //! The launcher of a node that is a machine: makes its disk at the first start, boots it on the underlay, and starts in it what would
-//! make a light node here. The machine is killed when standard input closes.
+//! make a light node here, or waits for what a full node's systemd starts. The machine is killed when standard input closes.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,16 +13,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::agent::Agent;
-use super::{NOT_STARTED, build, qemu_argv};
+use super::disk::{self, DISK};
+use super::{Boot, NOT_STARTED, build, built, qemu_argv};
 use crate::command;
 use crate::node::Spec;
 
-/// Where the machine mounts its disk.
-const DISK: &str = "/disk";
-/// The size of the disk; its file is as big as what is on it.
-const SIZE: &str = "1G";
 /// How long a machine may take to answer.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// What waits for the runtime and the kubelet of a full node; the boot may go on, or have failed somewhere else.
+const UNITS_ARE_UP: &str =
+    "for _ in $(seq 300); do systemctl -q is-active containerd.service kubelet.service && break; sleep 0.2; done";
 
 /// The program `launch-machine SPEC`.
 pub fn main(arguments: &[String]) -> Result<ExitCode> {
@@ -30,16 +30,42 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
         bail!("usage: nodectl-lab launch-machine SPEC");
     };
     let spec = Spec::read(Path::new(path))?;
-    let disk = spec.folder.join("disk.img");
-    if !disk.exists() {
-        make_disk(&spec, &disk)?;
+    let image = image(&spec);
+    if !image.exists() {
+        disk::light(&spec, &image)?;
     }
     let folder = build_for(&spec)?;
-    let booted = boot(&spec, &folder, &disk);
+    let booted = boot(&spec, &Boot::of(&folder), &outer_mac(&spec), &node_script(&spec));
     // qemu has read what is in it, and keeps the console open.
     let removed = fs::remove_dir_all(&folder).context("what the machine booted from could not be removed");
-    let mut qemu = booted?;
+    let qemu = booted?;
     removed?;
+    wait(qemu)
+}
+
+/// The program `launch-full-machine SPEC`.
+pub fn full(arguments: &[String]) -> Result<ExitCode> {
+    let [path] = arguments else {
+        bail!("usage: nodectl-lab launch-full-machine SPEC");
+    };
+    let spec = Spec::read(Path::new(path))?;
+    let shared = built(&["--from-disk".as_ref()])?;
+    let image = image(&spec);
+    if !image.exists() {
+        disk::full(&spec, &image, &shared.join("modules"))?;
+    }
+    let from =
+        Boot { initrd: shared.join("initrd-disk"), console: spec.folder.join("machine.log"), ..Boot::of(&shared) };
+    wait(boot(&spec, &from, &spec.mac(), UNITS_ARE_UP)?)
+}
+
+/// The file that is the machine's disk.
+fn image(spec: &Spec) -> PathBuf {
+    spec.folder.join("disk.img")
+}
+
+/// Waits for the machine's end.
+fn wait(mut qemu: Child) -> Result<ExitCode> {
     let status = qemu.wait().context("qemu could not be waited for")?;
     Ok(ExitCode::from(u8::try_from(command::exit_code(status)).unwrap_or(1)))
 }
@@ -52,10 +78,10 @@ fn build_for(spec: &Spec) -> Result<PathBuf> {
     build(&programs.iter().map(PathBuf::as_path).collect::<Vec<_>>())
 }
 
-/// Boots the machine and the node in it; answers the node's owner.
-fn boot(spec: &Spec, folder: &Path, disk: &Path) -> Result<Child> {
+/// Boots the machine; the script ends when the node in it is there. Answers the node's owner.
+fn boot(spec: &Spec, from: &Boot, mac: &str, script: &str) -> Result<Child> {
     plug_in(spec)?;
-    let mut qemu = start(spec, folder, disk)?;
+    let mut qemu = start(spec, from, mac)?;
     let pid = Pid::from_raw(i32::try_from(qemu.id()).context("qemu has an impossible number")?);
     std::thread::spawn(move || {
         let mut rest = Vec::new();
@@ -67,7 +93,7 @@ fn boot(spec: &Spec, folder: &Path, disk: &Path) -> Result<Child> {
     let line = connect(&spec.line(), &mut qemu)?;
     let mut agent = Agent::new(line.try_clone().context("the machine's line")?, line);
     agent.booted()?;
-    agent.must(&node_script(spec))?;
+    agent.must(script)?;
     say("ready")?;
     Ok(qemu)
 }
@@ -86,23 +112,23 @@ fn plug_in(spec: &Spec) -> Result<()> {
 }
 
 /// Starts qemu in the underlay's network.
-fn start(spec: &Spec, folder: &Path, disk: &Path) -> Result<Child> {
+fn start(spec: &Spec, from: &Boot, mac: &str) -> Result<Child> {
     // ENOENT at the first boot.
     let _ = fs::remove_file(spec.line());
     let mut qemu = Command::new("nsenter");
     qemu.arg(format!("--net=/run/netns/{}", spec.underlay)).args(["--", "setpriv", "--pdeathsig", "KILL"]);
-    qemu.args(qemu_argv(folder));
+    qemu.args(qemu_argv(from));
     qemu.args(["-chardev", &format!("socket,id=line,server=on,wait=off,path={}", spec.line().display())]);
     qemu.args(["-serial", "chardev:line"]);
     // A third line, for what a test wants to hear of at once.
     qemu.args(["-serial", &format!("file:{}", spec.folder.join("heard").display())]);
-    qemu.args(["-drive", &format!("file={},format=raw,if=virtio,cache=writeback", disk.display())]);
+    qemu.args(["-drive", &format!("file={},format=raw,if=virtio,cache=writeback", image(spec).display())]);
     qemu.args(["-netdev", &format!("tap,id=eth0,ifname={},script=no,downscript=no", spec.port())]);
-    qemu.args(["-device", &format!("virtio-net-pci,netdev=eth0,mac={}", outer_mac(spec))]);
+    qemu.args(["-device", &format!("virtio-net-pci,netdev=eth0,mac={mac}")]);
     qemu.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context(NOT_STARTED)
 }
 
-/// The MAC of the machine's own device, which carries the node's frames.
+/// The MAC of the machine's own device where it carries the frames of a node that has its own.
 fn outer_mac(spec: &Spec) -> String {
     spec.mac().replacen("02:00", "02:01", 1)
 }
@@ -123,49 +149,6 @@ fn connect(line: &Path, qemu: &mut Child) -> Result<UnixStream> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Makes the disk: the description as the node's own launcher reads it in the machine, and what it shows to the node.
-fn make_disk(spec: &Spec, disk: &Path) -> Result<()> {
-    let staged = spec.folder.join("staged");
-    let mut inside = spec.clone();
-    inside.folder = Path::new(DISK).join("node");
-    inside.opt = Path::new(DISK).join("opt");
-    copy_tree(&spec.opt, &staged.join("opt"))?;
-    for (from, to) in &mut inside.binds {
-        let name = format!("programs{}", to.display());
-        let target = staged.join(&name);
-        fs::create_dir_all(target.parent().unwrap_or(&staged)).context("the disk could not be staged")?;
-        // Without their line tables they are a third as big.
-        let argv = ["strip".as_ref(), "-o".as_ref(), target.as_os_str(), from.as_os_str()];
-        command::run(&argv)?;
-        *from = Path::new(DISK).join(name);
-    }
-    let node = staged.join("node");
-    fs::create_dir_all(&node).context("the disk could not be staged")?;
-    fs::write(node.join("spec.json"), serde_json::to_vec(&inside)?).context("the description could not be staged")?;
-    let half = disk.with_extension("half");
-    command::run(&[
-        "mke2fs".into(),
-        "-q".into(),
-        "-t".into(),
-        "ext4".into(),
-        "-d".into(),
-        path(&staged),
-        path(&half),
-        SIZE.into(),
-    ])?;
-    fs::remove_dir_all(&staged).context("what was staged could not be removed")?;
-    fs::rename(&half, disk).context("the disk could not be put in its place")
-}
-
-fn path(path: &Path) -> String {
-    path.display().to_string()
-}
-
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("{} could not be made", to.display()))?;
-    command::run(&[PathBuf::from("cp"), "-rT".into(), from.into(), to.into()]).map(drop)
 }
 
 /// What the machine does: its disk, the underlay's bridge with its own device as a port, then the node's launcher, which stays.

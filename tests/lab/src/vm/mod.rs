@@ -1,13 +1,16 @@
 //! Virtual machines with Debian's own kernel, for what namespaces cannot have: kernel modules that come and go ([`Machine`]), and a
 //! disk that loses in a power cut what was not synced ([`MachineNode`]).
 //!
-//! They are emulated, so that they run where there is no KVM; up in some seconds, since their one program is a shell.
+//! They are emulated, so that they run where there is no KVM; up in some seconds where their one program is a shell, in some more
+//! where it is Debian's systemd.
 
 mod agent;
+mod disk;
 pub mod enter;
 pub mod launch;
 mod node;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -33,7 +36,7 @@ impl Machine {
         let folder = build(programs)?;
         // Whatever becomes of the tests, no machine outlives them for long.
         let mut qemu = Command::new("timeout");
-        qemu.args(["--kill-after=5", LIFE, "setpriv", "--pdeathsig", "KILL"]).args(qemu_argv(&folder));
+        qemu.args(["--kill-after=5", LIFE, "setpriv", "--pdeathsig", "KILL"]).args(qemu_argv(&Boot::of(&folder)));
         qemu.args(["-serial", "stdio"]);
         let mut child =
             qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().context(NOT_STARTED)?;
@@ -76,20 +79,38 @@ const NOT_STARTED: &str = "qemu could not be started. To fix it: run tests/provi
 
 /// A folder with what a machine boots from, these programs in its path.
 fn build(programs: &[&Path]) -> Result<PathBuf> {
+    built(&programs.iter().map(|program| program.as_os_str()).collect::<Vec<_>>())
+}
+
+/// What `vm/build` prints.
+fn built(arguments: &[&OsStr]) -> Result<PathBuf> {
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("vm/build");
-    let mut argv = vec![build.as_os_str()];
-    argv.extend(programs.iter().map(|program| program.as_os_str()));
-    Ok(PathBuf::from(command::run(&argv)?.trim()))
+    Ok(PathBuf::from(command::run(&[&[build.as_os_str()], arguments].concat())?.trim()))
+}
+
+/// What a machine boots from, and where its console goes.
+struct Boot {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    console: PathBuf,
+}
+
+impl Boot {
+    /// The folder that [`build`] has made.
+    fn of(folder: &Path) -> Boot {
+        let [kernel, initrd, console] = ["vmlinuz", "initrd", "console"].map(|name| folder.join(name));
+        Boot { kernel, initrd, console }
+    }
 }
 
 /// The command line of a machine; the second serial line, which its program answers on, is the caller's to add.
-fn qemu_argv(folder: &Path) -> Vec<String> {
-    let file = |name: &str| folder.join(name).display().to_string();
-    let kernel = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable random.trust_cpu=on";
+fn qemu_argv(boot: &Boot) -> Vec<String> {
+    let kernel = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable random.trust_cpu=on net.ifnames=0";
     let fixed = "qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -machine q35 \
         -accel tcg,thread=multi -cpu max -smp 2 -m 1024";
     let mut argv: Vec<String> = fixed.split_whitespace().map(str::to_owned).collect();
-    argv.extend(["-kernel".into(), file("vmlinuz"), "-initrd".into(), file("initrd"), "-append".into(), kernel.into()]);
-    argv.extend(["-serial".into(), format!("file:{}", file("console"))]);
+    let [image, initrd, console] = [&boot.kernel, &boot.initrd, &boot.console].map(|path| path.display().to_string());
+    argv.extend(["-kernel".into(), image, "-initrd".into(), initrd, "-append".into(), kernel.into()]);
+    argv.extend(["-serial".into(), format!("file:{console}")]);
     argv
 }
