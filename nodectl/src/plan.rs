@@ -154,7 +154,7 @@ pub fn plan(facts: &Facts, request: &Request) -> Result<Plan, Unplannable> {
             ));
         }
     };
-    let (steps, notes) = match (arrival(facts, request.to), request.to) {
+    let (steps, mut notes) = match (arrival(facts, request.to), request.to) {
         (Arrival::There, to) => (Vec::new(), vec![format!("this node is on {to} already")]),
         (Arrival::Half(amiss), to) => {
             return Err(Unplannable(format!(
@@ -169,6 +169,12 @@ pub fn plan(facts: &Facts, request: &Request) -> Result<Plan, Unplannable> {
         (Arrival::Elsewhere, Cni::Calico) => to_calico::steps(facts, cluster, prepared, request),
         (Arrival::Elsewhere, Cni::Flannel) => to_flannel::steps(facts, cluster, prepared, request),
     };
+    // Canal's own calico-node enforces them.
+    if request.to == Cni::Flannel && !steps.is_empty() && !prepared.canal {
+        notes.push(
+            "flannel enforces no network policies: those for pods of this node end to be enforced here".to_owned(),
+        );
+    }
     Ok(Plan {
         format: PLAN_FORMAT,
         node: cluster.node.clone(),

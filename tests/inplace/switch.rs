@@ -8,9 +8,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nodectl_lab::node::Running;
 use nodectl_lab::objects::workloads;
-use nodectl_lab::scenario::crash::{Sample, is_full};
+use nodectl_lab::scenario::crash::Sample;
 use nodectl_lab::scenario::in_place::{BACK, BACK_AGAIN, in_place, nothing_lost};
-use nodectl_lab::scenario::{Cni, Scenario};
+use nodectl_lab::scenario::{Cni, Scenario, full};
 use nodectl_lab::traffic::{Endpoint, Traffic};
 use serde_json::Value;
 
@@ -70,7 +70,7 @@ fn held_at_any_step_the_node_forwards() {
     scenario.prepare().unwrap();
     let before = scenario.identities().unwrap();
     let traffic = Traffic::start(&scenario.cluster, &scenario.pairs_in_place().unwrap(), 20).unwrap();
-    let every = if is_full() { 1 } else { 3 };
+    let every = if full() { 1 } else { 3 };
     for (args, cni) in [(in_place("calico"), Cni::Calico), (BACK.to_vec(), Cni::Flannel)] {
         let mut run = scenario.drive(1, &args).unwrap();
         let (mut steps, mut held) = (0, 0);
@@ -151,7 +151,7 @@ fn killed_anywhere_it_comes_back_or_goes_on_and_no_pod_notices() {
         let resume = ["resume", "--yes"];
         scenario.nodectl(1, if scenario.is_open(1).unwrap() { &resume } else { args }).unwrap().expect(0).unwrap();
     };
-    let rounds = if is_full() { 100 } else { 4 };
+    let rounds = if full() { 100 } else { 4 };
     for (round, (at, then)) in sample.spread(forth, rounds).into_iter().zip(sample.spread(back, rounds)).enumerate() {
         let died = scenario.dies_at(1, &there, &at.to_string()).unwrap();
         println!("round {round}: killed {died} at {at} of {forth}");

@@ -179,8 +179,7 @@ fn reverted_without_api(scenario: &mut Scenario, step: &str, args: &[&str], owed
     dies_in(scenario, args, step, 2);
     scenario.cluster.api().unwrap().kill();
     let done = scenario.nodectl(1, &["revert", "--yes"]).unwrap();
-    scenario.cluster.restart_api().unwrap();
-    scenario.client = scenario.cluster.client().unwrap();
+    scenario.restart_api().unwrap();
     let done = done.expect(5).unwrap();
     assert!(owed.is_none_or(|owed| done.stderr.contains(owed)), "{step}: {}", done.all());
     scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
@@ -224,8 +223,7 @@ fn an_api_server_that_dies_under_the_run_takes_the_node_back() {
     assert!(run.until("step", "turn-pod").unwrap());
     scenario.cluster.api().unwrap().kill();
     let done = run.finish().unwrap();
-    scenario.cluster.restart_api().unwrap();
-    scenario.client = scenario.cluster.client().unwrap();
+    scenario.restart_api().unwrap();
     let done = done.expect(5).unwrap();
     scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
     nothing_lost(traffic).unwrap();

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use cni_store::backends::Backends;
 use cni_store::evidence::{self, Sought};
-use cni_store::lock;
 use cni_store::record::Record;
 use serde_json::{Value, json};
 
@@ -108,15 +108,9 @@ pub(super) fn import(cx: &Context, sandbox: &Sandbox, ifname: &str) -> Result<bo
     );
     let cni_path = cx.bin_dir().display().to_string();
     let sought = Sought { container_id: &sandbox.id, ifname, args: &args, cni_path: &cni_path, torn: false };
-    let paths = cx.shim();
-    let Some(mut record) = evidence::import_record(&paths, &cx.backends(), &sought)? else { return Ok(false) };
-    if record.netns.is_empty() {
-        record.netns = sandbox.netns.clone().unwrap_or_default();
-    }
-    let wait = Duration::from_secs(5);
-    let _lock = lock::attachment(&paths, &sandbox.id, ifname, wait)?.context("its attachment is being worked on")?;
-    record.store(&paths, true)?;
-    Ok(true)
+    // No cached result of such a sandbox is the shim's, though the network's name be the same.
+    let backends = Backends { network: String::new(), ..cx.backends() };
+    Ok(evidence::adopt(&cx.shim(), &backends, &sought, sandbox.netns.as_deref(), Duration::from_secs(5))?)
 }
 
 /// Kept small on purpose: what a probe found goes into the journal.

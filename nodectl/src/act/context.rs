@@ -9,10 +9,11 @@ use serde_json::Value;
 use super::api::Api;
 use super::continuity::Watch;
 use crate::events::{self, Event};
-use crate::host::Host;
 use crate::host::cri::Cri;
+use crate::host::{Host, files};
 use crate::journal::{Debt, Journal, Record};
-use crate::plan::Plan;
+use crate::observe;
+use crate::plan::{Plan, SHIM_CONFLIST};
 use crate::stop::Stop;
 
 /// Folders of one run.
@@ -80,10 +81,13 @@ impl<'a> Context<'a> {
         cni_store::Paths::under(self.host.root())
     }
 
-    /// The two conflists behind the shim, as the node names them.
+    /// The shim's network, if its conflist is there, and the two conflists behind it, as the node names them.
     pub fn backends(&self) -> Backends {
         let dir = Path::new(&self.plan.conf_dir);
+        let own = files::read_optional(&self.host.path(dir.join(SHIM_CONFLIST))).ok().flatten();
+        let own: Value = serde_json::from_slice(&own.unwrap_or_default()).unwrap_or_default();
         Backends {
+            network: observe::network_name(&own),
             flannel: dir.join(&self.plan.prepared.flannel.conflist),
             calico: dir.join(&self.plan.prepared.calico.conflist),
         }

@@ -16,7 +16,7 @@ use crate::host::files;
 use crate::host::line::Kind;
 use crate::host::ping;
 use crate::journal::Timeline;
-use crate::probe::{Answers, Expect, Flow, FlowReport, Session, Wanted, is_cut_off, open, surprise, trace};
+use crate::probe::{Expect, Flow, FlowReport, Session, Wanted, is_cut_off, open, surprise, trace};
 use crate::step::{AdoptedPod, Step};
 use kept::Kept;
 
@@ -28,7 +28,7 @@ const SOURCES: usize = 16;
 const HOST: &str = "host";
 /// How long a pod may take to answer again when all is done.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
-/// A pod that was last answered before that is silent, in milliseconds.
+/// A pod that has not answered for so long is silent, in milliseconds.
 const SILENT_MS: u64 = 1000;
 /// How long the flows that were named and must pass have to be answered once, before anything is changed: a connection takes two
 /// tries of a second.
@@ -128,14 +128,19 @@ fn flows(cx: &Context) -> Vec<Flow> {
 /// longer than it may be.
 pub(super) fn judge(cx: &mut Context, max_ms: Option<u64>) -> Result<Value> {
     let Some(watch) = cx.continuity.take() else { return Ok(json!({ "note": "nothing was watched" })) };
-    // One that was slow for a moment is given its time.
+    // One that was slow for a moment is given its time, and a silence is seen to its end: how long it is, is not known before.
+    let now = clock::unix_milliseconds();
     cx.stop.wait_for(LAST_ANSWER, || {
-        let own = of_living(cx, watch.session.reports().split_off(watch.named.len()));
-        Ok(silent(&own, clock::unix_milliseconds()).is_empty().then_some(()))
+        let mut named = watch.session.reports();
+        let own = of_living(cx, named.split_off(watch.named.len()));
+        let must_pass = |report: &&FlowReport| report.expect == Expect::Pass;
+        let waits = !silent(&own, now).is_empty() || named.iter().filter(must_pass).any(|flow| is_silent(flow, now));
+        Ok((!waits).then_some(()))
     })?;
     let asked_until = clock::unix_milliseconds();
     let (named, own) = end(cx, watch)?;
-    let cut: Vec<String> = silent(&own, asked_until).into_iter().filter(|flow| is_cut(flow)).map(since).collect();
+    let of_late = asked_until.saturating_sub(SILENT_MS);
+    let cut: Vec<String> = silent(&own, of_late).into_iter().filter(|flow| is_cut(flow)).map(since).collect();
     let limit = max_ms.map(Duration::from_millis);
     let told = |report: &FlowReport| Some(format!("{} {}", report.name(), surprise(report, limit)?));
     let must_answer = named.iter().chain(own.iter().filter(|report| report.answered > 0));
@@ -164,12 +169,14 @@ fn of_living(cx: &Context, mut reports: Vec<FlowReport>) -> Vec<FlowReport> {
     reports
 }
 
-/// Pods that have answered this host and do not any more. Others a network policy may keep apart, which begins to be enforced
+/// Pods that have answered this host, and not since then. Others a network policy may keep apart, which begins to be enforced
 /// with the new CNI; felix lets the own host through to its pods.
-fn silent(own: &[FlowReport], at_ms: u64) -> Vec<&FlowReport> {
-    let is_silent = |answers: &Answers| answers.last_ms + SILENT_MS < at_ms;
-    let from_host = own.iter().filter(|report| report.from == HOST);
-    from_host.filter(|report| report.answers.as_ref().is_some_and(is_silent)).collect()
+fn silent(own: &[FlowReport], since_ms: u64) -> Vec<&FlowReport> {
+    own.iter().filter(|report| report.from == HOST && is_silent(report, since_ms)).collect()
+}
+
+fn is_silent(flow: &FlowReport, since_ms: u64) -> bool {
+    flow.answers.as_ref().is_some_and(|answers| answers.last_ms < since_ms)
 }
 
 /// Once more, by nobody who asked before.

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::Context;
 use crate::host::systemd;
 use crate::step::Before;
+use crate::unsynced;
 
 pub(super) fn before(_cx: &mut Context, units: &[String]) -> Result<Before> {
     let mut enabled = Vec::new();
@@ -22,16 +23,24 @@ pub(super) fn enable(_cx: &mut Context, units: &[String]) -> Result<Value> {
     Ok(Value::Null)
 }
 
-pub(super) fn disable(_cx: &mut Context, units: &[String]) -> Result<Value> {
-    systemd::disable(&known(units)?)?;
+pub(super) fn disable(cx: &mut Context, units: &[String]) -> Result<Value> {
+    no_more_boots(cx, &known(units)?)?;
     Ok(Value::Null)
 }
 
-pub(super) fn undo(_cx: &mut Context, units: &[String], before: &Before) -> Result<()> {
+pub(super) fn undo(cx: &mut Context, units: &[String], before: &Before) -> Result<()> {
     let Before::Units { enabled } = before else { return Ok(()) };
     let (on, off): (Vec<String>, Vec<String>) = known(units)?.into_iter().partition(|u| enabled.contains(u));
     systemd::enable(&on)?;
-    systemd::disable(&off)
+    no_more_boots(cx, &off)
+}
+
+/// From here on nobody clears up after a power cut.
+fn no_more_boots(cx: &Context, units: &[String]) -> Result<()> {
+    if let Err(error) = unsynced::bring_to_disk(cx.host) {
+        tracing::warn!("what the CNI plugins have written for new pods may not outlive a power cut: {error:#}");
+    }
+    systemd::disable(units)
 }
 
 /// Units that are installed: without the package (a copied binary) there are none, and a reboot in mid-run then waits for

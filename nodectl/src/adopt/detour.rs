@@ -3,11 +3,15 @@
 //! A port that joins or leaves its bridge drops what the pod sends for an instant: its state is "disabled" before the bridge's
 //! handler is gone, and after it has come (`br_stp_disable_port` in `del_nbp`, `br_add_if`). That takes some 50 microseconds,
 //! and where the kernel filters VLANs an RCU grace period. Before Linux 6.2, to be renamed, it must even go down.
+//!
+//! What goes to the pod loses nothing by that as long as the interface is up, so the host goes around it only where it must: a
+//! connection that it begins has the source that the route gives it, and what is masqueraded is forgotten when its device goes
+//! (`nf_nat_oif_changed`, `masq_device_event`).
 
 use ipnet::IpNet;
 
 use super::CALICO_MAC;
-use super::host_side::{calico_sysctls, lead, neighbour, set_sysctls};
+use super::host_side::{calico_sysctls, lead, neighbour, route, set_sysctls};
 use super::operation::{At, Operation, in_pod, on_host};
 use super::pod::{PodNetwork, Way, alone, short_name};
 use super::to_calico::{default_route, gateway, to_gateway};
@@ -23,13 +27,15 @@ const INSIDE_MAC: &str = "0e:6e:6f:64:65:00";
 /// leads over that device: our end on the host has this one meanwhile.
 const OUTSIDE: [u8; 4] = [169, 254, 1, 3];
 
-/// Everything goes over our pair, the pod's interface changes while it is idle, everything goes back, our pair goes.
-/// The pod has been turned: its traffic goes to Calico's gateway.
+/// What the pod sends goes over our pair, what it is sent too where its interface must go down; that changes; everything goes
+/// back, our pair goes. The pod has been turned: its traffic goes to Calico's gateway.
 pub(super) fn around(pod: &PodNetwork, name: &str, change: LinkChange, way: Way) -> Vec<At> {
     let outside = format!("nod{}", short_name(&pod.pod));
     let mut operations = open(pod, &outside);
     operations.extend(onto(pod, INSIDE));
-    operations.extend(lead(pod.ips(), &outside, INSIDE_MAC));
+    if way == Way::Down {
+        operations.extend(divert(pod, &outside));
+    }
     operations.push(on_host(Operation::Settle));
     operations.extend(match way {
         Way::Live => vec![set_link(&pod.host, change)],
@@ -77,6 +83,15 @@ fn open(pod: &PodNetwork, outside: &str) -> Vec<At> {
         operations.push(in_pod(Operation::SetNeighbour(neighbour(INSIDE, gateway(ip), CALICO_MAC))));
     }
     operations
+}
+
+/// The host finds the pod over our pair.
+fn divert(pod: &PodNetwork, outside: &str) -> Vec<At> {
+    let both = |ip| {
+        let known = Operation::SetNeighbour(neighbour(outside, ip, INSIDE_MAC));
+        [known, Operation::DivertRoute(route(ip, outside, 0))].map(on_host)
+    };
+    pod.ips().flat_map(both).collect()
 }
 
 /// The pod sends everything over this interface.

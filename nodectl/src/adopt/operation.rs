@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::facts::{Address, Neighbour, Route};
 use crate::fault;
 use crate::host::netlink::{self, LinkChange, VethPair};
+use crate::host::sockets::source_towards;
 use crate::host::{netns, sysctl};
 
 /// Where an operation takes place.
@@ -64,6 +65,9 @@ pub enum Operation {
     },
     /// Sets a route, in the place of one with the same destination and metric.
     SetRoute(Route),
+    /// Sets a route to one address, from the address that this host speaks to it from now: one of the route's own device would go
+    /// with that, and every connection that was begun from it.
+    DivertRoute(Route),
     /// Deletes a route.
     DeleteRoute(Route),
     /// Sets a permanent neighbour entry.
@@ -166,7 +170,9 @@ impl Operation {
             Operation::AddAddress(a) | Operation::DeleteAddress(a) | Operation::PrefixRoute { address: a, .. } => {
                 new(&mut a.link);
             }
-            Operation::SetRoute(route) | Operation::DeleteRoute(route) => route.dev.iter_mut().for_each(new),
+            Operation::SetRoute(route) | Operation::DivertRoute(route) | Operation::DeleteRoute(route) => {
+                route.dev.iter_mut().for_each(new);
+            }
             Operation::SetNeighbour(n) | Operation::DeleteNeighbour(n) => new(&mut n.link),
             Operation::Settle => {}
             // An interface's parameters have its name as a part of theirs.
@@ -194,6 +200,9 @@ fn apply(operation: &Operation, netns: &Path) -> Result<()> {
         Operation::DeleteAddress(address) => netlink::delete_address(address),
         Operation::PrefixRoute { address, on } => netlink::set_prefix_route(address, *on),
         Operation::SetRoute(route) => netlink::replace_route(route),
+        Operation::DivertRoute(route) => {
+            netlink::replace_route(&Route { src: source_towards(route.dst.addr()), ..route.clone() })
+        }
         Operation::DeleteRoute(route) => netlink::delete_route(route),
         Operation::SetNeighbour(neighbour) => netlink::replace_neighbour(neighbour),
         Operation::DeleteNeighbour(neighbour) => netlink::delete_neighbour(neighbour),

@@ -1,7 +1,7 @@
-//! TCP connections of this network namespace.
+//! Connections of this network namespace, and the address that they begin from.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::Path;
 
 use anyhow::Result;
@@ -43,6 +43,14 @@ fn address(hex: &str) -> Option<IpAddr> {
     }
 }
 
+/// The address that this host speaks from to another, as its routes are now; `None` where none leads there.
+pub fn source_towards(address: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // To connect a datagram socket sends nothing: the kernel looks up the route and notes the source.
+    let socket = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, 9)).map(|()| socket)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +67,14 @@ mod tests {
             torn\n   5: zz:1 0:0 01\n";
         let found: Vec<String> = parse(text).map(|ip| ip.to_string()).collect();
         assert_eq!(found, ["10.244.1.1", "10.244.1.1", "fd00::1"]);
+    }
+
+    #[test]
+    fn a_source_is_what_the_routes_say() {
+        let to = |text: &str| source_towards(text.parse().expect("an address"));
+        assert_eq!(to("127.0.0.72").map(|ip| ip.is_loopback()), Some(true));
+        assert_eq!(to("0.0.0.0").map(|ip| ip.is_ipv4()), Some(true));
+        assert_eq!(to("ff0e::1").filter(IpAddr::is_ipv4), None);
     }
 
     #[test]

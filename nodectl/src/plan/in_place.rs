@@ -51,8 +51,18 @@ pub fn steps(facts: &Facts, cluster: &ClusterView, prepared: &Prepared, request:
     let mut notes = notes(&adoption, cluster, request);
     let lost = |flow: &Wanted| format!("{}: not watched, since a sandbox at its end is rebuilt", flow.name());
     notes.extend(rebuilt.iter().map(lost));
+    notes.extend(forgotten(&adoption));
     notes.extend(gap(facts, &steps));
     (steps, notes)
+}
+
+/// What the kernel does to connections that do not keep a pod's own end and their beginner's (`nf_nat_oif_changed`).
+fn forgotten(adoption: &Adoption) -> Option<String> {
+    (!adoption.pods.is_empty()).then(|| {
+        "node ports: a connection that this node masquerades on its way to such a pod ends, since the kernel forgets it when \
+         another device leads to the pod; a new one works at once"
+            .to_owned()
+    })
 }
 
 /// What other nodes will miss while the overlay's device changes hands.

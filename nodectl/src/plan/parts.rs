@@ -136,14 +136,16 @@ pub fn prologue(facts: &Facts, prepared: &Prepared, from: Cni) -> Vec<Step> {
 /// The shim's conflist keeps the network name of the node's own one: containerd finds the results of older pods by it,
 /// and taking the shim away again is then invisible to them.
 fn front_conflist(facts: &Facts, prepared: &Prepared, from: Cni) -> serde_json::Value {
+    let network = &prepared.agent(from).network;
     let backends = Backends {
+        network: network.clone(),
         flannel: join(&facts.files.conf_dir, &prepared.flannel.conflist).into(),
         calico: join(&facts.files.conf_dir, &prepared.calico.conflist).into(),
     };
     let lists: Vec<List> =
         facts.files.confs.values().filter_map(|c| List::parse(c.to_string().as_bytes()).ok()).collect();
     let paths = Paths::new("/", SHIM_STATE_DIR);
-    shim_conflist(&prepared.agent(from).network, &paths, &backends, &union_of_capabilities(&lists), shim_backend(from))
+    shim_conflist(network, &paths, &backends, &union_of_capabilities(&lists), shim_backend(from))
 }
 
 /// The shim's name for a CNI.

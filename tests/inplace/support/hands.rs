@@ -19,16 +19,31 @@ const HELD: Duration = Duration::from_millis(25);
 /// The same where more is asked.
 const HELD_IN_FLOOD: Duration = Duration::from_millis(3);
 
+type Then = Box<dyn FnMut(&At)>;
+
 thread_local! {
     /// What was done when, to find the operation at which something was lost.
     static DONE: RefCell<Vec<(u64, String)>> = const { RefCell::new(Vec::new()) };
     static HOLD: Cell<Duration> = const { Cell::new(HELD) };
+    /// What a test does after each operation besides.
+    static THEN: RefCell<Option<Then>> = const { RefCell::new(None) };
+}
+
+/// Every state is held for so long.
+pub fn held_for(time: Duration) {
+    HOLD.set(time);
+}
+
+/// This is done after each operation.
+pub fn after_each(then: impl FnMut(&At) + 'static) {
+    THEN.set(Some(Box::new(then)));
 }
 
 pub fn pause(at: &At) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     let now = u64::try_from(now).unwrap();
     DONE.with_borrow_mut(|done| done.push((now, format!("{at:?}"))));
+    THEN.with_borrow_mut(|then| then.iter_mut().for_each(|then| then(at)));
     std::thread::sleep(HOLD.get());
 }
 
@@ -207,7 +222,7 @@ fn under_probes(world: &World, way: Way, rate: u32) -> Vec<FlowReport> {
 /// Fast enough to see an instant: a port that joins or leaves its bridge drops what comes in for some 50 microseconds, and
 /// for milliseconds where the kernel filters VLANs.
 pub fn flooded(ipv6: bool, way: Way) {
-    HOLD.set(HELD_IN_FLOOD);
+    held_for(HELD_IN_FLOOD);
     let world = World::new(2, ipv6);
     for line in lines(&world) {
         // What a busy machine drops by itself is not dropped three times, and of fewer each time.

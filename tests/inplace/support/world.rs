@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nodectl::host::answerer::Answerer;
@@ -83,7 +84,20 @@ impl World {
         let mut places: Vec<Option<PathBuf>> = world.pods.iter().map(|pod| Some(pod.path())).collect();
         places.extend([Some(world.far.path()), None]);
         world.answerers = places.iter().map(|p| Answerer::start(p.as_deref(), PORT).unwrap()).collect();
+        world.rest();
         world
+    }
+
+    /// Waits until the kernel has seen that no link-local address is somebody else's: before, it asks for no neighbour of what it
+    /// forwards.
+    fn rest(&self) {
+        const SHOW: &str = "ip -6 -o addr show tentative";
+        nodectl_lab::cluster::until(Duration::from_secs(30), || {
+            let inside = self.pods.iter().chain([&self.far]).map(|netns| netns.sh(SHOW));
+            let tentative: String = inside.chain([sh(SHOW)]).collect();
+            Ok((!tentative.is_empty()).then_some(tentative))
+        })
+        .unwrap();
     }
 
     /// A pod as bridge and host-local wire it.
@@ -173,7 +187,7 @@ pub fn flow(from: &str, netns: Option<PathBuf>, kind: Kind, to: &str) -> Flow {
 
 /// Waits until every flow is answered: neighbours are known, connections stand.
 pub fn warm(session: &Session) {
-    nodectl_lab::cluster::until(std::time::Duration::from_secs(10), || {
+    nodectl_lab::cluster::until(Duration::from_secs(10), || {
         let reports = session.reports();
         let silent = reports.iter().filter(|r| r.answered == 0);
         let silent: Vec<String> =
@@ -188,7 +202,7 @@ pub fn warmed(flows: Vec<Flow>, rate: u32) -> Session {
     let first = Session::start(flows.clone(), rate).unwrap();
     warm(&first);
     // IPv6 of a new network is not at rest when it first answers (duplicate address detection takes a second).
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(2));
     first.finish();
     let session = Session::start(flows, rate).unwrap();
     warm(&session);

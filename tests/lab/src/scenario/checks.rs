@@ -1,9 +1,12 @@
 //! What must be true of a node that is on a CNI, looked at from outside nodectl: with `ip`, `iptables-save`, CRI and files.
 
-use anyhow::{Result, bail};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
 
 use super::{Cni, Scenario};
 use crate::agent::family::Family;
+use crate::cluster::until;
 
 impl Scenario {
     /// All that is wrong with a node that should be on this CNI; empty where nothing is.
@@ -84,5 +87,12 @@ impl Scenario {
             }
         }
         bail!("node{index} is on neither CNI: {:?}", self.faults(index, Cni::Flannel)?)
+    }
+
+    /// Waits until the node has come to an end on one CNI or the other; which one.
+    pub fn comes_to_one_of_both(&self, index: usize, limit: Duration) -> Result<Cni> {
+        let mut on = None;
+        until(limit, || Ok(self.one_of_both(index).map(|cni| on = Some(cni)).err().map(|error| format!("{error:#}"))))?;
+        on.with_context(|| format!("node{index} is on neither CNI"))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::{Cni, Done, Scenario};
+use super::{Cni, Done, Scenario, full};
 use crate::snapshot::Snapshot;
 
 /// Where a node's nodectl notes the fault points that it passes; on the node's disk, to outlive a power cut.
@@ -34,9 +34,9 @@ impl Sample {
         usize::try_from(drawn).unwrap_or(0) % bound.max(1)
     }
 
-    /// So many of the numbers 1 to `last`, spread evenly, each somewhere in its stretch; all with NODECTL_TESTS_FULL.
+    /// So many of the numbers 1 to `last`, spread evenly, each somewhere in its stretch; all with the full counts.
     pub fn of(&mut self, last: usize, count: usize) -> Vec<usize> {
-        if is_full() { (1..=last).collect() } else { self.spread(last, count) }
+        if full() { (1..=last).collect() } else { self.spread(last, count) }
     }
 
     /// The same, and no more of them where the full counts are wanted.
@@ -51,11 +51,6 @@ impl Sample {
             })
             .collect()
     }
-}
-
-/// True when the counts that the tests are meant for are wanted, however long they take.
-pub fn is_full() -> bool {
-    std::env::var("NODECTL_TESTS_FULL").is_ok_and(|word| word == "1")
 }
 
 impl Scenario {

@@ -55,6 +55,13 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// Starts the API server again after a kill. Its port on the machine's loopback is another one then.
+    pub fn restart_api(&mut self) -> Result<()> {
+        self.cluster.restart_api()?;
+        self.client = self.cluster.client()?;
+        Ok(())
+    }
+
     /// The workloads of most tests: Deployments, a DaemonSet with pod network, a hostPort, a budget.
     pub fn workloads(replicas: u32) -> Vec<Manifest> {
         let mut all = workloads::web(replicas);
