@@ -64,6 +64,7 @@ fn changes(command: &Command) -> bool {
         Command::Shim(args) => match &args.command {
             ShimCommand::Status => false,
             ShimCommand::Reap { .. } => true,
+            ShimCommand::Upgrade { dry_run } => !dry_run,
             ShimCommand::Retire(args) => !args.dry_run,
         },
         _ => false,

@@ -10,7 +10,6 @@ mod options;
 mod owing;
 mod shortest;
 mod summary;
-mod torn;
 
 pub use confirm::{is_too_late, possible as can_be_confirmed, was_rebooted};
 pub use drive::{confirm, resume, revert_open, start};
@@ -19,4 +18,3 @@ pub use lock::Lock;
 pub use motd::update as update_motd;
 pub use options::Options;
 pub use shortest::shortest;
-pub use torn::remove_empty;

@@ -10,6 +10,11 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::host::systemd;
+
+/// By what a run is stopped that ends with the machine.
+const SHUTDOWN: &str = "the machine's shutdown";
+
 /// What may end a run early.
 #[derive(Debug)]
 pub struct Stop {
@@ -47,7 +52,7 @@ impl Stop {
         Stop { signals: None, deadline: None, seen: Cell::new(None), muted: Cell::new(false) }
     }
 
-    /// From now on nothing stops the run: it is on its way back. What it was told from here on is answered.
+    /// From now on nothing but a shutdown stops the run: it is on its way back. What it was told from here on is answered.
     pub fn mute(&self) {
         if !self.muted.replace(true) {
             self.seen.set(None);
@@ -61,19 +66,21 @@ impl Stop {
             && self.seen.get().is_none()
         {
             let name = match i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok()) {
+                _ if systemd::is_going_down() => SHUTDOWN,
                 Some(Signal::SIGINT) => "Ctrl-C",
                 Some(Signal::SIGHUP) => "a lost terminal",
                 _ => "SIGTERM",
             };
             self.seen.set(Some(name));
-            if self.muted.get() {
+            if self.muted.get() && name != SHUTDOWN {
                 tracing::warn!(
                     "{name} was heard, but the way back goes on: stopped here, the node would be left between two CNIs. What \
                      cannot be done within its time limits is left owed and named"
                 );
             }
         }
-        if self.muted.get() {
+        // What the way back needs goes down with the machine, and the units of the next boot go on from any step.
+        if self.muted.get() && self.seen.get() != Some(SHUTDOWN) {
             return Ok(());
         }
         if self.seen.get().is_none() && self.deadline.is_some_and(|d| SystemTime::now() >= d) {

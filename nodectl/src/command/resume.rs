@@ -15,6 +15,7 @@ use crate::plan::shim_backend;
 use crate::report;
 use crate::run::{self, Folders, Lock};
 use crate::step::Step;
+use crate::unsynced;
 
 pub(super) fn run(host: &Host, args: &ResumeArgs, settings: &Settings) -> Result<u8> {
     let stop = migrate::listen(&args.run)?;
@@ -79,7 +80,7 @@ fn before_kubelet(host: &Host, folders: &Folders, id: &str, settings: &Settings)
     if changed {
         State::routed(shim_backend(cni)).store(&paths)?;
     }
-    let torn = run::remove_empty(host).unwrap_or_else(|error| {
+    let torn = unsynced::remove_empty(host).unwrap_or_else(|error| {
         tracing::warn!("files that a power cut may have left empty are not removed: {error:#}");
         Vec::new()
     });

@@ -27,12 +27,16 @@ pub(super) fn run(host: &Host, args: &RevertArgs, settings: &Settings) -> Result
         return show(host, args, settings);
     }
     // Before the lock, too: a nodectl that has it is told to stop.
-    if args.unconfirmed && !is_unconfirmed(host)? {
+    if args.unconfirmed && unconfirmed(host)?.is_none() {
         return nothing("no run waits to be confirmed.", settings);
     }
     let _lock = if args.take_over { Lock::take_over(host, TAKE_OVER)? } else { Lock::take(host)? };
-    if args.unconfirmed && !is_unconfirmed(host)? {
-        return nothing("the run that was to be confirmed was, or has taken itself back.", settings);
+    if args.unconfirmed {
+        let Some(id) = unconfirmed(host)? else {
+            return nothing("the run that was to be confirmed was, or has taken itself back.", settings);
+        };
+        // Not before the lock: until then somebody may still confirm it.
+        events::tell(Event::NotConfirmed, &id, &format!("run {id} was not confirmed in time"), &[]);
     }
     let folders = Folders::new(host)?;
     if let Some(id) = folders.open_run()? {
@@ -104,16 +108,12 @@ fn show(host: &Host, args: &RevertArgs, settings: &Settings) -> Result<u8> {
     }
 }
 
-/// Whether a run is open that was to be confirmed and was not.
-fn is_unconfirmed(host: &Host) -> Result<bool> {
+/// The open run, where it is one that was to be confirmed and was not.
+fn unconfirmed(host: &Host) -> Result<Option<String>> {
     let folders = Folders::at(host);
-    let Some(id) = folders.open_run()? else { return Ok(false) };
-    let log = folders.open_log(&id)?;
-    let waits = log.to_be_confirmed().is_some();
-    if waits {
-        events::tell(Event::NotConfirmed, &id, &format!("run {id} was not confirmed in time"), &[]);
-    }
-    Ok(waits)
+    let Some(id) = folders.open_run()? else { return Ok(None) };
+    let waits = folders.open_log(&id)?.to_be_confirmed().is_some();
+    Ok(waits.then_some(id))
 }
 
 fn nothing(why: &str, settings: &Settings) -> Result<u8> {

@@ -12,7 +12,7 @@ use crate::execute::{self, StepFailed, Unpaid};
 use crate::facts::Facts;
 use crate::failure::{Failure, Overtaken};
 use crate::host::kube::Kube;
-use crate::host::{Host, machine};
+use crate::host::{Host, machine, systemd};
 use crate::journal::{self, Journal, Log, Outcome, Record};
 use crate::plan::Plan;
 use crate::remedy::Told;
@@ -208,7 +208,8 @@ impl<'a> Run<'a> {
     fn ended_early(&mut self, failed: &StepFailed) -> Result<RunSummary> {
         let stopped = failed.error.downcast_ref::<Stopped>().is_some();
         let stay = if stopped { self.options.stay_open_on_stop } else { !self.options.auto_revert };
-        let ended = self.ended(stay, &failed.to_string());
+        // Whatever failed: kubelet and runtime go down with the machine. The boot-time units end the run, from any step.
+        let ended = self.ended(stay || systemd::is_going_down(), &failed.to_string());
         if failed.error.downcast_ref::<Overtaken>().is_some() { ended.map_err(overtaken) } else { ended }
     }
 
@@ -282,7 +283,7 @@ impl<'a> Run<'a> {
         self.note(RunState::TakingBack);
         let log = self.log()?;
         motd::update(self.cx.host);
-        // From here on a signal is answered, and nothing stops the way back.
+        // From here on a signal is answered, and nothing but the machine's shutdown stops the way back.
         self.cx.stop.mute();
         act::watch_back(&mut self.cx)?;
         let held = execute::hold_again(self.plan, &log, &mut self.cx, &mut self.progress);
