@@ -169,7 +169,7 @@ pub struct RunArgs {
     /// Leave a failed run as it stands instead of taking it back.
     #[arg(long)]
     pub no_auto_revert: bool,
-    /// What SIGTERM and Ctrl-C do after the current step.
+    /// What SIGTERM and Ctrl-C do after the current step. A shutdown always leaves the run to the units of the next boot.
     #[arg(long, value_enum, default_value_t)]
     pub on_stop: OnStop,
 }
@@ -285,6 +285,12 @@ pub enum ShimCommand {
         /// all of it has started.
         #[arg(long, value_name = "SECONDS", default_value_t = 600)]
         older_than: u64,
+    },
+    /// Put the packaged plugin in the place of the one that the runtime calls; installing a package does not.
+    Upgrade {
+        /// Say what would be done and change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Take the shim away, where nothing needs it any more.
     Retire(RetireArgs),

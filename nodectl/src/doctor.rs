@@ -39,7 +39,7 @@ const fn check(id: &'static str, severity: Severity, look: fn(&Node) -> Option<F
 }
 
 /// Every check, the worst first.
-pub const CHECKS: [Check; 21] = [
+pub const CHECKS: [Check; 22] = [
     check(
         "stale-conflist",
         Critical,
@@ -139,6 +139,12 @@ pub const CHECKS: [Check; 21] = [
         agents::shim_without_state,
         "new pods get the CNI that the configuration itself names, whatever the node was switched to",
     ),
+    check(
+        "shim-outdated",
+        Warning,
+        agents::shim_outdated,
+        "pods are attached and detached without what the package's version mends",
+    ),
     check("unobserved", Warning, agents::unobserved, "what is wrong there is not known"),
     check("empty-blocks", Notice, routes::empty_blocks, "addresses of the pool that no other node can use"),
     check(
@@ -217,6 +223,20 @@ mod tests {
             "*nat\n:POSTROUTING ACCEPT [0:0]\n:FLANNEL-POSTRTG - [0:0]\n-A POSTROUTING -j FLANNEL-POSTRTG\nCOMMIT\n";
         let ids: Vec<String> = examine(&facts, &Begun::new()).into_iter().map(|f| f.id).collect();
         assert_eq!(ids, ["masquerade-left", "flannel-left"]);
+    }
+
+    #[test]
+    fn a_shim_that_the_package_did_not_bring_is_told() {
+        let mut facts = on_canal(&["flanneld", "calico-node"]);
+        facts.files.conf_names.insert(0, crate::plan::SHIM_CONFLIST.into());
+        facts.files.bin_dir = "/opt/cni/bin".into();
+        facts.shim.mode = Some(Cni::Flannel.name().into());
+        assert_eq!(examine(&facts, &Begun::new()), []);
+        facts.shim.outdated = true;
+        let findings = examine(&facts, &Begun::new());
+        let [only] = findings.as_slice() else { panic!("{findings:#?}") };
+        assert_eq!((only.id.as_str(), only.command.as_str()), ("shim-outdated", "nodectl shim upgrade"));
+        assert_eq!(only.objects, ["/opt/cni/bin/cni-shim"]);
     }
 
     #[test]

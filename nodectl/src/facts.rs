@@ -316,6 +316,9 @@ pub struct Shim {
     pub pending: Vec<String>,
     /// The packaged binary is there.
     pub packaged: bool,
+    /// The binary that the runtime calls is not the packaged one: a package does not replace it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub outdated: bool,
 }
 
 /// Runs of nodectl on this node.

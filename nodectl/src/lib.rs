@@ -43,6 +43,7 @@ pub mod run_note;
 pub mod shim;
 pub mod step;
 pub mod stop;
+pub mod unsynced;
 pub mod variant;
 pub mod verify;
 pub mod window;

@@ -26,7 +26,7 @@ mod traces;
 
 pub use cni::{CniDirectories, directories, subnet_env};
 pub use peers::peers;
-pub use shim::{backends, is_the_shims, shim_view};
+pub use shim::{backends, is_the_shims, network_name, shim_view};
 
 /// Units whose state matters here.
 const UNITS: [&str; 8] = [

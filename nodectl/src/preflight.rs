@@ -2,6 +2,7 @@
 //! would cause and how to mend it.
 
 mod cluster;
+mod directories;
 mod node;
 mod pods;
 mod safety;
@@ -102,7 +103,7 @@ pub fn checks(facts: &Facts, request: &Request) -> Vec<Check> {
         node::open_run(facts),
         node::cni(facts, request),
         node::disk_space(facts),
-        node::directories(facts),
+        directories::directories(facts),
         node::shim_package(facts),
         node::boot_units(facts),
         node::firewall(facts),

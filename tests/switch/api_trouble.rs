@@ -64,11 +64,7 @@ impl Lab {
         match trouble {
             Lasting(_) | Passing(_) => self.scenario.cluster.api()?.control("ok").map(drop)?,
             Frozen => self.scenario.cluster.api()?.thaw()?,
-            Killed => {
-                self.scenario.cluster.restart_api()?;
-                // The port on the machine's loopback is another one now.
-                self.scenario.client = self.scenario.cluster.client()?;
-            }
+            Killed => self.scenario.restart_api()?,
         }
         Ok(())
     }

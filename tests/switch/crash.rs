@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bench::{Bench, revert};
 use nodectl_lab::cluster::until;
-use nodectl_lab::scenario::crash::{Sample, is_full};
-use nodectl_lab::scenario::{Cni, PATIENCE};
+use nodectl_lab::scenario::crash::Sample;
+use nodectl_lab::scenario::{Cni, PATIENCE, full};
 
 /// The arguments of the switch that is disturbed.
 const MIGRATE: [&str; 6] = ["migrate", "--yes", "--drain-timeout", "60", "--agent-timeout", "60"];
@@ -107,7 +107,7 @@ fn the_way_back_at_any_point(bench: &mut Bench) -> Result<()> {
 fn again_and_again(bench: &mut Bench, points: &[String]) -> Result<()> {
     let mut sample = Sample::from_environment();
     let before = bench::before_open(points)?;
-    for i in 0..if is_full() { 200 } else { 4 } {
+    for i in 0..if full() { 200 } else { 4 } {
         let n = before + 1 + sample.below(points.len() - before);
         let again: Vec<usize> = (0..3).map(|_| 1 + sample.below(40)).collect();
         let what = format!("point {n}, {}, then points {again:?}", points[n - 1]);
@@ -168,7 +168,7 @@ fn a_probe_that_was_killed_leaves_no_attachment(bench: &mut Bench, points: &[Str
 /// Killed by the clock: also between points, and inside a system call.
 fn at_any_time(bench: &mut Bench) -> Result<()> {
     let mut sample = Sample::from_environment();
-    for i in 0..if is_full() { 200 } else { 4 } {
+    for i in 0..if full() { 200 } else { 4 } {
         let delay = Duration::from_millis(50 + 60 * sample.below(100) as u64);
         bench.round(&format!("after {delay:?}"), |bench| {
             bench.s.dies_after(1, &MIGRATE, delay)?;

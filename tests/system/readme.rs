@@ -20,7 +20,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const README: &str = include_str!("../../README.md");
 
 /// Commands that are run elsewhere: as the README has it, the file that runs it, and by which words.
-const ELSEWHERE: [(&str, &str, &str); 25] = [
+const ELSEWHERE: [(&str, &str, &str); 26] = [
     ("sudo tests/demo", "tests/system/readme.rs", "fn the_demo_goes_through"),
     ("sudo tests/run", ".ci/run", "tests/run"),
     ("sudo nodectl doctor", "tests/cleanup/doctor.rs", "blackhole-shadows-pods"),
@@ -36,6 +36,7 @@ const ELSEWHERE: [(&str, &str, &str); 25] = [
     ("nodectl cluster pause", "tests/kube/prepare/pace.rs", r#""pause""#),
     ("nodectl migrate --when-allowed", "tests/switch/round_trip.rs", "--when-allowed"),
     ("nodectl cluster abort", "tests/kube/prepare/kills.rs", r#""abort""#),
+    ("nodectl shim upgrade", "tests/shim/nodes/reap.rs", r#""shim", "upgrade""#),
     ("nodectl cleanup --flannel", "tests/cleanup/hostile.rs", "--flannel"),
     ("nodectl revert --take-over", "tests/switch/signals.rs", "--take-over"),
     ("nodectl migrate --strategy in-place", "tests/lab/src/scenario/in_place.rs", r#""--strategy", "in-place""#),

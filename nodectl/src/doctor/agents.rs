@@ -1,5 +1,9 @@
 //! Agents, configurations and the shim: whether new pods get a network.
 
+use std::path::Path;
+
+use cni_spec::conflist::TYPE;
+
 use super::findings::{Found, quoted};
 use super::node::Node;
 use super::overlay::restart;
@@ -7,7 +11,7 @@ use crate::cleanup::refusals;
 use crate::cni::Cni;
 use crate::ownership::files::plugin_types;
 use crate::ownership::known::{is_canal, main_plugin, owner_of_configuration, owner_of_plugin};
-use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
+use crate::plan::{PACKAGED_SHIM, SHIM_CONFLIST, SHIM_STATE_DIR};
 use crate::remedy::Told;
 use crate::shim::by_hand;
 use crate::step::words::count;
@@ -149,6 +153,17 @@ pub(super) fn shim_without_state(node: &Node) -> Option<Found> {
         evidence: format!("{SHIM_CONFLIST} is there, /var/lib/cni-shim/state.json and its copy are missing or torn"),
         objects: vec!["/var/lib/cni-shim/state.json".into()],
         command: mend_state(node),
+    })
+}
+
+/// The shim in front is not the one that the package has brought.
+pub(super) fn shim_outdated(node: &Node) -> Option<Found> {
+    let binary = Path::new(&node.facts.files.bin_dir).join(TYPE).display().to_string();
+    node.facts.shim.outdated.then(|| Found {
+        what: "cni-shim is in front in another version than the package's".into(),
+        evidence: format!("{binary} and {PACKAGED_SHIM} differ in content"),
+        objects: vec![binary],
+        command: "nodectl shim upgrade".into(),
     })
 }
 

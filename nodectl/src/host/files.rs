@@ -90,6 +90,12 @@ pub fn sha256(path: &Path) -> Result<Option<String>> {
     Ok(Some(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()))
 }
 
+/// Whether two files are both there and differ in content.
+pub fn differ(one: &Path, other: &Path) -> Result<bool> {
+    let (Some(first), Some(second)) = (size(one)?, size(other)?) else { return Ok(false) };
+    Ok(first != second || read_optional(one)? != read_optional(other)?)
+}
+
 /// Bytes free to root on the file system of `path`, or of its nearest ancestor that exists.
 pub fn free_bytes(path: &Path) -> Result<u64> {
     let there = nearest(path);

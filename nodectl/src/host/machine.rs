@@ -40,10 +40,17 @@ pub fn operator() -> String {
     };
     let unit = || {
         let groups = read("/proc/self/cgroup").ok()?;
-        let name = groups.lines().find_map(|line| line.strip_prefix("0::"))?.rsplit('/').next()?.to_owned();
-        name.ends_with(".service").then_some(name)
+        unit_of(&groups)
     };
     sudo.or_else(login).or_else(unit).unwrap_or_else(|| user(nix::unistd::geteuid().as_raw()))
+}
+
+/// The service of a process, by its /proc/PID/cgroup: of the unified hierarchy, or of systemd's own one beside the older ones (EL 8).
+fn unit_of(groups: &str) -> Option<String> {
+    let path = |prefix| groups.lines().find_map(|line| line.split_once(prefix)).map(|(_, path)| path);
+    let mut names =
+        [path("0::"), path(":name=systemd:")].into_iter().flatten().filter_map(|path| path.rsplit('/').next());
+    names.find(|name| name.ends_with(".service")).map(str::to_owned)
 }
 
 fn user(uid: u32) -> String {
@@ -79,4 +86,17 @@ pub fn observe(directories: &[(String, std::path::PathBuf)]) -> Result<Machine> 
 fn read(path: &str) -> Result<String> {
     let text = std::fs::read_to_string(Path::new(path)).with_context(|| format!("could not read {path}"))?;
     Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_of_a_process_is_found_in_either_hierarchy() {
+        assert_eq!(unit_of("0::/system.slice/cni-migrate.service\n").as_deref(), Some("cni-migrate.service"));
+        let older = "12:pids:/system.slice/x\n1:name=systemd:/system.slice/cni-migrate.service\n";
+        assert_eq!(unit_of(older).as_deref(), Some("cni-migrate.service"));
+        assert_eq!(unit_of("0::/\n1:name=systemd:/user.slice/session-1.scope\n"), None);
+    }
 }

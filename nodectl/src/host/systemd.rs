@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use zbus::export::futures_core::Stream;
 use zbus::{Connection, ObjectPath, OwnedObjectPath, Variant};
 
+use super::run::Run;
 use crate::facts::Unit;
 use crate::fault;
 
@@ -65,6 +66,14 @@ trait UnitObject {
 /// Whether there is a system bus here.
 pub fn available() -> bool {
     Path::new(BUS).exists()
+}
+
+/// Whether the machine is being shut down or rebooted; no where systemd cannot be asked. The one question that is left to systemctl:
+/// the bus goes down with the machine, and systemd's own socket, which stays, is for systemctl alone.
+pub fn is_going_down() -> bool {
+    // It fails with whatever state is not "running".
+    let asked = Run::new("systemctl").args(["is-system-running"]).timeout(CALL_LIMIT).output();
+    asked.is_ok_and(|output| output.stdout.trim_ascii() == b"stopping")
 }
 
 /// A unit as systemd sees it; `None` where there is no such unit, or no systemd.

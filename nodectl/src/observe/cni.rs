@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
+use cni_spec::conflist::TYPE;
 use serde_json::Value;
 
 use crate::cni::Cni;
@@ -11,7 +12,7 @@ use crate::facts::{Files, Shim};
 use crate::host::cri::CniStatus;
 use crate::host::{Host, files};
 use crate::ownership;
-use crate::plan::{SHIM_CONFLIST, SHIM_STATE_DIR};
+use crate::plan::{PACKAGED_SHIM, SHIM_CONFLIST, SHIM_STATE_DIR};
 use crate::variant;
 
 /// Suffixes of the files that runtimes read as network configurations.
@@ -197,7 +198,8 @@ pub fn shim(host: &Host, dirs: &CniDirectories) -> Result<Shim> {
     let mut pending: Vec<String> = pending.into_iter().map(|p| format!("{}-{}", p.container_id, p.ifname)).collect();
     pending.extend(torn.iter().map(|path| format!("unreadable record {}", path.display())));
     pending.extend(torn_pending.iter().map(|path| format!("unreadable DEL {}", path.display())));
-    Ok(Shim { mode, attachments, pending, ..Shim::default() })
+    let outdated = files::differ(&host.path(Path::new(&dirs.bin_dir).join(TYPE)), &host.path(PACKAGED_SHIM))?;
+    Ok(Shim { mode, attachments, pending, outdated, ..Shim::default() })
 }
 
 /// Directories that a run writes to, by the name to report each under.

@@ -104,7 +104,7 @@ fn at_work(host: &Host) -> Result<Vec<Tool>> {
 
 /// The program's name; of a script, the script's and not its interpreter's.
 fn program(process: &Process) -> String {
-    let interprets = |name: &str| ["bash", "dash", "perl", "sh"].contains(&name) || name.starts_with("python");
+    let interprets = |name: &str| ["bash", "dash", "perl", "sh"].contains(&name) || name.contains("python");
     let script = process.args.get(1).filter(|arg| interprets(&process.name) && arg.starts_with('/'));
     let script = script.and_then(|path| Path::new(path).file_name());
     script.map_or_else(|| process.name.clone(), |name| name.to_string_lossy().into_owned())
@@ -152,6 +152,8 @@ mod tests {
             args: words.iter().map(|word| (*word).to_owned()).collect(),
         };
         assert_eq!(program(&process(&["/usr/bin/python3", "/usr/bin/dnf", "upgrade"])), "dnf");
+        // EL 8's own.
+        assert_eq!(program(&process(&["/usr/libexec/platform-python", "/usr/bin/dnf"])), "dnf");
         assert_eq!(program(&process(&["/usr/bin/python3", "-c", "/usr/bin/dnf"])), "python3");
         assert_eq!(program(&process(&["apt-get", "/usr/bin/x"])), "apt-get");
     }

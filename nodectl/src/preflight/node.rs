@@ -73,15 +73,6 @@ pub(super) fn disk_space(facts: &Facts) -> Check {
     Check::fail("disk-space", short.join(", "), format!("make {} MiB of room there", ROOM / 1024 / 1024))
 }
 
-pub(super) fn directories(facts: &Facts) -> Check {
-    let bad: Vec<String> = facts.machine.unwritable.iter().map(|(dir, why)| format!("{dir}: {why}")).collect();
-    if bad.is_empty() {
-        let (conf, bin) = (&facts.files.conf_dir, &facts.files.bin_dir);
-        return Check::pass("cni-directories", format!("{conf} and {bin} can be written"));
-    }
-    Check::fail("cni-directories", bad.join(", "), "remount or unlock the directory (read-only /opt, immutable flag)")
-}
-
 pub(super) fn shim_package(facts: &Facts) -> Check {
     if facts.shim.packaged {
         return Check::pass("shim-package", "the packaged cni-shim is there");
@@ -340,9 +331,9 @@ pub(super) fn boot_units(facts: &Facts) -> Check {
         Some(missing) => Check::warn(
             "boot-units",
             format!(
-                "{missing} is not installed: after a reboot in mid-run the node waits for somebody to run `nodectl resume`"
+                "systemd has not loaded {missing}: after a reboot in mid-run the node waits for somebody to run `nodectl resume`"
             ),
-            "install nodectl from its package",
+            format!("install nodectl from its package; `systemctl status {missing}` says why where it is installed"),
         ),
     }
 }

@@ -7,18 +7,9 @@ use nodectl_lab::scenario::{Cni, PATIENCE, Scenario};
 
 use super::{MIGRATE, SET, must_be_on};
 
-/// The boot-time units as the package has them, but for where light nodes see nodectl.
-const UNITS: [(&str, &str); 2] = [
-    ("nodectl-boot.service", include_str!("../../../systemd/nodectl-boot.service")),
-    ("nodectl-settle.service", include_str!("../../../systemd/nodectl-settle.service")),
-];
-
 fn with_units(options: &mut Options) {
     Options::canal(options);
-    for (name, text) in UNITS {
-        let text = text.replace("/usr/bin/nodectl", "/usr/local/bin/nodectl");
-        options.files.push((format!("/etc/systemd/system/{name}"), text));
-    }
+    options.boot_units();
 }
 
 fn prepared() -> Scenario {
@@ -52,9 +43,7 @@ fn without_the_server_from(scenario: &mut Scenario, step: &str) {
     let links = scenario.node(1).unwrap().sh("ip -br link; ls /etc/cni/net.d").unwrap();
     assert!(links.contains("flannel.1") && !links.contains("vxlan.calico"), "{step}: {links}\n{}", done.all());
     assert!(links.contains("10-canal.conflist") && !links.contains("10-calico.conflist"), "{step}: {links}");
-    scenario.cluster.restart_api().unwrap();
-    // The port on the machine's loopback is another one now.
-    scenario.client = scenario.cluster.client().unwrap();
+    scenario.restart_api().unwrap();
     // What is owed is paid by the boot-time unit that tries again.
     until(PATIENCE, || Ok(scenario.is_open(1)?.then(|| format!("the run is open still: {}", done.all())))).unwrap();
     must_have_come_to(scenario, Cni::Flannel, &format!("the API server was dead from {step} on"));
@@ -74,13 +63,7 @@ fn power_cut_at(scenario: &Scenario, place: &str, point: usize) {
         scenario.nodectl(1, &["resume", "--yes"]).unwrap().expect(0).unwrap();
     }
     until(PATIENCE, || Ok(scenario.is_open(1)?.then(|| format!("{place}: the run is open still")))).unwrap();
-    let mut cni = Cni::Flannel;
-    until(PATIENCE, || {
-        let found = scenario.one_of_both(1);
-        cni = *found.as_ref().unwrap_or(&cni);
-        Ok(found.err().map(|error| format!("{place}: {error:#}")))
-    })
-    .unwrap();
+    let cni = scenario.comes_to_one_of_both(1, PATIENCE).unwrap_or_else(|error| panic!("{place}: {error:#}"));
     must_have_come_to(scenario, cni, place);
     if cni == Cni::Calico {
         back_to_canal(scenario, &format!("{place}, and back"));

@@ -8,12 +8,6 @@ use nodectl_lab::objects::workloads;
 use nodectl_lab::scenario::{Cni, Done, PATIENCE, Scenario};
 use nodectl_lab::snapshot::Snapshot;
 
-/// The boot-time units as the package has them, but for where light nodes see nodectl.
-const UNITS: [(&str, &str); 2] = [
-    ("nodectl-boot.service", include_str!("../../../systemd/nodectl-boot.service")),
-    ("nodectl-settle.service", include_str!("../../../systemd/nodectl-settle.service")),
-];
-
 /// Two nodes; the first is disturbed. Before each round it is on flannel, without the shim.
 pub struct Bench {
     /// The cluster.
@@ -46,10 +40,7 @@ impl Bench {
         let mut pods = workloads::web(2);
         pods.push(workloads::daemon("stays"));
         let s = Scenario::start(2, &pods, |options| {
-            for (name, text) in UNITS {
-                let text = text.replace("/usr/bin/nodectl", "/usr/local/bin/nodectl");
-                options.files.push((format!("/etc/systemd/system/{name}"), text));
-            }
+            options.boot_units();
             options.files.push(("/etc/kubernetes/manifests/fixed.yaml".into(), workloads::static_pod("fixed")));
         })?;
         s.prepare()?;
@@ -259,14 +250,7 @@ impl Bench {
             }
             std::thread::sleep(Duration::from_millis(200));
         }
-        let mut cni = Cni::Flannel;
-        until(PATIENCE, || match self.s.one_of_both(1) {
-            Ok(found) => {
-                cni = found;
-                Ok(None)
-            }
-            Err(error) => Ok(Some(format!("{error:#}"))),
-        })?;
+        let cni = self.s.comes_to_one_of_both(1, PATIENCE)?;
         self.must_be(cni)
     }
 }

@@ -39,10 +39,7 @@ fn cleaned_before_calico_stands(bench: &Bench) {
     let wrong = traffic.finish().remove(0);
     assert!([0, 4, 5].contains(&done.code), "{case}: {}", done.all());
     let is_open = done.code == 5;
-    if !is_open {
-        until(Duration::from_secs(60), || Ok(bench.scenario.one_of_both(1).err().map(|e| format!("{e:#}")))).unwrap();
-    }
-    if is_open || bench.scenario.one_of_both(1).unwrap() == Cni::Calico {
+    if is_open || bench.scenario.comes_to_one_of_both(1, Duration::from_secs(60)).unwrap() == Cni::Calico {
         bench.scenario.nodectl(1, &["revert", "--yes"]).unwrap().expect(0).unwrap();
     }
     bench.is_whole(case, FLANNEL);

@@ -178,7 +178,7 @@ impl Cluster {
         Ok(match kind {
             Kind::Light => Arc::new(LightNode::new(spec, binary)?),
             Kind::Full => Arc::new(FullNode::new(spec, binary)?),
-            Kind::Machine => Arc::new(MachineNode::new(spec, binary)?),
+            Kind::Machine | Kind::FullMachine => Arc::new(MachineNode::new(spec, binary, kind)?),
         })
     }
 
@@ -187,7 +187,7 @@ impl Cluster {
         let options = &self.options;
         let mut binds = vec![(options.binary.clone(), PathBuf::from("/usr/local/bin/nodectl-lab"))];
         // Where packages put it; a light node's /usr/bin is the machine's.
-        let nodectl = if kind == Kind::Full { "/usr/bin/nodectl" } else { "/usr/local/bin/nodectl" };
+        let nodectl = if kind.is_full() { "/usr/bin/nodectl" } else { "/usr/local/bin/nodectl" };
         binds.extend(options.nodectl.clone().map(|path| (path, PathBuf::from(nodectl))));
         binds.extend(options.shim.clone().map(|path| (path, PathBuf::from("/usr/libexec/nodectl/cni-shim"))));
         let given = Path::new("/usr/local/lib/nodectl-lab");

@@ -80,6 +80,12 @@ impl Default for Options {
     }
 }
 
+/// The units that settle at boot what is open.
+const BOOT_UNITS: [(&str, &str); 2] = [
+    ("nodectl-boot.service", include_str!("../../../../systemd/nodectl-boot.service")),
+    ("nodectl-settle.service", include_str!("../../../../systemd/nodectl-settle.service")),
+];
+
 impl Options {
     /// Makes the cluster dual stack: nodes have an IPv6 address and a second pod CIDR out of [`POD_NETWORK_V6`], flannel (where it is the
     /// network) and Calico's manifests (see [`Calico::of`](crate::objects::calico::Calico::of)) have both families, and flannel's
@@ -101,6 +107,14 @@ impl Options {
     /// Makes the cluster one on Canal.
     pub fn canal(&mut self) {
         self.network = Network::Canal(Canal::default());
+    }
+
+    /// Gives light nodes the boot-time units as the package has them, but for where such nodes see nodectl.
+    pub fn boot_units(&mut self) {
+        for (name, text) in BOOT_UNITS {
+            let text = text.replace("/usr/bin/nodectl", "/usr/local/bin/nodectl");
+            self.files.push((format!("/etc/systemd/system/{name}"), text));
+        }
     }
 
     /// True if flanneld and a calico-node for policy alone share a pod.

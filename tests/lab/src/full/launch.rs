@@ -14,7 +14,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use super::cgroup::Cgroup;
-use super::{disk, layer, root};
+use super::disk;
 use crate::init::network;
 use crate::node::{Spec, launch::plug_in, units};
 
@@ -35,7 +35,7 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     let spec = Spec::read(Path::new(path))?;
     let cluster = spec.folder.parent().and_then(Path::file_name).context("the node's folder is in no cluster's")?;
     let mut cgroup = Cgroup::make(&cluster.to_string_lossy(), &spec.name)?;
-    let lower = [layer::of(&spec)?, root::folder()?];
+    let lower = super::layers(&spec)?;
     // Before any thread exists: namespaces belong to threads.
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
         .context("new namespaces were refused. To fix it: run as root")?;

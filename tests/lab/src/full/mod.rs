@@ -20,7 +20,7 @@
 //! No kernel modules and no udev; /proc/sys is read-only except for the network; /sys is read-only; no resource limits.
 
 pub mod cgroup;
-mod disk;
+pub(crate) mod disk;
 mod images;
 pub mod launch;
 mod layer;
@@ -41,11 +41,15 @@ pub struct FullNode(Power);
 impl FullNode {
     /// Describes a node that `binary`, the lab's own, will launch; it is off until started. The first one of a machine takes a minute.
     pub fn new(spec: Spec, binary: PathBuf) -> Result<FullNode> {
-        root::folder()?;
-        let power = Power::new(spec, binary, "launch-full")?;
-        layer::of(power.spec())?;
-        Ok(FullNode(power))
+        layers(&spec)?;
+        Ok(FullNode(Power::new(spec, binary, "launch-full")?))
     }
+}
+
+/// What a full node's own files lie on, best first; made where it is missing.
+pub(crate) fn layers(spec: &Spec) -> Result<[PathBuf; 2]> {
+    let root = root::folder()?;
+    Ok([layer::of(spec)?, root])
 }
 
 impl Node for FullNode {

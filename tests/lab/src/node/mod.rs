@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::command::{self, Output};
 use crate::kubelet::Cri;
@@ -31,12 +31,19 @@ pub enum Kind {
     Full,
     /// A light node on a virtual machine of its own, which loses in a power cut what was not synced.
     Machine,
+    /// A full node's system on a virtual machine of its own: systemd with udev, a kernel with modules, a disk.
+    FullMachine,
 }
 
 impl Kind {
+    /// True where Debian's systemd is PID 1 and nodectl is where packages put it.
+    pub fn is_full(self) -> bool {
+        matches!(self, Kind::Full | Kind::FullMachine)
+    }
+
     /// True where its processor is emulated.
     pub fn is_emulated(self) -> bool {
-        self == Kind::Machine
+        matches!(self, Kind::Machine | Kind::FullMachine)
     }
 }
 
@@ -143,6 +150,12 @@ pub trait Node: Send + Sync {
     /// Where the machine sees a file of the node, for reading and writing without a process.
     fn path(&self, inside: &str) -> Result<PathBuf> {
         Ok(Path::new("/proc").join(self.pid()?.to_string()).join("root").join(inside.trim_start_matches('/')))
+    }
+
+    /// Copies a file of the machine to the node.
+    fn send(&self, file: &Path, inside: &str) -> Result<()> {
+        let copied = std::fs::copy(file, self.path(inside)?);
+        copied.map(drop).with_context(|| format!("{} could not be copied to {}", file.display(), self.name()))
     }
 
     /// A client of its container runtime.

@@ -84,11 +84,14 @@ impl Power {
         let Some(mut on) = self.on.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
+        // Not left to wait(), which closes it before it waits: a launcher whose input ends kills the node.
+        let mut input = on.launcher.stdin.take();
         let asked = how(on.pid);
         if cut || asked.is_err() {
-            drop(on.launcher.stdin.take());
+            drop(input.take());
         }
         on.launcher.wait().with_context(|| format!("{} could not be waited for", spec.name))?;
+        drop(input);
         // The namespace itself goes away a moment later, in the background; its port must not carry packets until then.
         let unplug = ["ip", "-n", &spec.underlay, "link", "del", &spec.port()];
         command::output(&mut command::from_argv(&unplug)?, "")?;

@@ -249,7 +249,8 @@ fn forbidden(wanted: &Desired) -> Vec<String> {
     );
     let mut rules = vec![vxlan];
     if wanted.family == Family::V4 {
-        let ipip = "-p ipencap -m comment --comment \"Drop IPinIP encapped packets originating in workloads\" -j DROP";
+        // By number, as felix gives it: a machine may lack /etc/protocols.
+        let ipip = "-p 4 -m comment --comment \"Drop IPinIP encapped packets originating in workloads\" -j DROP";
         rules.push(ipip.to_owned());
     }
     rules
