@@ -11,9 +11,8 @@ use nodectl_lab::cluster::{Cluster, Network, Options};
 use nodectl_lab::node::{Kind, Node};
 use nodectl_lab::package::{self, Packages};
 use nodectl_lab::scenario::{Cni, Scenario};
-use nodectl_lab::wait::eventually;
 
-use controller::{Controller, has, in_mid_run};
+use controller::{Controller, cut_off, has, in_mid_run};
 
 /// Installing changes the node's files, once, and not in a check.
 fn install(controller: &Controller, node: &dyn Node) {
@@ -47,15 +46,12 @@ fn stops_at_a_node_that_hangs(scenario: &Scenario, controller: &Controller) {
 /// The connection is lost while a node is switched, and comes back: the switch is confirmed, and the roll-out goes on.
 fn goes_on_when_the_connection_is_back(scenario: &Scenario, controller: &Controller) {
     let node = scenario.node(1).unwrap();
-    let cut = node.path("/run/cut").unwrap();
     let more = ["-e", "nodectl_run_minutes=30", "-e", r#"{"nodectl_config": {"confirm_timeout": "30m"}}"#];
-    let played = in_mid_run(controller, "migrate", node, &more, || {
-        std::fs::write(&cut, "").unwrap();
-        let ended = || node.must(&["systemctl", "show", "--value", "-p", "ActiveState", "cni-migrate"]).unwrap();
-        eventually("the switch ends without the connection", || ended().trim() != "activating");
-        assert!(has(node, "/var/lib/nodectl/open"), "it is to be confirmed");
-        eventually("the playbook has met the cut", || has(node, "/run/cut-was-met"));
-        std::fs::remove_file(&cut).unwrap();
+    let state = || node.must(&["systemctl", "show", "--value", "-p", "ActiveState", "cni-migrate"]).unwrap();
+    let played = cut_off(controller, "migrate", node, &more, || {
+        let has_ended = state().trim() != "activating";
+        assert!(!has_ended || has(node, "/var/lib/nodectl/open"), "it is to be confirmed");
+        has_ended
     });
     // The settings are others than before; the switch where it was not done yet.
     played.changed([2, 1, 2]);
@@ -99,7 +95,9 @@ fn a_roll_out_stops_goes_through_and_comes_back() {
 
     controller.play("revert", &["--check", "--diff"]).changed([1; 3]).says("+rename-overlay");
     scenario.must_be_on(1, Cni::Calico).unwrap();
-    controller.play("revert", &["-e", "nodectl_run_minutes=30"]).changed([1; 3]);
+    // The control plane goes back first.
+    let is_closed = || !has(node(3), "/var/lib/nodectl/open");
+    cut_off(&controller, "revert", node(3), &["-e", "nodectl_run_minutes=30"], is_closed).changed([1; 3]);
     controller.play("revert", &[]).changed([0; 3]);
     (1..=3).for_each(|index| scenario.must_be_on(index, Cni::Flannel).unwrap());
     scenario.settled().unwrap();

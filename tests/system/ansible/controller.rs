@@ -9,12 +9,12 @@ use nodectl_lab::command;
 use nodectl_lab::node::Node;
 use nodectl_lab::package::Packages;
 use nodectl_lab::scenario::Scenario;
-use nodectl_lab::wait::{PATIENCE, within};
+use nodectl_lab::wait::{PATIENCE, eventually, within};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// The task in which a playbook waits for the end of what it has started.
-const WAITS: &str = "TASK [nodectl.cni.run : Wait until the node can be reached]";
+const WAITS: &str = "TASK [nodectl.cni.run : Wait until it has ended]";
 
 /// The machine that Ansible runs on: a home with the collection, and an inventory.
 pub struct Controller {
@@ -194,5 +194,22 @@ pub fn in_mid_run(
         within(PATIENCE * 2, "a run is open", || is_open() && waits() || played.is_finished());
         act();
         played.join().unwrap()
+    })
+}
+
+/// The connection to the node is lost in the middle of the run, which ends meanwhile; then it comes back.
+pub fn cut_off(
+    controller: &Controller,
+    playbook: &str,
+    node: &dyn Node,
+    more: &[&str],
+    has_ended: impl Fn() -> bool,
+) -> Played {
+    let cut = node.path("/run/cut").unwrap();
+    in_mid_run(controller, playbook, node, more, || {
+        std::fs::write(&cut, "").unwrap();
+        eventually("the run ends without the connection", has_ended);
+        eventually("the playbook has met the cut", || has(node, "/run/cut-was-met"));
+        std::fs::remove_file(&cut).unwrap();
     })
 }
