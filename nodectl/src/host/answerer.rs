@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::line::make_room;
 use super::netns;
 
 /// How long a thread may take to notice that it is to end.
@@ -58,6 +59,7 @@ fn bind(port: u16) -> std::io::Result<(UdpSocket, TcpListener)> {
     // Where the kernel has no IPv6.
     let datagrams = UdpSocket::bind(both).or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
     let listener = TcpListener::bind(datagrams.local_addr()?)?;
+    make_room(&datagrams);
     datagrams.set_nonblocking(true)?;
     listener.set_nonblocking(true)?;
     Ok((datagrams, listener))

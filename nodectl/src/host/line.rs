@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::socket::sockopt::RcvBufForce;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage};
 use nix::sys::time::TimeSpec;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ use super::ping;
 const MARK: &str = "nodectl-probe";
 /// Below the kernel's first repetition of a SYN after a second: a lost one is a lost question, not a slow answer.
 const CONNECT_LIMIT: Duration = Duration::from_millis(900);
+/// Bytes of a socket's room for what nobody has read yet.
+const ROOM: usize = 8 << 20;
 /// A stream's answers that are not whole yet are kept up to this many bytes.
 const KEPT: usize = 4096;
 
@@ -103,6 +106,7 @@ impl Line {
             Kind::Udp => {
                 let any: IpAddr = if target.is_ipv6() { [0u8; 16].into() } else { [0u8; 4].into() };
                 let socket = UdpSocket::bind((any, 0)).map_err(own)?;
+                make_room(&socket);
                 socket.connect(target)?;
                 socket.set_nonblocking(true).map_err(own)?;
                 Socket::Udp(socket)
@@ -190,6 +194,13 @@ impl Line {
     }
 }
 
+/// Room for what comes while a busy machine has no time for the reader: the usual 200 KB are full after some hundred datagrams, and
+/// what the socket drops then looks as if the network had lost it.
+pub fn make_room(socket: &impl AsFd) {
+    // Without CAP_NET_ADMIN it keeps the usual size.
+    let _ = socket::setsockopt(socket, RcvBufForce, &ROOM);
+}
+
 /// Numbers that came before the trouble are told first; the trouble shows itself again.
 fn some(numbers: Vec<u64>) -> Option<Vec<u64>> {
     (!numbers.is_empty()).then_some(numbers)
@@ -203,6 +214,7 @@ fn icmp(target: SocketAddr) -> Result<Socket, Trouble> {
     };
     let fd = socket::socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, protocol)
         .map_err(|e| Trouble::Failed(e.desc().to_owned()))?;
+    make_room(&fd);
     // Connected, it sees what comes from this target alone; others that ping here cost it nothing.
     let there = SockaddrStorage::from(SocketAddr::new(target.ip(), 0));
     socket::connect(fd.as_raw_fd(), &there).map_err(std::io::Error::from)?;

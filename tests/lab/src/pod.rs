@@ -7,8 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::RcvBufForce;
+use nodectl::host::line::make_room;
 
 /// The port every pod answers on.
 pub const PORT: u16 = 7777;
@@ -29,13 +28,6 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     loop {
         std::thread::park();
     }
-}
-
-/// Room for what comes while a busy machine has no time for the receiver: the usual 200 KB are full after some hundred datagrams,
-/// and what the socket drops then looks as if the network had lost it.
-pub fn make_room(socket: &UdpSocket) {
-    // Without CAP_NET_ADMIN it keeps the usual size.
-    let _ = setsockopt(socket, RcvBufForce, &(8 << 20));
 }
 
 /// The peer's address as people write it.

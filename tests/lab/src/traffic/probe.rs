@@ -71,7 +71,7 @@ pub fn main(arguments: &[String]) -> Result<ExitCode> {
     let socket = UdpSocket::bind(("0.0.0.0", 0)).context("no UDP socket")?;
     let second = UdpSocket::bind(("::", 0)).ok();
     for socket in std::iter::once(&socket).chain(&second) {
-        crate::pod::make_room(socket);
+        nodectl::host::line::make_room(socket);
     }
     let shared = Arc::new(Shared { targets: Mutex::default(), socket, second, stopping: AtomicBool::new(false) });
     let workers: [fn(&Shared, u32); 4] = [
