@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,7 +44,7 @@ impl Flood {
         let stop = Arc::new(AtomicBool::new(false));
         let address = line.address;
         let socket = netns::enter(&line.to, move || {
-            let socket = UdpSocket::bind(address).unwrap();
+            let socket = bound(address);
             // The receiver may wait for a processor while the sender has one.
             setsockopt(&socket, sockopt::RcvBufForce, &(256 << 20)).unwrap();
             socket.set_read_timeout(Some(SILENCE)).unwrap();
@@ -78,6 +79,17 @@ pub fn carried(line: &Line) -> u32 {
         rate /= 2;
     }
     rate
+}
+
+/// A test beside this one that starts a program has a copy of the socket before this one, until the program is there.
+fn bound(address: SocketAddr) -> UdpSocket {
+    let limit = Instant::now() + Duration::from_secs(30);
+    loop {
+        match UdpSocket::bind(address) {
+            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < limit => std::thread::sleep(SILENCE),
+            other => return other.unwrap(),
+        }
+    }
 }
 
 fn send(to: SocketAddr, rate: u32, stop: &AtomicBool) -> Vec<u64> {

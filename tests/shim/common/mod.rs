@@ -320,8 +320,11 @@ pub fn canal_list() -> Value {
         {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}}]})
 }
 
+/// What does not wait for what hangs has ended by then, on a busy machine, too; what does takes minutes.
+pub const SOON: Duration = Duration::from_secs(30);
+
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + SOON;
     while !condition() {
         assert!(Instant::now() < until, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(5));
