@@ -78,7 +78,7 @@ fn named_flows_are_watched_there_and_back() {
     for args in [in_place("calico"), BACK.to_vec()] {
         let report = scenario.nodectl(1, &[args, flows.to_vec()].concat()).unwrap().expect(0).unwrap().json().unwrap();
         let stream = pair(&report, a, "tcp", b);
-        assert!(stream["answered"].as_u64().unwrap() > 20 && stream["breaks"] == 0, "{stream}");
+        assert!(stream["answered"].as_u64().unwrap() > 5 && stream["breaks"] == 0, "{stream}");
         assert_eq!((&pair(&report, a, "udp", far)["answered"], &stream["lost"]), (&0.into(), &0.into()), "{report}");
         let surprises = report["surprises"].as_array().unwrap();
         let said = surprises[0].as_str().unwrap();

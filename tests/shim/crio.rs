@@ -2,7 +2,7 @@
 
 use crate::common::crio::Crio;
 use crate::common::libcni::version;
-use crate::common::{ARGS, World, calico_list, flannel_list};
+use crate::common::{ARGS, SOON, World, calico_list, flannel_list};
 use cni_store::backends::Backends;
 use cni_store::pending::{Outcome, Pending};
 use cni_store::state::Backend;
@@ -114,8 +114,7 @@ fn row_30_a_binary_that_is_gone_costs_crio_its_one_del_and_the_record_makes_up_f
     let gone = cni_spec::Error::new(11, "the runtime does not know the sandbox any more", "");
     Pending::note(&world.paths(), "c1", "eth0", Some(&record), &gone).unwrap();
     let pending = Pending::list(&world.paths()).unwrap().0.remove(0);
-    let outcome =
-        pending.run(&world.paths(), &Backends::default(), "", Duration::ZERO, Duration::from_secs(10)).unwrap();
+    let outcome = pending.run(&world.paths(), &Backends::default(), "", SOON, Duration::from_secs(10)).unwrap();
     assert_eq!(outcome, Outcome::Done);
     assert_eq!(world.take_log(), ["portmap DEL", "flannel DEL"]);
     world.assert_clean();

@@ -199,11 +199,11 @@ fn row_05_all_that_comes_before_the_first_delegate_has_one_deadline() {
     assert!(within(&answer), "{answer:?}");
     world.route(Backend::Flannel);
     // For another call, then for a change of the state that does not end.
-    let lock = cni_store::lock::attachment(&world.paths(), "c1", "eth0", Duration::ZERO).unwrap();
+    let lock = cni_store::lock::attachment(&world.paths(), "c1", "eth0", SOON).unwrap();
     let answer = begin().go().failed(11);
     assert!(within(&answer), "{answer:?}");
     drop(lock);
-    let lock = cni_store::lock::state(&world.paths(), true, Duration::ZERO).unwrap();
+    let lock = cni_store::lock::state(&world.paths(), true, SOON).unwrap();
     let answer = begin().go().failed(11);
     assert!(within(&answer), "{answer:?}");
     drop(lock);

@@ -1,6 +1,6 @@
 //! The failure matrix, rows about DEL.
 
-use crate::common::{ARGS, World, cache_file, calico_list, canal_list, flannel_list};
+use crate::common::{ARGS, SOON, World, cache_file, calico_list, canal_list, flannel_list};
 use cni_spec::chain::DelList;
 use cni_store::backends::Backends;
 use cni_store::pending::{Outcome, Pending};
@@ -143,8 +143,7 @@ fn row_21_calico_api_down_on_del() {
     world.untell("calico.DEL");
     world.untell("bandwidth.DEL");
     // What the runtime gives up, nodectl finishes.
-    let outcome =
-        pending[0].run(&world.paths(), &Backends::default(), "", Duration::ZERO, Duration::from_secs(10)).unwrap();
+    let outcome = pending[0].run(&world.paths(), &Backends::default(), "", SOON, Duration::from_secs(10)).unwrap();
     assert_eq!(outcome, Outcome::Done);
     world.assert_clean();
 }
@@ -161,7 +160,7 @@ fn deferred_dels_succeed_and_are_finished_later() {
     let pending = Pending::list(&world.paths()).unwrap().0.remove(0);
     world.take_log();
     let run = |pending: &Pending| {
-        pending.run(&world.paths(), &Backends::default(), "", Duration::ZERO, Duration::from_secs(10)).unwrap()
+        pending.run(&world.paths(), &Backends::default(), "", SOON, Duration::from_secs(10)).unwrap()
     };
     assert!(matches!(run(&pending), Outcome::Failed(failures) if failures.len() == 1));
     assert_eq!(Pending::load(&world.paths(), "c1", "eth0").unwrap().unwrap().attempts, 2);

@@ -1,6 +1,6 @@
 //! The failure matrix, rows about DELs that go by evidence, and those that no runtime asks for.
 
-use crate::common::{ARGS, World, cache_file, calico_list};
+use crate::common::{ARGS, SOON, World, cache_file, calico_list};
 use cni_store::backends::Backends;
 use cni_store::evidence::{self, Sought};
 use cni_store::lock;
@@ -20,7 +20,7 @@ fn usual(network: &str) -> Backends {
 /// A pending DEL as nodectl runs it.
 fn reap(world: &World, pending: &Pending, network: &str) -> Outcome {
     let bin = world.path("bin");
-    pending.run(&world.paths(), &usual(network), bin.to_str().unwrap(), Duration::ZERO, LIMIT).unwrap()
+    pending.run(&world.paths(), &usual(network), bin.to_str().unwrap(), SOON, LIMIT).unwrap()
 }
 
 /// libcni does not sync its cached results: a power cut leaves one of no length, of which only the file's name is left. That is the shim's
@@ -123,9 +123,7 @@ fn a_del_whose_backend_cannot_be_used_just_now_is_owed() {
     world.del("c1").failed(11);
     let pending = Pending::list(&world.paths()).unwrap().0.remove(0);
     assert_eq!((pending.attempts, pending.pod().unwrap().full_name().as_str()), (1, "default/web-0"));
-    let run = || {
-        pending.run(&world.paths(), &Backends::default(), world.path("bin").to_str().unwrap(), Duration::ZERO, LIMIT)
-    };
+    let run = || pending.run(&world.paths(), &Backends::default(), world.path("bin").to_str().unwrap(), SOON, LIMIT);
     assert_eq!(run().unwrap_err().code, 11);
     assert_eq!(Pending::list(&world.paths()).unwrap().0[0].attempts, 2);
     assert!(world.take_log().is_empty());
@@ -149,7 +147,7 @@ fn an_import_finds_nothing_of_what_a_del_took_meanwhile() {
         evidence::adopt(&paths, &backends, &sought, Some("/run/netns/c1"), LIMIT).unwrap()
     };
     let while_a_del_is_at_work = |what: &dyn Fn()| {
-        let lock = lock::attachment(&paths, "c1", "eth0", Duration::ZERO).unwrap().unwrap();
+        let lock = lock::attachment(&paths, "c1", "eth0", SOON).unwrap().unwrap();
         std::thread::scope(|scope| {
             let importing = scope.spawn(import);
             std::thread::sleep(Duration::from_millis(100));

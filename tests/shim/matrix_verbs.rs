@@ -95,7 +95,7 @@ fn row_26_gc_leaves_alone_what_is_locked() {
     world.add("c1").succeeded();
     world.take_log();
     let gc = world.call("GC", "").with("cni.dev/valid-attachments", valid(&[]));
-    let held = lock::attachment(&world.paths(), "c1", "eth0", Duration::ZERO).unwrap().unwrap();
+    let held = lock::attachment(&world.paths(), "c1", "eth0", SOON).unwrap().unwrap();
     gc.go().succeeded();
     assert!(world.record("c1").is_some() && world.take_log().is_empty());
     drop(held);

@@ -1,6 +1,6 @@
 //! Many at once, and killed at any point (a seeded sample; 300 times where every case is wanted).
 
-use crate::common::{World, is_full, seed, wait_for};
+use crate::common::{SOON, World, is_full, seed, wait_for};
 use cni_store::backends::Backends;
 use cni_store::lock;
 use cni_store::pending::{Outcome, Pending};
@@ -104,7 +104,7 @@ fn row_22_an_add_holds_the_states_lock_only_while_it_reads_it_and_writes_its_int
     let world = World::new();
     world.route(Backend::Flannel);
     let shim = world.begin_add("c1");
-    let held = lock::state(&world.paths(), true, Duration::ZERO).expect("nobody holds it while delegates run");
+    let held = lock::state(&world.paths(), true, SOON).expect("nobody holds it while delegates run");
     world.write("go", "");
     assert!(shim.wait_with_output().unwrap().status.success(), "nor is it wanted again");
     // While it is held, an ADD has not begun: it goes where the state says then.
@@ -177,7 +177,7 @@ fn killed_at_any_point_nothing_leaks() {
     }
     for pending in Pending::list(&world.paths()).unwrap().0 {
         wait_for("the delegates that were left behind", || {
-            pending.run(&world.paths(), &Backends::default(), "", Duration::ZERO, Duration::from_secs(5)).unwrap()
+            pending.run(&world.paths(), &Backends::default(), "", SOON, Duration::from_secs(5)).unwrap()
                 == Outcome::Done
         });
     }

@@ -320,7 +320,8 @@ pub fn canal_list() -> Value {
         {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}}]})
 }
 
-/// What does not wait for what hangs has ended by then, on a busy machine, too; what does takes minutes.
+/// What does not wait for what hangs has ended by then, on a busy machine, too; what does takes minutes. Locks of this process are
+/// waited for as well: a program that another test starts has a copy of them until it runs.
 pub const SOON: Duration = Duration::from_secs(30);
 
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {

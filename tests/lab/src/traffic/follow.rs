@@ -20,6 +20,9 @@ use crate::node::Node;
 
 /// How often pods are looked at.
 const PERIOD: Duration = Duration::from_millis(100);
+/// How long pairs may be silent before their processes are started anew, and how often.
+const SILENT: Duration = Duration::from_secs(10);
+const TRIES: usize = 6;
 /// Datagrams of one process to one target are kept apart from those to its next address by this key.
 type Key = (Endpoint, SocketAddr);
 
@@ -69,17 +72,33 @@ impl Traffic {
             }
         });
         let traffic = Traffic { state, stopping, follower: Some(follower) };
-        crate::cluster::until(Duration::from_secs(10), || {
-            let silent: Vec<String> = traffic
-                .flows()
-                .iter()
-                .filter(|flow| flow.sent == 0 || flow.sent == flow.lost)
-                .map(ToString::to_string)
-                .collect();
+        traffic.warm().context("probes did not get through before anything was done")?;
+        Ok(traffic)
+    }
+
+    /// Waits until every pair has been answered, by processes that met a network that knew them all: what it loses until its agents
+    /// know a new pod is not what is followed, and the kernel remembers where the first datagram to a node's port went, also from
+    /// before there was a rule for it.
+    fn warm(&self) -> Result<()> {
+        let mut through = self.get_through();
+        for _ in 0..TRIES {
+            let is_known = through.is_ok();
+            lock(&self.state).begin_anew();
+            through = self.get_through();
+            if is_known && through.is_ok() {
+                break;
+            }
+        }
+        through
+    }
+
+    fn get_through(&self) -> Result<()> {
+        crate::cluster::until(SILENT, || {
+            let flows = self.flows();
+            let silent: Vec<String> =
+                flows.iter().filter(|flow| flow.sent == flow.lost).map(ToString::to_string).collect();
             Ok(if silent.is_empty() { None } else { Some(format!("no answers: {}", silent.join("; "))) })
         })
-        .context("probes did not get through before anything was done")?;
-        Ok(traffic)
     }
 
     /// The numbers so far; datagrams that are under way count as lost.
@@ -121,6 +140,13 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
+    /// Forgets all numbers; the follower starts new processes.
+    fn begin_anew(&mut self) {
+        self.sources.values_mut().for_each(|running| running.prober.stop());
+        self.sources.clear();
+        self.past.clear();
+    }
+
     /// Sees that each source has its process, and each process its targets' present addresses. What cannot be seen now stays as it is.
     fn follow(&mut self) {
         let Ok(pods) = self.client.list("/api/v1/pods") else {
