@@ -312,7 +312,7 @@ fn assemble(sought: &Sought<'_>, found: &Evidence, lists: &[List], owner: Backen
             args: context(list)
                 .map(|cached| &cached.args)
                 .filter(|args| !args.is_empty())
-                .map_or(sought.args, |a| a)
+                .map_or(sought.args, String::as_str)
                 .to_owned(),
             disable_check: list.disable_check,
         }

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use cni_store::backends::Backends;
 use cni_store::evidence::{self, Sought};
 use cni_store::record::Record;
 use serde_json::{Value, json};
@@ -109,8 +108,7 @@ pub(super) fn import(cx: &Context, sandbox: &Sandbox, ifname: &str) -> Result<bo
     let cni_path = cx.bin_dir().display().to_string();
     let sought = Sought { container_id: &sandbox.id, ifname, args: &args, cni_path: &cni_path, torn: false };
     // No cached result of such a sandbox is the shim's, though the network's name be the same.
-    let backends = Backends { network: String::new(), ..cx.backends() };
-    Ok(evidence::adopt(&cx.shim(), &backends, &sought, sandbox.netns.as_deref(), Duration::from_secs(5))?)
+    Ok(evidence::adopt(&cx.shim(), &cx.conflists(), &sought, sandbox.netns.as_deref(), Duration::from_secs(5))?)
 }
 
 /// Kept small on purpose: what a probe found goes into the journal.

@@ -81,13 +81,19 @@ impl<'a> Context<'a> {
         cni_store::Paths::under(self.host.root())
     }
 
-    /// The shim's network, if its conflist is there, and the two conflists behind it, as the node names them.
+    /// The shim's network, if its conflist is there, and the two conflists behind it.
     pub fn backends(&self) -> Backends {
-        let dir = Path::new(&self.plan.conf_dir);
-        let own = files::read_optional(&self.host.path(dir.join(SHIM_CONFLIST))).ok().flatten();
+        let own = Path::new(&self.plan.conf_dir).join(SHIM_CONFLIST);
+        let own = files::read_optional(&self.host.path(own)).ok().flatten();
         let own: Value = serde_json::from_slice(&own.unwrap_or_default()).unwrap_or_default();
+        Backends { network: observe::network_name(&own), ..self.conflists() }
+    }
+
+    /// The two conflists, as the node names them, without the shim's network.
+    pub fn conflists(&self) -> Backends {
+        let dir = Path::new(&self.plan.conf_dir);
         Backends {
-            network: observe::network_name(&own),
+            network: String::new(),
             flannel: dir.join(&self.plan.prepared.flannel.conflist),
             calico: dir.join(&self.plan.prepared.calico.conflist),
         }

@@ -133,7 +133,7 @@ fn kube(cx: &Context, installed: &claim::Installed) -> Result<Kube> {
 }
 
 fn calico(cx: &Context) -> Result<claim::Installed> {
-    claim::Installed::of(&cx.backends().list(&cx.shim(), Backend::Calico, true)?)
+    claim::Installed::of(&cx.conflists().list(&cx.shim(), Backend::Calico, true)?)
 }
 
 fn of_pod(pod: &AdoptedPod) -> Result<Attachment> {
@@ -215,7 +215,7 @@ fn take_lease(cx: &Context, pod: &AdoptedPod, installed: &lease::Installed) -> R
 }
 
 fn flannel(cx: &Context) -> Result<lease::Installed> {
-    let list = cx.backends().list(&cx.shim(), Backend::Flannel, true)?;
+    let list = cx.conflists().list(&cx.shim(), Backend::Flannel, true)?;
     lease::Installed::of(&list, &observe::subnet_env(cx.host)?)
 }
 

@@ -77,22 +77,19 @@ fn upgrade(host: &Host, dry_run: bool, settings: &Settings) -> Result<u8> {
         return Err(refused(format!("{PACKAGED_SHIM} is missing. To fix it: install nodectl's package again")).into());
     }
     let binary = &view.binary;
-    let (text, outcome, changed) = match (view.installed && (view.outdated || !view.has_binary), dry_run) {
-        (false, _) if view.installed => {
-            (format!("Nothing to do: {binary} is the packaged cni-shim.\n"), "nothing-to-do", false)
-        }
-        (false, _) => {
-            let text =
-                "Nothing to do: the shim is not in front of this node's CNI; a switch installs the packaged one.\n";
-            (text.to_owned(), "nothing-to-do", false)
-        }
-        (true, true) => (format!("{PACKAGED_SHIM} would be copied to {binary}.\n"), "would-upgrade", false),
-        (true, false) => {
-            // Renamed into place: a call at this moment keeps its file, and none sees half of one.
-            files::copy_atomic(&host.path(PACKAGED_SHIM), &host.path(binary), Some(0o755))?;
-            (format!("{binary} is the packaged cni-shim now. Pods were not touched.\n"), "upgraded", true)
-        }
+    let (outcome, text) = if !view.installed {
+        let why = "the shim is not in front of this node's CNI; a switch installs the packaged one";
+        ("nothing-to-do", format!("Nothing to do: {why}.\n"))
+    } else if view.has_binary && !view.outdated {
+        ("nothing-to-do", format!("Nothing to do: {binary} is the packaged cni-shim.\n"))
+    } else if dry_run {
+        ("would-upgrade", format!("{PACKAGED_SHIM} would be copied to {binary}.\n"))
+    } else {
+        // Renamed into place: a call at this moment keeps its file, and none sees half of one.
+        files::copy_atomic(&host.path(PACKAGED_SHIM), &host.path(binary), Some(0o755))?;
+        ("upgraded", format!("{binary} is the packaged cni-shim now. Pods were not touched.\n"))
     };
+    let changed = outcome == "upgraded";
     report::result(settings.output, &text, &json!({"outcome": outcome, "binary": binary}), changed)?;
     Ok(code::DONE)
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use nodectl::host::netns;
+use nodectl_lab::wait::eventually;
 
 /// A second's datagrams of the first try; a machine that does not carry so many at rest is asked for fewer.
 const RATE: u32 = 50_000;
@@ -83,13 +84,15 @@ pub fn carried(line: &Line) -> u32 {
 
 /// A test beside this one that starts a program has a copy of the socket before this one, until the program is there.
 fn bound(address: SocketAddr) -> UdpSocket {
-    let limit = Instant::now() + Duration::from_secs(30);
-    loop {
-        match UdpSocket::bind(address) {
-            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < limit => std::thread::sleep(SILENCE),
-            other => return other.unwrap(),
+    let mut bound = None;
+    eventually("the address is free", || match UdpSocket::bind(address) {
+        Err(e) if e.kind() == ErrorKind::AddrInUse => false,
+        other => {
+            bound = Some(other.unwrap());
+            true
         }
-    }
+    });
+    bound.unwrap()
 }
 
 fn send(to: SocketAddr, rate: u32, stop: &AtomicBool) -> Vec<u64> {

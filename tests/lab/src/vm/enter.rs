@@ -39,7 +39,8 @@ pub(super) fn run(socket: &Path, script: &str) -> Result<(i32, String)> {
     agent.run(script).map(|done| (done.code, done.stdout))
 }
 
-/// The script for a program in the node's namespaces, where the machine is not the node itself: base64 of what it writes, base64 of its errors, its exit code.
+/// The script for a program in the node's namespaces, where the machine is not the node itself: base64 of what it writes, base64 of
+/// its errors, its exit code.
 fn script(argv: &[String], input: &[u8]) -> String {
     let mut words = vec!["$enter env -i".to_owned()];
     words.extend(ENVIRONMENT.map(|(name, value)| format!("{name}={value}")));
